@@ -1,2 +1,21 @@
-//! x
+//! What the kernel program and the controller share: map layouts, header parsing, the flow hash and the per-packet
+//! decision.
+//!
+//! Everything here is `no_std`, has no I/O, no clock and no allocation, and knows packets and tables only through
+//! two small traits, [`Packet`](packet::Packet) and [`Tables`](decision::Tables). The XDP program instantiates
+//! them with the bytes of a frame and BPF maps, the host tests with slices and ordinary collections, so both
+//! run the same decision.
 #![no_std]
+
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
+
+pub mod counter;
+pub mod decision;
+pub mod forward;
+pub mod hash;
+pub mod headers;
+pub mod layout;
+pub mod packet;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

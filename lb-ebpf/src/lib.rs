@@ -1,5 +1,8 @@
-//! The XDP programs' shared part: maps, packet access, and nothing that could be decided in `lb-common`.
+//! What the XDP programs are made of: maps, and access to the bytes of a frame.
 //!
-//! The library builds on the host as well, so that clippy, rustdoc and rust-analyzer see it; the programs
-//! themselves (`src/bin`) are real only on the BPF target.
+//! Whatever can be decided without them is in `lb-common`. The library builds on the host too, so that clippy,
+//! rustdoc and rust-analyzer see it; the programs themselves (`src/bin`) are real only on the BPF target.
 #![no_std]
+
+pub mod frame;
+pub mod maps;

@@ -14,7 +14,7 @@ mod program {
     use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
     #[xdp]
-    pub fn pass(_context: XdpContext) -> u32 {
+    fn pass(_context: XdpContext) -> u32 {
         xdp_action::XDP_PASS
     }
 

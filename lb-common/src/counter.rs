@@ -1,0 +1,68 @@
+//! The counters of exceptional packets, named in one place.
+
+macro_rules! counters {
+    ($($variant:ident = $index:literal, $name:literal, $meaning:literal;)*) => {
+        /// A reason to count a packet. The discriminant is the index in the map of counters.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Counter {
+            $(#[doc = $meaning] $variant = $index,)*
+        }
+
+        impl Counter {
+            /// Every counter, in the order of their indices.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name, as status and metrics show it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for an operator.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    DropFragment = 0, "drop_fragment",
+        "A fragment of a TCP packet to a VIP was dropped: only the first fragment tells the flow.";
+    DropTruncated = 1, "drop_truncated",
+        "A TCP packet to a VIP was dropped because it ends before its headers do, or is shorter than it says.";
+    DropMalformed = 2, "drop_malformed",
+        "A TCP packet to a VIP was dropped because its IP or TCP header contradicts itself.";
+    DropNoBackend = 3, "drop_no_backend",
+        "A packet was dropped because its service has no backend that could take it.";
+    DropNextHopUnknown = 4, "drop_next_hop_unknown",
+        "A packet was dropped because the MAC address of its backend has not been resolved yet.";
+    DropTableInconsistent = 5, "drop_table_inconsistent",
+        "A packet was dropped because a slot or target that must exist was missing: a fault of the controller.";
+}
+
+impl Counter {
+    /// How many counters there are: the size of their map.
+    pub const COUNT: u32 = {
+        assert!(Self::ALL.len() < 1 << 16);
+        Self::ALL.len() as u32
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_dense_and_names_unique() {
+        for (index, &counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(counter as usize, index);
+            assert!(counter.meaning().ends_with('.'));
+            assert!(
+                Counter::ALL[..index]
+                    .iter()
+                    .all(|earlier| earlier.name() != counter.name())
+            );
+        }
+    }
+}

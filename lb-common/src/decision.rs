@@ -1,0 +1,176 @@
+//! The decision that is taken for every packet.
+
+use core::net::IpAddr;
+
+use crate::{
+    counter::Counter,
+    hash,
+    headers::{Fault, Parsed, Segment, parse},
+    layout::{NO_TARGET, Service, ServiceKey, Slot, Target},
+    packet::Packet,
+};
+
+/// The tables that a decision consults.
+pub trait Tables {
+    /// The service under `key`.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// The slot at `index` of the slot table, which all services share.
+    fn slot(&self, index: u32) -> Option<Slot>;
+    /// The target with this id.
+    fn target(&self, id: u16) -> Option<&Target>;
+}
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// The kernel's network stack gets it, unchanged.
+    Pass,
+    /// It is dropped and counted.
+    Drop(Counter),
+    /// It goes to a backend.
+    Forward {
+        /// The id of the target, under which the packet is counted.
+        id: u16,
+        /// The target.
+        target: &'a Target,
+        /// Whether the packet asks for a new connection.
+        new_flow: bool,
+    },
+}
+
+/// Decides about one frame.
+#[inline(always)]
+pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> Verdict<'a> {
+    match parse(packet) {
+        Parsed::Foreign => Verdict::Pass,
+        Parsed::Segment(segment) => forward(&segment, tables),
+        Parsed::Faulty { destination, fault } => {
+            // Faulty packets to other addresses of this host are none of our business.
+            match tables.service(&ServiceKey::vip(IpAddr::V4(destination))) {
+                None => Verdict::Pass,
+                Some(_) => Verdict::Drop(match fault {
+                    Fault::Fragment => Counter::DropFragment,
+                    Fault::Truncated => Counter::DropTruncated,
+                    Fault::Malformed => Counter::DropMalformed,
+                }),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn forward<'a>(segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
+    let Some(service) = tables.service(&ServiceKey::tcp(IpAddr::V4(segment.vip), segment.port)) else {
+        return Verdict::Pass;
+    };
+    let flow = hash::flow(service.hash_seed, segment.client, segment.client_port);
+    let Some(slot) = tables.slot(service.first_slot + hash::slot(flow, service.slots)) else {
+        return Verdict::Drop(Counter::DropTableInconsistent);
+    };
+    if slot.current == NO_TARGET {
+        return Verdict::Drop(Counter::DropNoBackend);
+    }
+    let Some(target) = tables.target(slot.current) else {
+        return Verdict::Drop(Counter::DropTableInconsistent);
+    };
+    if !target.is_resolved() {
+        return Verdict::Drop(Counter::DropNextHopUnknown);
+    }
+    Verdict::Forward {
+        id: slot.current,
+        target,
+        new_flow: segment.flags.opens(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        forward::direct_server_return,
+        testing::{self, HostTables, Outcome, tables::UNRESOLVED_TARGET},
+    };
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn outcome(verdict: Verdict<'_>) -> Outcome {
+        match verdict {
+            Verdict::Pass => Outcome::Pass,
+            Verdict::Drop(counter) => Outcome::Drop(counter),
+            Verdict::Forward { id, new_flow, .. } => Outcome::Forward { id, new_flow },
+        }
+    }
+
+    #[test]
+    fn every_case_meets_its_fate() {
+        let tables = HostTables::fixture();
+        for case in testing::cases() {
+            let found = outcome(decide(case.frame.as_slice(), &tables));
+            assert_eq!(found, case.outcome, "{}", case.sentence);
+        }
+    }
+
+    #[test]
+    fn every_counter_has_a_case() {
+        let cases = testing::cases();
+        for &counter in Counter::ALL {
+            assert!(
+                cases.iter().any(|case| case.outcome == Outcome::Drop(counter)),
+                "no case shows {}",
+                counter.name()
+            );
+        }
+    }
+
+    #[test]
+    fn direct_server_return_changes_mac_addresses_only() {
+        let tables = HostTables::fixture();
+        let before = testing::Frame::new(testing::cases::CLIENT, testing::tables::ONE).bytes();
+        let Verdict::Forward { target, .. } = decide(before.as_slice(), &tables) else {
+            panic!("the fixture forwards this");
+        };
+        let mut after = before.clone();
+        assert_eq!(direct_server_return(after.as_mut_slice(), target), Some(()));
+        assert_eq!(after[..6], [0x02, 0, 0, 1, 0, 1]);
+        assert_eq!(after[6..12], testing::frame::BALANCER_MAC);
+        assert_eq!(after[12..], before[12..]);
+        assert_eq!(direct_server_return(&mut after[..11], target), None);
+    }
+
+    proptest! {
+        /// Neither noise nor a damaged packet upsets the decision, and what is forwarded was for a service.
+        #[test]
+        fn any_bytes_have_a_fate(
+            noise: Vec<u8>,
+            damage in proptest::collection::vec((0usize..100, any::<u8>()), 0..6),
+            length in 0usize..120,
+        ) {
+            let tables = HostTables::fixture();
+            let forwarded = matches!(decide(noise.as_slice(), &tables), Verdict::Forward { .. });
+            prop_assert!(!forwarded);
+            let mut frame = testing::Frame::new(testing::cases::CLIENT, testing::tables::ONE).payload(&[7; 46]).bytes();
+            for (offset, value) in damage {
+                frame[offset] = value;
+            }
+            frame.truncate(length);
+            if let Verdict::Forward { id, .. } = decide(frame.as_slice(), &tables) {
+                prop_assert!(frame.len() >= 54 && (1..UNRESOLVED_TARGET).contains(&id));
+            }
+        }
+
+        /// A flow whose client, address and port alike, is the same goes to the same target, whatever else the packet says.
+        #[test]
+        fn packets_of_a_flow_stay_together(port: u16, flags: u8, payload: Vec<u8>, options in 0usize..=10) {
+            let tables = HostTables::fixture();
+            let client = core::net::SocketAddrV4::new([198, 51, 100, 8].into(), port);
+            let plain = testing::Frame::new(client, testing::tables::THREE);
+            let other = plain.clone().flags(flags).payload(&payload).ip_options(&[1; 40][..options * 4]);
+            let id = |frame: &testing::Frame| match decide(frame.bytes().as_slice(), &tables) {
+                Verdict::Forward { id, .. } => Some(id),
+                _ => None,
+            };
+            prop_assert!(id(&plain).is_some());
+            prop_assert_eq!(id(&plain), id(&other));
+        }
+    }
+}

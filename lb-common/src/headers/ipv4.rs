@@ -1,0 +1,66 @@
+//! IPv4, RFC 791.
+
+use core::net::Ipv4Addr;
+
+/// Length of a header without options, in bytes.
+pub const MIN_HEADER_LENGTH: usize = 20;
+
+/// The protocol number of TCP, as assigned by IANA; IPv6 uses the same.
+pub const PROTOCOL_TCP: u8 = 6;
+
+/// The fixed 20 bytes of a header, as on the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Header([u8; MIN_HEADER_LENGTH]);
+
+impl Header {
+    /// Takes the first 20 bytes of a header, unchecked.
+    #[inline(always)]
+    pub const fn new(bytes: [u8; MIN_HEADER_LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether the version is 4 and the header length at least 20 bytes.
+    #[inline(always)]
+    pub const fn is_well_formed(&self) -> bool {
+        // Version and header length share the first byte: 0x45 is version 4 with 5 words.
+        self.0[0] >= 0x45 && self.0[0] <= 0x4f
+    }
+
+    /// Length of the header with its options, in bytes: at most 60.
+    #[inline(always)]
+    pub const fn header_length(&self) -> usize {
+        ((self.0[0] & 0x0f) as usize) * 4
+    }
+
+    /// Length of the packet from the first byte of this header, in bytes.
+    #[inline(always)]
+    pub const fn total_length(&self) -> usize {
+        u16::from_be_bytes([self.0[2], self.0[3]]) as usize
+    }
+
+    /// Whether this is a fragment, the first one included.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        const MORE_FRAGMENTS: u16 = 0x2000;
+        const OFFSET_MASK: u16 = 0x1fff;
+        u16::from_be_bytes([self.0[6], self.0[7]]) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
+    }
+
+    /// The protocol of the payload.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        self.0[9]
+    }
+
+    /// The sender.
+    #[inline(always)]
+    pub const fn source(&self) -> Ipv4Addr {
+        Ipv4Addr::new(self.0[12], self.0[13], self.0[14], self.0[15])
+    }
+
+    /// The receiver.
+    #[inline(always)]
+    pub const fn destination(&self) -> Ipv4Addr {
+        Ipv4Addr::new(self.0[16], self.0[17], self.0[18], self.0[19])
+    }
+}

@@ -1,0 +1,8 @@
+//! The headers that stand between the wire and a decision.
+
+pub mod ethernet;
+pub mod ipv4;
+pub mod segment;
+pub mod tcp;
+
+pub use segment::{Fault, Parsed, Segment, parse};

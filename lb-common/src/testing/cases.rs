@@ -1,0 +1,276 @@
+//! One frame, one fate: the cases that host and kernel must agree on.
+
+use core::net::{Ipv4Addr, SocketAddrV4};
+use std::{vec, vec::Vec};
+
+use super::{
+    frame::Frame,
+    tables::{DANGLING, NONE, ONE, THREE, UNRESOLVED, VIP},
+};
+use crate::{
+    counter::Counter,
+    headers::{ethernet::ethertype, tcp::Flags},
+};
+
+/// What must happen to a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The kernel gets it, unchanged and uncounted.
+    Pass,
+    /// It is dropped under this counter.
+    Drop(Counter),
+    /// It leaves towards this target, with nothing but its MAC addresses changed.
+    Forward {
+        /// The target's id.
+        id: u16,
+        /// Whether it is counted as a new flow.
+        new_flow: bool,
+    },
+}
+
+/// A frame, what must happen to it under [`HostTables::fixture`](super::HostTables::fixture), and why.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The expectation in a sentence.
+    pub sentence: &'static str,
+    /// The frame as received.
+    pub frame: Vec<u8>,
+    /// Its fate.
+    pub outcome: Outcome,
+}
+
+/// The client of all cases.
+pub const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 40000);
+
+/// All cases.
+#[allow(clippy::too_many_lines, reason = "a table")]
+pub fn cases() -> Vec<Case> {
+    let to_target_1 = Outcome::Forward {
+        id: 1,
+        new_flow: false,
+    };
+    let ack = || Frame::new(CLIENT, ONE);
+    let case = |sentence, frame: Frame, outcome| Case {
+        sentence,
+        frame: frame.bytes(),
+        outcome,
+    };
+    let raw = |sentence, frame: Vec<u8>, outcome| Case {
+        sentence,
+        frame,
+        outcome,
+    };
+    let mut cases = vec![
+        case(
+            "a segment of a service goes to the slot's target",
+            ack(),
+            to_target_1,
+        ),
+        case(
+            "a payload travels along",
+            ack().payload(&[0xab; 1000]),
+            to_target_1,
+        ),
+        case(
+            "padding up to Ethernet's minimum travels along",
+            ack().padding(6),
+            to_target_1,
+        ),
+        case(
+            "a SYN counts as a new flow",
+            ack().flags(Flags::SYN).tcp_options(&[2, 4, 5, 0xb4]),
+            Outcome::Forward {
+                id: 1,
+                new_flow: true,
+            },
+        ),
+        case(
+            "a SYN-ACK does not open a flow",
+            ack().flags(Flags::SYN | Flags::ACK),
+            to_target_1,
+        ),
+        case(
+            "a FIN is forwarded",
+            ack().flags(Flags::FIN | Flags::ACK),
+            to_target_1,
+        ),
+        case("an RST is forwarded", ack().flags(Flags::RST), to_target_1),
+        case(
+            "a segment without any control bit is forwarded",
+            ack().flags(0),
+            to_target_1,
+        ),
+        case(
+            "IP options do not hide the ports",
+            ack().ip_options(&[1; 40]),
+            to_target_1,
+        ),
+        case(
+            "TCP options up to 40 bytes are no fault",
+            ack().tcp_options(&[1; 40]),
+            to_target_1,
+        ),
+        case(
+            "one VLAN tag stays on the frame",
+            ack().tag(ethertype::VLAN),
+            to_target_1,
+        ),
+        case(
+            "two VLAN tags stay on the frame",
+            ack()
+                .tag(ethertype::SERVICE_VLAN)
+                .tag(ethertype::VLAN)
+                .ip_options(&[1; 8]),
+            to_target_1,
+        ),
+        case(
+            "a third VLAN tag is left to the kernel",
+            ack()
+                .tag(ethertype::VLAN)
+                .tag(ethertype::VLAN)
+                .tag(ethertype::VLAN),
+            Outcome::Pass,
+        ),
+        case(
+            "ARP is left to the kernel",
+            ack().ethertype(0x0806),
+            Outcome::Pass,
+        ),
+        case(
+            "IPv6 is left to the kernel",
+            ack().ethertype(0x86dd),
+            Outcome::Pass,
+        ),
+        case(
+            "UDP to a VIP is left to the kernel",
+            ack().protocol(17),
+            Outcome::Pass,
+        ),
+        case(
+            "ICMP to a VIP is left to the kernel",
+            ack().protocol(1),
+            Outcome::Pass,
+        ),
+        case(
+            "a VIP's port without a service is left to the kernel, which resets it",
+            Frame::new(CLIENT, SocketAddrV4::new(VIP, 22)),
+            Outcome::Pass,
+        ),
+        case(
+            "another address with a service's port is left to the kernel",
+            Frame::new(
+                CLIENT,
+                SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), ONE.port()),
+            ),
+            Outcome::Pass,
+        ),
+        case(
+            "port 0 of a VIP is no service, though the table has an entry for the VIP",
+            Frame::new(CLIENT, SocketAddrV4::new(VIP, 0)),
+            Outcome::Pass,
+        ),
+        case(
+            "a fragment to an address that is no VIP is left to the kernel",
+            Frame::new(CLIENT, SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), 80)).fragment(0x2000),
+            Outcome::Pass,
+        ),
+        case(
+            "the first fragment to a VIP is dropped",
+            ack().fragment(0x2000),
+            Outcome::Drop(Counter::DropFragment),
+        ),
+        case(
+            "a later fragment to a VIP is dropped",
+            ack().fragment(0x00b9),
+            Outcome::Drop(Counter::DropFragment),
+        ),
+        case(
+            "a fragment of UDP to a VIP is left to the kernel",
+            ack().protocol(17).fragment(0x2000),
+            Outcome::Pass,
+        ),
+        case(
+            "an IP header that claims less than 20 bytes is malformed",
+            ack().header_words(4),
+            Outcome::Drop(Counter::DropMalformed),
+        ),
+        case(
+            "a version other than 4 under IPv4's Ethernet type is malformed",
+            ack().version(6),
+            Outcome::Drop(Counter::DropMalformed),
+        ),
+        case(
+            "a TCP header that claims less than 20 bytes is malformed",
+            ack().data_offset(4),
+            Outcome::Drop(Counter::DropMalformed),
+        ),
+        case(
+            "a TCP header that claims more bytes than the packet has is truncated",
+            ack().data_offset(6).padding(20),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+        case(
+            "a packet whose length leaves no room for TCP is truncated",
+            ack().total_length(39),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+        case(
+            "a packet that claims more bytes than the frame has is truncated",
+            ack().total_length(41),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+        case(
+            "a service without backends drops",
+            Frame::new(CLIENT, NONE),
+            Outcome::Drop(Counter::DropNoBackend),
+        ),
+        case(
+            "a backend without a MAC address drops",
+            Frame::new(CLIENT, UNRESOLVED),
+            Outcome::Drop(Counter::DropNextHopUnknown),
+        ),
+        case(
+            "a slot that names no existing target drops",
+            Frame::new(CLIENT, DANGLING),
+            Outcome::Drop(Counter::DropTableInconsistent),
+        ),
+    ];
+
+    // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
+    for (port, id) in THREE_TARGETS {
+        cases.push(case(
+            "a flow's slot follows from the client's address and port",
+            Frame::new(SocketAddrV4::new(*CLIENT.ip(), port), THREE),
+            Outcome::Forward { id, new_flow: false },
+        ));
+    }
+
+    // Cut anywhere, a frame is either unreadable or counted. The kernel's test harness takes no frame below 14 bytes.
+    let whole = Frame::new(CLIENT, ONE).payload(&[7; 10]).bytes();
+    for length in 14..whole.len() {
+        cases.push(if length < 14 + 20 {
+            raw(
+                "cut in its IP header, a frame is left to the kernel",
+                whole[..length].to_vec(),
+                Outcome::Pass,
+            )
+        } else {
+            raw(
+                "cut behind its IP header, a packet to a VIP is truncated",
+                whole[..length].to_vec(),
+                Outcome::Drop(Counter::DropTruncated),
+            )
+        });
+    }
+    cases
+}
+
+/// Client ports and the targets that [`THREE`] gives them.
+const THREE_TARGETS: [(u16, u16); 6] = [
+    (40000, 2),
+    (40001, 1),
+    (40002, 2),
+    (40003, 1),
+    (40004, 3),
+    (40005, 3),
+];

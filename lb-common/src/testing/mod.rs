@@ -1,0 +1,16 @@
+//! Frames, tables and expectations for tests, shared by the host tests of this crate and the tests that run the same
+//! cases in the kernel.
+
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "test support: a fixture that contradicts itself must fail at once"
+)]
+
+pub mod cases;
+pub mod frame;
+pub mod tables;
+
+pub use cases::{Case, Outcome, cases};
+pub use frame::Frame;
+pub use tables::HostTables;

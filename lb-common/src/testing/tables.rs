@@ -1,0 +1,104 @@
+//! The tables as ordinary collections.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::{collections::BTreeMap, vec::Vec};
+
+use crate::{
+    decision::Tables,
+    layout::{NO_TARGET, Service, ServiceKey, Slot, Target},
+};
+
+/// How many slots each service of [`HostTables::fixture`] has.
+pub const SLOTS: u32 = 251;
+/// The seed of the flow hash in [`HostTables::fixture`].
+pub const SEED: u64 = 0x5eed;
+/// The VIP of all services of [`HostTables::fixture`].
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// A service whose slots all name target 1.
+pub const ONE: SocketAddrV4 = SocketAddrV4::new(VIP, 21050);
+/// A service whose slots name targets 1, 2 and 3 in turn.
+pub const THREE: SocketAddrV4 = SocketAddrV4::new(VIP, 21051);
+/// A service without backends.
+pub const NONE: SocketAddrV4 = SocketAddrV4::new(VIP, 21052);
+/// A service whose only target has no MAC address yet.
+pub const UNRESOLVED: SocketAddrV4 = SocketAddrV4::new(VIP, 21053);
+/// A service whose slots name a target that does not exist.
+pub const DANGLING: SocketAddrV4 = SocketAddrV4::new(VIP, 21054);
+
+/// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
+pub const UNRESOLVED_TARGET: u16 = 4;
+/// How many entries the table of targets has in [`HostTables::fixture`].
+pub const TARGETS: u16 = 5;
+
+/// Service, slot and target tables in memory.
+#[derive(Clone, Debug, Default)]
+pub struct HostTables {
+    /// The services by key.
+    pub services: BTreeMap<ServiceKey, Service>,
+    /// All slots, as the map holds them.
+    pub slots: Vec<u64>,
+    /// The targets by id.
+    pub targets: Vec<Target>,
+}
+
+impl HostTables {
+    /// The tables that the shared cases expect: one VIP with the services named above.
+    pub fn fixture() -> Self {
+        let targets = (0..TARGETS).map(fixture_target).collect();
+        let mut tables = Self {
+            targets,
+            ..Self::default()
+        };
+        tables.services.insert(
+            ServiceKey::vip(IpAddr::V4(VIP)),
+            Service {
+                hash_seed: SEED,
+                first_slot: 0,
+                slots: 0,
+            },
+        );
+        tables.add_service(ONE, |_| 1);
+        tables.add_service(THREE, |slot| slot % 3 + 1);
+        tables.add_service(NONE, |_| NO_TARGET);
+        tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
+        tables.add_service(DANGLING, |_| TARGETS);
+        tables
+    }
+
+    fn add_service(&mut self, address: SocketAddrV4, target_of: impl Fn(u16) -> u16) {
+        let first_slot = u32::try_from(self.slots.len()).expect("a few slots");
+        let slots = u16::try_from(SLOTS).expect("a few slots");
+        self.slots
+            .extend((0..slots).map(|slot| Slot::untracked(target_of(slot)).to_bits()));
+        self.services.insert(
+            ServiceKey::tcp(IpAddr::V4(*address.ip()), address.port()),
+            Service {
+                hash_seed: SEED,
+                first_slot,
+                slots: SLOTS,
+            },
+        );
+    }
+}
+
+fn fixture_target(id: u16) -> Target {
+    let [high, low] = id.to_be_bytes();
+    match id {
+        NO_TARGET | UNRESOLVED_TARGET => Target::default(),
+        _ => Target::resolved([0x02, 0, 0, 1, high, low], super::frame::BALANCER_MAC),
+    }
+}
+
+impl Tables for HostTables {
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        self.slots.get(index as usize).copied().map(Slot::from_bits)
+    }
+
+    fn target(&self, id: u16) -> Option<&Target> {
+        self.targets.get(usize::from(id))
+    }
+}
