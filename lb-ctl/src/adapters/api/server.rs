@@ -1,0 +1,113 @@
+//! The daemon's end of the operator API.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+};
+
+use crate::core::status::Status;
+
+/// What an operator asks of the controller.
+#[derive(Debug)]
+pub enum Request {
+    /// The whole status.
+    Status(oneshot::Sender<Result<Status, String>>),
+}
+
+/// Why the socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// Another daemon answers there.
+    #[error("another lb-ctl already answers at {0}: stop it first, or give this one another api.socket")]
+    InUse(PathBuf),
+    /// The file system refuses.
+    #[error("the API socket {path} cannot be opened: {source}")]
+    Socket {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+/// The bound socket. Its file is removed on drop.
+#[derive(Debug)]
+pub struct Socket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Binds the socket, in place of one that a daemon left behind which no longer runs.
+    pub async fn bind(path: &Path) -> Result<Self, ApiError> {
+        let failed = |source| ApiError::Socket {
+            path: path.to_owned(),
+            source,
+        };
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(ApiError::InUse(path.to_owned()));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        // Who may connect may operate the balancer: the owner and the group, nobody else.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        Ok(Self {
+            listener: Some(listener),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Serves requests in the background, each answered through `controller`.
+    pub fn serve(&mut self, controller: mpsc::Sender<Request>) {
+        let Some(listener) = self.listener.take() else {
+            return;
+        };
+        let router = Router::new().route("/status", get(status)).with_state(controller);
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the operator API has ended; packets are not affected");
+            }
+        });
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the API socket's file could not be removed");
+        }
+    }
+}
+
+async fn status(
+    State(controller): State<mpsc::Sender<Request>>,
+) -> Result<Json<Status>, (StatusCode, String)> {
+    let (answer, answered) = oneshot::channel();
+    let gone = |()| {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the daemon is shutting down".to_owned(),
+        )
+    };
+    controller
+        .send(Request::Status(answer))
+        .await
+        .map_err(|_| gone(()))?;
+    let status = answered.await.map_err(|_| gone(()))?;
+    status
+        .map(Json)
+        .map_err(|reason| (StatusCode::INTERNAL_SERVER_ERROR, reason))
+}

@@ -1,0 +1,154 @@
+//! What can go wrong with the kernel's BPF subsystem.
+
+use std::{io, path::PathBuf};
+
+use aya::{
+    EbpfError,
+    maps::MapError,
+    pin::PinError,
+    programs::{ProgramError, links::LinkError},
+};
+
+/// Why the XDP program or its maps could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The caller may not use BPF.
+    #[error(
+        "loading BPF programs needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON): run lb-ctl as root"
+    )]
+    NotPermitted,
+    /// The maps could not be created, or the object could not be read.
+    #[error("the XDP program's maps could not be created: {}", chain(.0))]
+    Load(#[source] Box<EbpfError>),
+    /// The kernel refused the program.
+    #[error("the kernel refused the XDP program; lb-ctl needs Linux 6.1 or newer: {}", chain(.0))]
+    Verify(#[source] Box<ProgramError>),
+    /// The object file in this binary is not the one that this code was written for.
+    #[error(
+        "the XDP object in this binary has no {missing}: it was built from other sources, build lb-ctl anew"
+    )]
+    Object {
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// A map could not be read or written.
+    #[error("a BPF map could not be accessed: {}", chain(.0))]
+    Map(#[from] MapError),
+    /// A program operation failed.
+    #[error("the XDP program could not be used: {}", chain(.0))]
+    Program(#[from] ProgramError),
+    /// The slot table could not be mapped.
+    #[error("mapping {bytes} bytes of the slot table into memory failed: {source}")]
+    MapSlots {
+        /// How much was to be mapped.
+        bytes: usize,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A slot beyond the table.
+    #[error("slot {index} was to be written, the table has {slots}: a fault of the controller")]
+    NoSuchSlot {
+        /// The slot.
+        index: u32,
+        /// The table's size.
+        slots: u32,
+    },
+    /// The program could not be attached in any of the modes tried.
+    #[error("no XDP program could be attached to interface {interface}; tried {}", tried.join("; "))]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Each mode with the kernel's reason.
+        tried: Vec<String>,
+    },
+    /// Somebody else's program is there.
+    #[error(
+        "interface {interface} already carries an XDP program that is not ours{}: remove it \
+         (`ip link set dev {interface} xdp off` for most) or name another interface",
+        program.map_or_else(String::new, |id| format!(" (program id {id})"))
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// The id of the program there, when known.
+        program: Option<u32>,
+    },
+    /// The BPF file system could not be used.
+    #[error("{path}: {what}: {source}")]
+    FileSystem {
+        /// The path.
+        path: PathBuf,
+        /// What was attempted.
+        what: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A map or link could not be pinned.
+    #[error("pinning to {path} failed: {}", chain(.source))]
+    Pin {
+        /// The path of the pin.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: Box<PinError>,
+    },
+    /// A pinned link could not be used.
+    #[error("the XDP link pinned at {path} could not be used: {}; `lb-ctl detach` removes it", chain(.source))]
+    Link {
+        /// The path of the pin.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: Box<LinkError>,
+    },
+}
+
+impl DatapathError {
+    pub(super) fn load(error: EbpfError) -> Self {
+        if is_permission(&error) {
+            Self::NotPermitted
+        } else {
+            Self::Load(Box::new(error))
+        }
+    }
+
+    pub(super) fn verify(error: ProgramError) -> Self {
+        if is_permission(&error) {
+            Self::NotPermitted
+        } else {
+            Self::Verify(Box::new(error))
+        }
+    }
+}
+
+/// An error and its causes in one line, for sources that do not name their causes themselves.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The kernel's reason in a chain of errors.
+pub(super) fn os_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// EPERM is about the caller. EACCES, which the standard library takes for the same, is the verifier's word about a program
+/// that reaches where it may not.
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    const EPERM: i32 = 1;
+    os_error(error).and_then(io::Error::raw_os_error) == Some(EPERM)
+}

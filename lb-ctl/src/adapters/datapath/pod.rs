@@ -1,0 +1,18 @@
+//! Values that are copied in and out of maps as bytes.
+
+use lb_common::layout::{Service, ServiceKey, Target, Traffic};
+
+/// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Raw<T>(pub(super) T);
+
+// SAFETY: the layout is `repr(C)`, `Copy`, of integers only and without padding, as a test in `lb-common` asserts: any
+// bytes are a valid value.
+unsafe impl aya::Pod for Raw<ServiceKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Service> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Target> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Traffic> {}

@@ -1,0 +1,91 @@
+//! The slot table, mapped into our memory.
+//!
+//! A system call for each of 65,537 slots would take tens of milliseconds; stores into the mapped array take
+//! microseconds, and each is atomic, so that the kernel program sees a slot before or after a change, never in between.
+
+use std::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::maps::Map;
+use lb_common::layout::Slot;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::error::DatapathError;
+
+/// The mapped table.
+pub(super) struct SlotTable {
+    words: NonNull<AtomicU64>,
+    length: u32,
+}
+
+// SAFETY: the mapping is owned by this value alone, lives as long as it, and is accessed through atomics only.
+unsafe impl Send for SlotTable {}
+
+impl SlotTable {
+    /// Maps an array of `length` slots. The mapping keeps the array alive.
+    pub(super) fn of(map: &Map, length: u32) -> Result<Self, DatapathError> {
+        let Map::Array(array) = map else {
+            return Err(DatapathError::Object {
+                missing: "array of slots",
+            });
+        };
+        let bytes = length as usize * size_of::<u64>();
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours. The kernel refuses a
+        // length beyond the array.
+        let address = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                array.fd(),
+                0,
+            )
+        }
+        .map_err(|error| DatapathError::MapSlots {
+            bytes,
+            source: error.into(),
+        })?;
+        let words = NonNull::new(address.cast()).ok_or_else(|| DatapathError::MapSlots {
+            bytes,
+            source: std::io::ErrorKind::AddrNotAvailable.into(),
+        })?;
+        Ok(Self { words, length })
+    }
+
+    /// Writes a slot in one store.
+    pub(super) fn store(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
+        let word = self
+            .words()
+            .get(index as usize)
+            .ok_or(DatapathError::NoSuchSlot {
+                index,
+                slots: self.length,
+            })?;
+        word.store(slot.to_bits(), Ordering::Release);
+        Ok(())
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping holds `length` words from a page-aligned address, stays until drop, and whoever else
+        // accesses it (the kernel program) does so in whole words.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.length as usize) }
+    }
+}
+
+impl Drop for SlotTable {
+    fn drop(&mut self) {
+        // SAFETY: the range is the one that `map` got, and no reference into it outlives `self`.
+        let unmapped = unsafe {
+            munmap(
+                self.words.as_ptr().cast(),
+                self.length as usize * size_of::<u64>(),
+            )
+        };
+        if let Err(error) = unmapped {
+            tracing::warn!(%error, "the slot table could not be unmapped");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Adapters to the outside: the kernel's BPF subsystem, its network configuration, and the operator API.
+
+pub mod api;
+pub mod datapath;
+pub mod netlink;
+pub mod programs;

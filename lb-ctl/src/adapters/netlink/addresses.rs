@@ -1,0 +1,94 @@
+//! Addresses on interfaces, and which of them are ours.
+//!
+//! An address that we add carries our mark in its protocol attribute (`IFA_PROTO`, Linux 5.18), as routes carry the
+//! name of the daemon that added them. So whatever happens to the daemon, its addresses can be told from an operator's,
+//! without a file that could be lost or lie.
+
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+
+use super::{Netlink, NetlinkError, error::errno};
+
+/// Our mark on addresses: the letter L. The kernel itself uses 1 to 3.
+pub const OWNER: u8 = 0x4c;
+
+/// An address on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The interface's index.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether we added it.
+    pub ours: bool,
+    message: AddressMessage,
+}
+
+impl Netlink {
+    /// All addresses of this host.
+    pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetlinkError::request("listing addresses"))?;
+        Ok(messages.into_iter().filter_map(Address::of).collect())
+    }
+
+    /// Adds a VIP to an interface, as a host address with our mark. It may be there already.
+    pub async fn add_vip(&self, interface: u32, vip: IpAddr) -> Result<(), NetlinkError> {
+        let length = if vip.is_ipv4() { 32 } else { 128 };
+        let mut request = self.handle.address().add(interface, vip, length);
+        request
+            .message_mut()
+            .attributes
+            .push(AddressAttribute::Protocol(AddressProtocol::from(OWNER)));
+        match request.execute().await {
+            Err(error) if errno(&error) == Some(EEXIST) => Ok(()),
+            other => other.map_err(NetlinkError::request(format!("adding the address {vip}"))),
+        }
+    }
+
+    /// Removes an address. It may have gone already.
+    pub async fn remove_address(&self, address: &Address) -> Result<(), NetlinkError> {
+        match self.handle.address().del(address.message.clone()).execute().await {
+            Err(error) if errno(&error) == Some(EADDRNOTAVAIL) => Ok(()),
+            other => other.map_err(NetlinkError::request(format!(
+                "removing the address {}",
+                address.address
+            ))),
+        }
+    }
+}
+
+const EEXIST: i32 = 17;
+const EADDRNOTAVAIL: i32 = 99;
+
+impl Address {
+    fn of(message: AddressMessage) -> Option<Self> {
+        let mut local = None;
+        let mut remote = None;
+        let mut ours = false;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) => local = Some(*address),
+                AddressAttribute::Address(address) => remote = Some(*address),
+                AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == OWNER,
+                _ => {}
+            }
+        }
+        // On point-to-point links the two differ; IPv6 has the second one only.
+        let address = local.or(remote)?;
+        Some(Self {
+            interface: message.header.index,
+            address,
+            ours,
+            message,
+        })
+    }
+}

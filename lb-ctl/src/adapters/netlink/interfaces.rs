@@ -1,0 +1,59 @@
+//! Interfaces.
+
+use futures::TryStreamExt;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached as Attached};
+
+use super::{Netlink, NetlinkError, error::errno};
+use crate::core::interface::{Interface, Mode, XdpAttached};
+
+impl Netlink {
+    /// Looks an interface up by name.
+    pub async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {
+        let request = self.handle.link().get().match_name(name.to_owned());
+        match request.execute().try_next().await {
+            Ok(message) => Ok(message.as_ref().map(parse)),
+            // Linux answers ENODEV to an unknown name, EINVAL or ERANGE to one that no interface can have.
+            Err(error) if matches!(errno(&error), Some(19 | 22 | 34)) => Ok(None),
+            Err(error) => Err(NetlinkError::request(format!("looking up interface {name}"))(
+                error,
+            )),
+        }
+    }
+}
+
+/// Takes in the kernel's description of an interface.
+pub(super) fn parse(message: &LinkMessage) -> Interface {
+    let mut interface = Interface {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        up: message.header.flags.contains(LinkFlags::Up),
+        xdp: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => interface.name.clone_from(name),
+            LinkAttribute::Address(bytes) => interface.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Xdp(details) => interface.xdp = xdp(details),
+            _ => {}
+        }
+    }
+    interface
+}
+
+fn xdp(details: &[LinkXdp]) -> Option<XdpAttached> {
+    let mut attached = XdpAttached {
+        mode: None,
+        program: None,
+    };
+    for detail in details {
+        match detail {
+            LinkXdp::Attached(Attached::None) => return None,
+            LinkXdp::Attached(Attached::Driver) => attached.mode = Some(Mode::Native),
+            LinkXdp::Attached(Attached::SocketBuffer) => attached.mode = Some(Mode::Generic),
+            LinkXdp::ProgId(id) => attached.program = Some(*id),
+            _ => {}
+        }
+    }
+    Some(attached)
+}

@@ -1,0 +1,125 @@
+//! The command line.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+mod config_file;
+mod detach;
+mod exit;
+mod run;
+mod status;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+/// A load balancer for Apache Impala: forwards in the kernel (XDP), controlled from here.
+#[derive(Debug, Parser)]
+#[command(name = "lb-ctl", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Command {
+    /// Where the daemon listens for operators.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "/run/lb-ctl/api.sock"
+    )]
+    socket: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no daemon.";
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run the daemon: load and attach the XDP program, fill its tables, follow the network.
+    ///
+    /// SIGTERM ends the daemon only: the XDP program stays and forwards on. `lb-ctl detach` removes it.
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// At the end, remove the XDP program, its pins and the VIPs.
+        #[arg(long)]
+        detach_on_exit: bool,
+    },
+    /// Validate a configuration: say what is wrong with it, with line and key, or nothing but "ok".
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Also compare it with this host: interfaces exist, backends are on the link.
+        #[arg(long)]
+        host: bool,
+    },
+    /// Show what the daemon does.
+    Status {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the XDP program, its maps and the VIPs that a daemon left behind.
+    Detach {
+        /// The node.name of the balancer, where several have run on this host.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long = "config", value_name = "FILE", default_value = "/etc/lb-ctl/lb.toml")]
+    path: PathBuf,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let command = Command::parse();
+    match perform(&command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", exit::message(&error));
+            exit::code(&error)
+        }
+    }
+}
+
+fn perform(command: &Command) -> anyhow::Result<()> {
+    match &command.action {
+        Action::Run {
+            config,
+            detach_on_exit,
+        } => run::run(&config.path, *detach_on_exit),
+        Action::Check { config, host } => check(&config.path, *host),
+        Action::Status { json } => status::status(&command.socket, *json),
+        Action::Detach { node } => detach::detach(&command.socket, node.as_deref()),
+    }
+}
+
+fn check(path: &Path, host: bool) -> anyhow::Result<()> {
+    let config = config_file::read(path)?;
+    if host {
+        runtime()?.block_on(async {
+            let netlink = crate::adapters::netlink::Netlink::connect()?;
+            crate::daemon::Host::examine(&config, &netlink).await?;
+            anyhow::Ok(())
+        })?;
+    }
+    let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
+    println!(
+        "{}: ok: {} services, {backends} backends",
+        path.display(),
+        config.services.len()
+    );
+    Ok(())
+}
+
+/// One thread is plenty: packets are the kernel's work.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the async runtime")
+}

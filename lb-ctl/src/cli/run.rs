@@ -1,0 +1,26 @@
+//! `lb-ctl run`.
+
+use std::{
+    io::{IsTerminal, stderr},
+    path::Path,
+};
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use super::{config_file, runtime};
+use crate::daemon;
+
+pub(super) fn run(path: &Path, detach_on_exit: bool) -> anyhow::Result<()> {
+    let config = config_file::read(path)?;
+    tracing_subscriber::fmt()
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_target(false)
+        .with_env_filter(
+            EnvFilter::builder()
+                .with_default_directive(LevelFilter::INFO.into())
+                .from_env_lossy(),
+        )
+        .init();
+    runtime()?.block_on(daemon::run(config, daemon::Options { detach_on_exit }))
+}

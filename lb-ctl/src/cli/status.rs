@@ -1,0 +1,119 @@
+//! `lb-ctl status`.
+
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::runtime;
+use crate::{
+    adapters::api::client,
+    core::status::{BackendStatus, CounterStatus, ServiceStatus, Status},
+};
+
+pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
+    let status = runtime()?.block_on(client::status(socket))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", render(&status));
+    }
+    Ok(())
+}
+
+/// The status for people.
+fn render(status: &Status) -> String {
+    let interfaces: Vec<String> = status
+        .datapath
+        .interfaces
+        .iter()
+        .map(|interface| format!("{} ({})", interface.name, interface.mode))
+        .collect();
+    let mut text = format!(
+        "{}  lb-ctl {}  XDP on {}\n",
+        status.node,
+        status.version,
+        interfaces.join(", ")
+    );
+    for service in &status.services {
+        text.push_str(&render_service(service));
+    }
+    let counted: Vec<_> = status
+        .datapath
+        .counters
+        .iter()
+        .filter(|counter| counter.packets > 0)
+        .collect();
+    if !counted.is_empty() {
+        text.push_str("\nexceptional packets\n");
+        for counter in counted {
+            let CounterStatus {
+                name,
+                meaning,
+                packets,
+            } = counter;
+            text.extend(["  ", &format!("{packets:>10}"), "  ", name, ": ", meaning, "\n"]);
+        }
+    }
+    text
+}
+
+const HEADINGS: [&str; 10] = [
+    "backend",
+    "address",
+    "weight",
+    "health",
+    "admin",
+    "slots",
+    "new flows",
+    "packets",
+    "bytes",
+    "next hop",
+];
+/// The columns that hold numbers.
+const NUMBERS: [usize; 5] = [2, 5, 6, 7, 8];
+
+fn render_service(service: &ServiceStatus) -> String {
+    let ServiceStatus {
+        name,
+        vip,
+        port,
+        forward,
+        ..
+    } = service;
+    let address = std::net::SocketAddr::new(*vip, *port);
+    let slots: u32 = service.backends.iter().map(|backend| backend.slots).sum();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(HEADINGS);
+    for backend in &service.backends {
+        table.add_row(row(backend, slots));
+    }
+    for index in NUMBERS {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("\n{name}  {address}  {forward}\n{table}\n")
+}
+
+fn row(backend: &BackendStatus, slots: u32) -> [String; 10] {
+    let share = if slots == 0 {
+        0.0
+    } else {
+        f64::from(backend.slots) / f64::from(slots) * 100.0
+    };
+    [
+        backend.name.clone(),
+        backend.address.to_string(),
+        backend.weight.to_string(),
+        backend.health.clone(),
+        backend.admin.clone(),
+        format!("{} ({share:.1} %)", backend.slots),
+        backend.new_flows.to_string(),
+        backend.packets.to_string(),
+        backend.bytes.to_string(),
+        backend
+            .next_hop
+            .clone()
+            .unwrap_or_else(|| "unresolved".to_owned()),
+    ]
+}

@@ -1,0 +1,261 @@
+//! The checks that look at several values together: names and addresses that collide, and tables that are too
+//! small.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use super::choice::Forward;
+use super::defaults::{self, HostDefaults};
+use super::document::{Backend, Datapath, Document, Service};
+use super::error::{ConfigError, Origin};
+use super::planned;
+use super::reader::At;
+use super::value;
+
+/// The most memory that the slots may take, in the kernel and for as long as the program is loaded.
+const MAX_SLOT_BYTES: u64 = 1 << 30;
+
+/// The size of one slot in the table.
+const SLOT_BYTES: u64 = 8;
+
+/// Reports every conflict between the values of a document.
+pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<ConfigError>) {
+    node_name(document, host, errors);
+    second_interface(&document.datapath, errors);
+    table_sizes(document, errors);
+    services_apart(&document.services, errors);
+    backends_apart(&document.services, errors);
+    vips_are_no_backends(&document.services, errors);
+    for service in &document.services {
+        backend_ports(service, errors);
+        some_weight(service, errors);
+    }
+}
+
+fn node_name(document: &Document, host: &HostDefaults, errors: &mut Vec<ConfigError>) {
+    if document.node.name.is_none() && !value::is_name(&host.node_name) {
+        let message = value::bad_name(&host.node_name);
+        errors.push(ConfigError::at(
+            1,
+            "node.name",
+            format!("the host name is the default: {message}"),
+        ));
+    }
+}
+
+fn second_interface(datapath: &Datapath, errors: &mut Vec<ConfigError>) {
+    let [first, others @ ..] = datapath.interfaces.as_slice() else {
+        return;
+    };
+    if planned::is_planned(planned::SECOND_INTERFACE) {
+        let message = planned::refusal(planned::SECOND_INTERFACE, &format!("keep only {:?}", first.value));
+        errors.extend(others.iter().map(|other| other.origin.error(&message)));
+    }
+}
+
+fn table_sizes(document: &Document, errors: &mut Vec<ConfigError>) {
+    let datapath = &document.datapath;
+    let slots = value_or(datapath.slots_per_service.as_ref(), defaults::SLOTS_PER_SERVICE);
+    let max_services = value_or(datapath.max_services.as_ref(), defaults::MAX_SERVICES);
+    let max_backends = value_or(datapath.max_backends.as_ref(), defaults::MAX_BACKENDS);
+
+    let bytes = u64::from(slots) * u64::from(max_services) * SLOT_BYTES;
+    // With both defaults the tables are small enough, so one of the keys is there to blame.
+    let blamed = datapath
+        .max_services
+        .as_ref()
+        .or(datapath.slots_per_service.as_ref());
+    if let Some(at) = blamed.filter(|_| bytes > MAX_SLOT_BYTES) {
+        errors.push(at.origin.error(format!(
+            "expected slot tables of at most {} MiB in all, found max_services {max_services} × slots_per_service \
+             {slots} × {SLOT_BYTES} bytes = {} MiB; lower one of the two",
+            MAX_SLOT_BYTES >> 20,
+            bytes >> 20
+        )));
+    }
+
+    let services = document.services.len();
+    if let Some(service) = document.services.get(max_services as usize) {
+        errors.push(service.origin.error(format!(
+            "expected no more services than datapath.max_services = {max_services}, found {services}; raise it"
+        )));
+    }
+    let backends: usize = document
+        .services
+        .iter()
+        .map(|service| service.backends.len())
+        .sum();
+    if let Some(backend) = document
+        .services
+        .iter()
+        .flat_map(|it| &it.backends)
+        .nth(max_backends as usize)
+    {
+        errors.push(backend.origin.error(format!(
+            "expected no more backends in all services than datapath.max_backends = {max_backends}, found {backends}; raise it"
+        )));
+    }
+    for service in &document.services {
+        if let Some(backend) = service.backends.get(slots as usize) {
+            errors.push(backend.origin.error(format!(
+                "expected no more backends in a service than its {slots} slots, found {}; raise \
+                 datapath.slots_per_service",
+                service.backends.len()
+            )));
+        }
+    }
+}
+
+fn services_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
+    let mut names = FirstSeen::default();
+    let mut addresses = FirstSeen::default();
+    for service in services {
+        if let Some(name) = &service.name
+            && let Some(first) = names.earlier(&name.value, &name.origin)
+        {
+            errors.push(name.origin.error(format!(
+                "expected a name that no other service has, found {:?} a second time (first on line {}); rename one",
+                name.value, first.line
+            )));
+        }
+        if let (Some(vip), Some(port)) = (&service.vip, &service.port)
+            && let Some(first) = addresses.earlier((vip.value, port.value), &port.origin)
+        {
+            errors.push(port.origin.error(format!(
+                "expected a VIP and port that no other service has, found {}:{} a second time (first on line {}); \
+                 change one or join the two services",
+                vip.value, port.value, first.line
+            )));
+        }
+    }
+}
+
+/// Within a service names and addresses are unique. Across services a name always means the same address,
+/// because operators drain backends by name: draining `impala1` must not take two machines out.
+fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
+    let mut machines: HashMap<&str, &At<IpAddr>> = HashMap::new();
+    for service in services {
+        let mut names = FirstSeen::default();
+        let mut addresses = FirstSeen::default();
+        for Backend { name, address, .. } in &service.backends {
+            let repeated = name
+                .as_ref()
+                .and_then(|name| names.earlier(&name.value, &name.origin));
+            if let (Some(name), Some(first)) = (name, repeated) {
+                errors.push(name.origin.error(format!(
+                    "expected a name that no other backend of the service has, found {:?} a second time (first on line \
+                     {}); rename or remove one",
+                    name.value, first.line
+                )));
+            }
+            let Some(address) = address else { continue };
+            if let Some(first) = addresses.earlier(address.value, &address.origin) {
+                errors.push(address.origin.error(format!(
+                    "expected an address that no other backend of the service has, found {} a second time (first on \
+                     line {}); change or remove one",
+                    address.value, first.line
+                )));
+            }
+            let (Some(name), None) = (name, repeated) else {
+                continue;
+            };
+            let machine = machines.entry(&name.value).or_insert(address);
+            if machine.value != address.value {
+                errors.push(address.origin.error(format!(
+                    "expected {}, the address of the backend {:?} on line {}, found {}; a name means one machine in all \
+                     services, so that a drain by name is clear: rename one or correct the address",
+                    machine.value, name.value, machine.origin.line, address.value
+                )));
+            }
+        }
+    }
+}
+
+fn vips_are_no_backends(services: &[Service], errors: &mut Vec<ConfigError>) {
+    let mut vips = FirstSeen::default();
+    for vip in services.iter().filter_map(|service| service.vip.as_ref()) {
+        vips.earlier(vip.value, &vip.origin);
+    }
+    for address in services
+        .iter()
+        .flat_map(|it| &it.backends)
+        .filter_map(|backend| backend.address.as_ref())
+    {
+        if let Some(vip) = vips.get(&address.value) {
+            errors.push(address.origin.error(format!(
+                "expected the backend's own address, found {}, the VIP on line {}; write the address under which the \
+                 balancer reaches the machine itself",
+                address.value, vip.line
+            )));
+        }
+    }
+}
+
+fn backend_ports(service: &Service, errors: &mut Vec<ConfigError>) {
+    let forward = value_or(service.forward.as_ref(), defaults::FORWARD);
+    let Some(service_port) = service.port.as_ref().filter(|_| forward != Forward::Nat) else {
+        return;
+    };
+    for port in service
+        .backends
+        .iter()
+        .filter_map(|backend| backend.port.as_ref())
+    {
+        if port.value != service_port.value {
+            errors.push(port.origin.error(format!(
+                "expected {}, the service's port, found {}; forward = \"{forward}\" leaves the port in the packets as it \
+                 is: remove the key",
+                service_port.value, port.value
+            )));
+        }
+    }
+}
+
+fn some_weight(service: &Service, errors: &mut Vec<ConfigError>) {
+    let weight = |backend: &Backend| value_or(backend.weight.as_ref(), defaults::WEIGHT);
+    if let Some(first) = service.backends.first()
+        && service.backends.iter().all(|backend| weight(backend) == 0)
+    {
+        let blamed = first
+            .weight
+            .as_ref()
+            .map_or(&first.origin, |weight| &weight.origin);
+        errors.push(blamed.error(
+            "expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new \
+             flow has a place to go",
+        ));
+    }
+}
+
+fn value_or<T: Copy>(written: Option<&At<T>>, default: T) -> T {
+    written.map_or(default, |at| at.value)
+}
+
+/// Where each of some values was written first.
+struct FirstSeen<'o, K> {
+    origins: HashMap<K, &'o Origin>,
+}
+
+impl<K> Default for FirstSeen<'_, K> {
+    fn default() -> Self {
+        Self {
+            origins: HashMap::new(),
+        }
+    }
+}
+
+impl<'o, K: Eq + Hash> FirstSeen<'o, K> {
+    /// Where the value was written earlier. If nowhere, it is noted as written here.
+    fn earlier(&mut self, value: K, here: &'o Origin) -> Option<&'o Origin> {
+        let earlier = self.get(&value);
+        if earlier.is_none() {
+            self.origins.insert(value, here);
+        }
+        earlier
+    }
+
+    fn get(&self, value: &K) -> Option<&'o Origin> {
+        self.origins.get(value).copied()
+    }
+}

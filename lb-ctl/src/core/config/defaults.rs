@@ -1,0 +1,25 @@
+//! The values that keys have when the file does not mention them.
+
+use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+
+/// The default of a key that only the host can know; a pure parser has to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDefaults {
+    /// The default of `node.name`: the host name.
+    pub node_name: String,
+}
+
+/// Fixed, not random, because two balancers must agree on it without having talked to each other.
+pub(super) const HASH_SEED: u64 = 0x1b87_3593_cc9e_2d51;
+pub(super) const SLOTS_PER_SERVICE: u32 = 65_537;
+pub(super) const MAX_SERVICES: u32 = 64;
+pub(super) const MAX_BACKENDS: u32 = 1024;
+pub(super) const XDP_MODE: XdpModeChoice = XdpModeChoice::Auto;
+pub(super) const API_SOCKET: &str = "/run/lb-ctl/api.sock";
+pub(super) const FORWARD: Forward = Forward::Dsr;
+pub(super) const AFFINITY: Affinity = Affinity::None;
+pub(super) const BALANCE: Balance = Balance::Hash;
+pub(super) const NO_BACKEND: NoBackend = NoBackend::Drop;
+pub(super) const CHECK_KIND: CheckKind = CheckKind::None;
+pub(super) const WEIGHT: u32 = 1;
+pub(super) const TIER: u8 = 0;

@@ -1,0 +1,176 @@
+//! The configuration as written: every key that this version understands, each value checked by itself, with
+//! its place.
+//!
+//! `None` is a key that is absent or whose value was refused. In both cases the default takes its place in
+//! later checks, so that one mistake does not show up as several.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::error::Origin;
+use super::reader::{At, TableReader};
+use super::value;
+
+/// Services: each needs its own table of slots, so thousands of them are a mistake or need another design.
+const MAX_SERVICES: u32 = 4096;
+
+/// Backends have 16-bit ids in the tables of the data path, and id 0 means "none".
+const MAX_BACKENDS: u32 = 65_535;
+
+/// The heaviest backend: with the default 65,537 slots one part in a thousand is still a few dozen slots.
+const MAX_WEIGHT: u32 = 1000;
+
+/// The whole file.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) node: Node,
+    pub(super) datapath: Datapath,
+    pub(super) api: Api,
+    pub(super) services: Vec<Service>,
+}
+
+impl Document {
+    pub(super) fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            node: table.table("node", Node::read),
+            datapath: table.table("datapath", Datapath::read),
+            api: table.table("api", Api::read),
+            services: table.required_tables("service", Service::read),
+        }
+    }
+}
+
+/// `[node]`
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) name: Option<At<String>>,
+}
+
+impl Node {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            name: table.optional("name", value::name),
+        }
+    }
+}
+
+/// `[datapath]`
+#[derive(Debug)]
+pub(super) struct Datapath {
+    pub(super) interfaces: Vec<At<String>>,
+    pub(super) mode: Option<At<XdpModeChoice>>,
+    pub(super) hash_seed: Option<At<u64>>,
+    pub(super) slots_per_service: Option<At<u32>>,
+    pub(super) max_services: Option<At<u32>>,
+    pub(super) max_backends: Option<At<u32>>,
+}
+
+impl Datapath {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            interfaces: table.required_list("interfaces", r#"["eth0"]"#, value::interface),
+            mode: table.optional("mode", value::choice),
+            hash_seed: table.optional("hash_seed", value::seed),
+            slots_per_service: table.optional("slots_per_service", value::slots_per_service),
+            max_services: table.optional("max_services", |value| {
+                value::integer(value, 1..=MAX_SERVICES, "leave the key out to get 64")
+            }),
+            max_backends: table.optional("max_backends", |value| {
+                value::integer(value, 1..=MAX_BACKENDS, "leave the key out to get 1024")
+            }),
+        }
+    }
+}
+
+/// `[api]`
+#[derive(Debug)]
+pub(super) struct Api {
+    pub(super) socket: Option<At<PathBuf>>,
+}
+
+impl Api {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            socket: table.optional("socket", value::socket),
+        }
+    }
+}
+
+/// `[[service]]`
+#[derive(Debug)]
+pub(super) struct Service {
+    /// Where the table begins.
+    pub(super) origin: Origin,
+    pub(super) name: Option<At<String>>,
+    pub(super) vip: Option<At<IpAddr>>,
+    pub(super) port: Option<At<u16>>,
+    pub(super) forward: Option<At<Forward>>,
+    pub(super) affinity: Option<At<Affinity>>,
+    pub(super) balance: Option<At<Balance>>,
+    pub(super) no_backend: Option<At<NoBackend>>,
+    pub(super) check: Check,
+    pub(super) backends: Vec<Backend>,
+}
+
+impl Service {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            origin: table.origin().clone(),
+            name: table.required("name", r#""impala""#, value::name),
+            vip: table.required("vip", r#""192.0.2.10""#, value::address),
+            port: table.required("port", "21050", value::port),
+            forward: table.optional("forward", value::choice),
+            affinity: table.optional("affinity", value::choice),
+            balance: table.optional("balance", value::choice),
+            no_backend: table.optional("no_backend", value::choice),
+            check: table.table("check", Check::read),
+            backends: table.required_tables("backend", Backend::read),
+        }
+    }
+}
+
+/// `[service.check]`
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) kind: Option<At<CheckKind>>,
+}
+
+impl Check {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            kind: table.optional("type", value::choice),
+        }
+    }
+}
+
+/// `[[service.backend]]`
+#[derive(Debug)]
+pub(super) struct Backend {
+    /// Where the table begins.
+    pub(super) origin: Origin,
+    pub(super) name: Option<At<String>>,
+    pub(super) address: Option<At<IpAddr>>,
+    pub(super) port: Option<At<u16>>,
+    pub(super) weight: Option<At<u32>>,
+    pub(super) tier: Option<At<u8>>,
+}
+
+impl Backend {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            origin: table.origin().clone(),
+            name: table.required("name", r#""impala1""#, value::name),
+            address: table.required("address", r#""192.0.2.21""#, value::address),
+            port: table.optional("port", value::port),
+            weight: table.optional("weight", |value| {
+                value::integer(
+                    value,
+                    0..=MAX_WEIGHT,
+                    "weights are shares, relative to the other backends of the service",
+                )
+            }),
+            tier: table.optional("tier", value::tier),
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Values that cannot be meant, alone or together with others: with the exact lines that an operator reads.
+
+use std::fmt::Write as _;
+
+use super::{MINIMAL, accept, check_refusals, host, refuse};
+use crate::core::config::{HostDefaults, parse};
+
+#[test]
+fn unusable_values_of_node_api_and_datapath() {
+    check_refusals(&[
+        (
+            &[1],
+            "node.name = \"my balancer\"\n[datapath]",
+            "1: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"my balancer\"; choose a name that is easy to type",
+        ),
+        (
+            &[1],
+            "node.name = \"\"\n[datapath]",
+            "1: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"\"; choose a name that is easy to type",
+        ),
+        (
+            &[1],
+            "api.socket = \"lb.sock\"\n[datapath]",
+            "1: api.socket: expected an absolute path of at most 107 bytes, found \"lb.sock\"; choose one like \"/run/lb-ctl/api.sock\"",
+        ),
+        (
+            &[2],
+            "interfaces = [\"averyveryverylongname\"]",
+            "2: datapath.interfaces[#1]: expected an interface name of 1 to 15 bytes without spaces, '/' and ':', found \"averyveryverylongname\"; `ip link` lists the interfaces",
+        ),
+        (
+            &[2],
+            "interfaces = [\"..\"]",
+            "2: datapath.interfaces[#1]: expected an interface name of 1 to 15 bytes without spaces, '/' and ':', found \"..\"; `ip link` lists the interfaces",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nmode = \"nativ\"",
+            "3: datapath.mode: expected one of \"auto\", \"native\", \"generic\", found \"nativ\"; did you mean \"native\"?",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nmode = \"offload\"",
+            "3: datapath.mode: expected one of \"auto\", \"native\", \"generic\", found \"offload\"; use one of \"auto\", \"native\", \"generic\"",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nhash_seed = -1",
+            "3: datapath.hash_seed: expected an integer from 0 to 18446744073709551615 or a string like \"0x1b873593cc9e2d51\", found the integer -1; give both balancers the same",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nhash_seed = \"0x1ffffffffffffffff\"",
+            "3: datapath.hash_seed: expected an integer from 0 to 18446744073709551615 or a string like \"0x1b873593cc9e2d51\", found \"0x1ffffffffffffffff\"; give both balancers the same",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nhash_seed = \"0x+1\"",
+            "3: datapath.hash_seed: expected an integer from 0 to 18446744073709551615 or a string like \"0x1b873593cc9e2d51\", found \"0x+1\"; give both balancers the same",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nhash_seed = \"0x\"",
+            "3: datapath.hash_seed: expected an integer from 0 to 18446744073709551615 or a string like \"0x1b873593cc9e2d51\", found \"0x\"; give both balancers the same",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nhash_seed = \"1234\"",
+            "3: datapath.hash_seed: expected an integer from 0 to 18446744073709551615 or a string like \"0x1b873593cc9e2d51\", found \"1234\"; give both balancers the same",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nslots_per_service = 65536",
+            "3: datapath.slots_per_service: expected a prime number, found 65536; use 65521 or 65537",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nslots_per_service = 252",
+            "3: datapath.slots_per_service: expected a prime number, found 252; use 251 or 257",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nslots_per_service = 1048572",
+            "3: datapath.slots_per_service: expected a prime number, found 1048572; use 1048571 or 1048573",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nslots_per_service = 241",
+            "3: datapath.slots_per_service: expected an integer from 251 to 1048573, found the integer 241; leave the key out to get 65537",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nslots_per_service = 1048583",
+            "3: datapath.slots_per_service: expected an integer from 251 to 1048573, found the integer 1048583; leave the key out to get 65537",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nmax_services = 0",
+            "3: datapath.max_services: expected an integer from 1 to 4096, found the integer 0; leave the key out to get 64",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nmax_backends = 65536",
+            "3: datapath.max_backends: expected an integer from 1 to 65535, found the integer 65536; leave the key out to get 1024",
+        ),
+    ]);
+}
+
+#[test]
+fn unusable_values_of_services_and_backends() {
+    check_refusals(&[
+        (
+            &[4],
+            "name = \"im pala\"",
+            "4: service[#1].name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"im pala\"; choose a name that is easy to type",
+        ),
+        (
+            &[4],
+            "name = \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"",
+            "4: service[#1].name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"…; choose a name that is easy to type",
+        ),
+        (
+            &[5],
+            "vip = \"impala.example\"",
+            "5: service[impala].vip: expected an IPv4 address, found \"impala.example\"; write the numeric address, names are not looked up",
+        ),
+        (
+            &[5],
+            "vip = \"192.0.2.10/32\"",
+            "5: service[impala].vip: expected an IPv4 address, found \"192.0.2.10/32\"; write the numeric address, names are not looked up",
+        ),
+        (
+            &[5],
+            "vip = \"0.0.0.0\"",
+            "5: service[impala].vip: expected the address of one host, found the unspecified address, \"0.0.0.0\"; use an address of your network",
+        ),
+        (
+            &[5],
+            "vip = \"0.1.2.3\"",
+            "5: service[impala].vip: expected the address of one host, found an address of \"this network\", \"0.1.2.3\"; use an address of your network",
+        ),
+        (
+            &[5],
+            "vip = \"127.0.0.1\"",
+            "5: service[impala].vip: expected the address of one host, found a loopback address, \"127.0.0.1\"; use an address of your network",
+        ),
+        (
+            &[5],
+            "vip = \"224.0.0.18\"",
+            "5: service[impala].vip: expected the address of one host, found a multicast address, \"224.0.0.18\"; use an address of your network",
+        ),
+        (
+            &[5],
+            "vip = \"255.255.255.255\"",
+            "5: service[impala].vip: expected the address of one host, found the broadcast address, \"255.255.255.255\"; use an address of your network",
+        ),
+        (
+            &[6],
+            "port = 0",
+            "6: service[impala].port: expected an integer from 1 to 65535, found the integer 0; write the port of the service, 21050 for HiveServer2",
+        ),
+        (
+            &[6],
+            "port = 65536",
+            "6: service[impala].port: expected an integer from 1 to 65535, found the integer 65536; write the port of the service, 21050 for HiveServer2",
+        ),
+        (
+            &[6],
+            "port = 99999999999999999999999999999999999999999999",
+            "6: service[impala].port: expected an integer from 1 to 65535, found the integer 99999999999999999999999999999999999999999999; write the port of the service, 21050 for HiveServer2",
+        ),
+        (
+            &[6],
+            "port = 21050\nforward = \"dnat\"",
+            "7: service[impala].forward: expected \"dsr\", found \"dnat\"; use \"dsr\"",
+        ),
+        (
+            &[6],
+            "port = 21050\nforward = \"Dsr\"",
+            "7: service[impala].forward: expected \"dsr\", found \"Dsr\"; did you mean \"dsr\"?",
+        ),
+        (
+            &[9],
+            "address = \"127.0.0.1\"",
+            "9: service[impala].backend[impala1].address: expected the address of one host, found a loopback address, \"127.0.0.1\"; use an address of your network",
+        ),
+        (
+            &[9],
+            "address = \"192.0.2.21\"\nweight = -1",
+            "10: service[impala].backend[impala1].weight: expected an integer from 0 to 1000, found the integer -1; weights are shares, relative to the other backends of the service",
+        ),
+        (
+            &[9],
+            "address = \"192.0.2.21\"\nweight = 1001",
+            "10: service[impala].backend[impala1].weight: expected an integer from 0 to 1000, found the integer 1001; weights are shares, relative to the other backends of the service",
+        ),
+        (
+            &[9],
+            "address = \"192.0.2.21\"\ntier = 256",
+            "10: service[impala].backend[impala1].tier: expected an integer from 0 to 255, found the integer 256; leave the key out to get 0",
+        ),
+    ]);
+}
+
+#[test]
+fn conflicts() {
+    let second = |name: &str, vip: &str, port: u16, backend: &str, address: &str| {
+        format!(
+            "address = \"192.0.2.21\"\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {port}\n\
+             [[service.backend]]\nname = \"{backend}\"\naddress = \"{address}\""
+        )
+    };
+    let backend = |name: &str, address: &str| {
+        format!("address = \"192.0.2.21\"\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"")
+    };
+    check_refusals(&[
+        (
+            &[9],
+            &second("impala", "192.0.2.10", 28000, "impala1", "192.0.2.21"),
+            "11: service[impala].name: expected a name that no other service has, found \"impala\" a second time (first on line 4); rename one",
+        ),
+        (
+            &[9],
+            &second("http", "192.0.2.10", 21050, "impala1", "192.0.2.21"),
+            "13: service[http].port: expected a VIP and port that no other service has, found 192.0.2.10:21050 a second time (first on line 6); change one or join the two services",
+        ),
+        (
+            &[9],
+            &second("http", "192.0.2.10", 28000, "impala1", "192.0.2.22"),
+            "16: service[http].backend[impala1].address: expected 192.0.2.21, the address of the backend \"impala1\" on line 9, found 192.0.2.22; a name means one machine in all services, so that a drain by name is clear: rename one or correct the address",
+        ),
+        (
+            &[9],
+            &second("http", "192.0.2.21", 28000, "impala2", "192.0.2.22"),
+            "9: service[impala].backend[impala1].address: expected the backend's own address, found 192.0.2.21, the VIP on line 12; write the address under which the balancer reaches the machine itself",
+        ),
+        (
+            &[9],
+            &second("http", "192.0.2.11", 28000, "impala2", "192.0.2.10"),
+            "16: service[http].backend[impala2].address: expected the backend's own address, found 192.0.2.10, the VIP on line 5; write the address under which the balancer reaches the machine itself",
+        ),
+        (
+            &[9],
+            "address = \"192.0.2.10\"",
+            "9: service[impala].backend[impala1].address: expected the backend's own address, found 192.0.2.10, the VIP on line 5; write the address under which the balancer reaches the machine itself",
+        ),
+        (
+            &[9],
+            &backend("impala1", "192.0.2.22"),
+            "11: service[impala].backend[impala1].name: expected a name that no other backend of the service has, found \"impala1\" a second time (first on line 8); rename or remove one",
+        ),
+        (
+            &[9],
+            &backend("impala2", "192.0.2.21"),
+            "12: service[impala].backend[impala2].address: expected an address that no other backend of the service has, found 192.0.2.21 a second time (first on line 9); change or remove one",
+        ),
+        (
+            &[9],
+            &backend("impala1", "192.0.2.21"),
+            "11: service[impala].backend[impala1].name: expected a name that no other backend of the service has, found \"impala1\" a second time (first on line 8); rename or remove one\n\
+             12: service[impala].backend[impala1].address: expected an address that no other backend of the service has, found 192.0.2.21 a second time (first on line 9); change or remove one",
+        ),
+        (
+            &[9],
+            "address = \"192.0.2.21\"\nport = 21000",
+            "10: service[impala].backend[impala1].port: expected 21050, the service's port, found 21000; forward = \"dsr\" leaves the port in the packets as it is: remove the key",
+        ),
+        (
+            &[9],
+            "address = \"192.0.2.21\"\nweight = 0",
+            "10: service[impala].backend[impala1].weight: expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new flow has a place to go",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nmax_services = 4096",
+            "3: datapath.max_services: expected slot tables of at most 1024 MiB in all, found max_services 4096 × slots_per_service 65537 × 8 bytes = 2048 MiB; lower one of the two",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nslots_per_service = 1048573\nmax_services = 200",
+            "4: datapath.max_services: expected slot tables of at most 1024 MiB in all, found max_services 200 × slots_per_service 1048573 × 8 bytes = 1599 MiB; lower one of the two",
+        ),
+    ]);
+}
+
+#[test]
+fn tables_that_are_too_small() {
+    let text = MINIMAL.to_owned()
+        + "[[service]]\nname = \"http\"\nvip = \"192.0.2.10\"\nport = 28000\n[[service.backend]]\nname = \"impala1\"\n\
+           address = \"192.0.2.21\"";
+    let limited = |limits: &str| text.replace("[datapath]", &format!("[datapath]\n{limits}"));
+    assert_eq!(
+        refuse(&limited("max_services = 1")),
+        "lb.toml:11: service[http]: expected no more services than datapath.max_services = 1, found 2; raise it"
+    );
+    assert_eq!(
+        refuse(&limited("max_backends = 1")),
+        "lb.toml:15: service[http].backend[impala1]: expected no more backends in all services than datapath.max_backends = 1, found 2; raise it"
+    );
+    accept(&limited("max_services = 2\nmax_backends = 2"));
+}
+
+#[test]
+fn more_backends_than_slots() {
+    let mut text = MINIMAL.replace("[datapath]", "[datapath]\nslots_per_service = 251");
+    for backend in 0..250 {
+        write!(
+            text,
+            "[[service.backend]]\nname = \"b{backend}\"\naddress = \"198.51.100.{backend}\"\n"
+        )
+        .unwrap();
+    }
+    accept(&text);
+    text.push_str("[[service.backend]]\nname = \"last\"\naddress = \"203.0.113.1\"\n");
+    assert_eq!(
+        refuse(&text),
+        "lb.toml:761: service[impala].backend[last]: expected no more backends in a service than its 251 slots, found 252; raise datapath.slots_per_service"
+    );
+}
+
+#[test]
+fn a_host_name_that_is_no_name() {
+    let host = HostDefaults {
+        node_name: "local host".into(),
+    };
+    let errors = parse("lb.toml", MINIMAL, &host).expect_err("accepted");
+    assert_eq!(
+        errors.to_string(),
+        "lb.toml:1: node.name: the host name is the default: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"local host\"; choose a name that is easy to type"
+    );
+    assert!(parse("lb.toml", &format!("node.name = \"lb1\"\n{MINIMAL}"), &host).is_ok());
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_in_the_order_of_the_lines() {
+    let text = r#"
+[[service]]
+port = 0
+vip = "192.0.2.10"
+name = "impala"
+[[service.backend]]
+address = "192.0.2.10"
+name = "impala1"
+weight = 0
+[[service]]
+name = "impala"
+vip = "192.0.2.10"
+port = 28000
+balance = "load"
+[datapath]
+interfaces = ["eth0", "eth1"]
+mod = "auto"
+[peer]
+"#;
+    let errors = parse("/etc/lb.toml", text, &host()).expect_err("accepted");
+    assert_eq!(
+        errors.to_string(),
+        "/etc/lb.toml:3: service[impala].port: expected an integer from 1 to 65535, found the integer 0; write the port of the service, 21050 for HiveServer2\n\
+         /etc/lb.toml:7: service[impala].backend[impala1].address: expected the backend's own address, found 192.0.2.10, the VIP on line 4; write the address under which the balancer reaches the machine itself\n\
+         /etc/lb.toml:9: service[impala].backend[impala1].weight: expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new flow has a place to go\n\
+         /etc/lb.toml:10: service[impala].backend: expected at least one table, found none; add [[service.backend]]\n\
+         /etc/lb.toml:11: service[impala].name: expected a name that no other service has, found \"impala\" a second time (first on line 5); rename one\n\
+         /etc/lb.toml:14: service[impala].balance: `service.balance = \"load\"` is not built yet in this version; use \"hash\"\n\
+         /etc/lb.toml:16: datapath.interfaces[#2]: a second interface is not built yet in this version; keep only \"eth0\"\n\
+         /etc/lb.toml:17: datapath.mod: expected a key of [datapath], found \"mod\"; did you mean `mode`?\n\
+         /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"
+    );
+}

@@ -1,0 +1,174 @@
+//! What the keys mean when they are absent, and when they are all there.
+
+use std::path::Path;
+
+use super::super::{
+    Affinity, Api, Backend, Balance, Check, CheckKind, Config, DatapathConfig, Forward, Interface, NoBackend,
+    Node, Origin, Service, XdpModeChoice,
+};
+use super::{MINIMAL, accept};
+
+fn origin(line: usize, key: &str) -> Origin {
+    Origin {
+        line,
+        key: key.into(),
+    }
+}
+
+#[test]
+fn absent_keys_have_their_defaults() {
+    let expected = Config {
+        file_name: "lb.toml".into(),
+        node: Node {
+            name: "balancer1".into(),
+        },
+        datapath: DatapathConfig {
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                origin: origin(2, "datapath.interfaces[#1]"),
+            }],
+            mode: XdpModeChoice::Auto,
+            hash_seed: 0x1b87_3593_cc9e_2d51,
+            slots_per_service: 65_537,
+            max_services: 64,
+            max_backends: 1024,
+        },
+        api: Api {
+            socket: "/run/lb-ctl/api.sock".into(),
+        },
+        services: vec![Service {
+            name: "impala".into(),
+            vip: [192, 0, 2, 10].into(),
+            port: 21050,
+            forward: Forward::Dsr,
+            affinity: Affinity::None,
+            balance: Balance::Hash,
+            no_backend: NoBackend::Drop,
+            check: Check {
+                kind: CheckKind::None,
+            },
+            backends: vec![Backend {
+                name: "impala1".into(),
+                address: [192, 0, 2, 21].into(),
+                port: 21050,
+                weight: 1,
+                tier: 0,
+                address_origin: origin(9, "service[impala].backend[impala1].address"),
+            }],
+            vip_origin: origin(5, "service[impala].vip"),
+        }],
+    };
+    assert_eq!(accept(MINIMAL), expected);
+}
+
+#[test]
+fn written_keys_are_taken() {
+    let config = accept(
+        r#"
+        node.name = "lb-a.example"
+        api.socket = "/tmp/lb.sock"
+
+        [datapath]
+        interfaces = ["lb0.100"]
+        mode = "native"
+        hash_seed = "0xFFFFFFFFFFFFFFFF"
+        slots_per_service = 251
+        max_services = 2
+        max_backends = 3
+
+        [[service]]
+        name = "impala_hs2"
+        vip = "10.0.0.1"
+        port = 21050
+        forward = "dsr"
+        affinity = "none"
+        balance = "hash"
+        no_backend = "drop"
+        check = { type = "none" }
+        backend = [
+            { name = "a", address = "10.0.0.2", port = 21050, weight = 1000, tier = 0 },
+            { name = "b", address = "10.0.0.3", weight = 0 },
+        ]
+
+        [[service]]
+        name = "impala_http"
+        vip = "10.0.0.1"
+        port = 28000
+        [service.check]
+        type = "none"
+        [[service.backend]]
+        name = "a"
+        address = "10.0.0.2"
+        "#,
+    );
+    assert_eq!(config.node.name, "lb-a.example");
+    assert_eq!(config.api.socket, Path::new("/tmp/lb.sock"));
+    let DatapathConfig {
+        interfaces,
+        mode,
+        hash_seed,
+        slots_per_service,
+        max_services,
+        max_backends,
+    } = config.datapath;
+    assert_eq!(
+        interfaces,
+        [Interface {
+            name: "lb0.100".into(),
+            origin: origin(6, "datapath.interfaces[#1]")
+        }]
+    );
+    assert_eq!((mode, hash_seed), (XdpModeChoice::Native, u64::MAX));
+    assert_eq!((slots_per_service, max_services, max_backends), (251, 2, 3));
+
+    let [hs2, http] = config.services.as_slice() else {
+        panic!("expected two services")
+    };
+    assert_eq!((hs2.name.as_str(), hs2.port), ("impala_hs2", 21050));
+    assert_eq!((http.name.as_str(), http.port), ("impala_http", 28000));
+    let backends: Vec<_> = hs2
+        .backends
+        .iter()
+        .map(|it| (it.name.as_str(), it.port, it.weight))
+        .collect();
+    assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
+    assert_eq!(
+        hs2.backends[1].address_origin,
+        origin(24, "service[impala_hs2].backend[b].address")
+    );
+    assert_eq!(http.backends[0].port, 28000);
+}
+
+#[test]
+fn seeds_may_be_integers_or_hexadecimal_strings() {
+    let cases = [
+        ("0", 0),
+        ("0x1b", 0x1b),
+        ("9223372036854775807", i64::MAX as u64),
+        ("18446744073709551615", u64::MAX),
+        (r#""0x0""#, 0),
+        (r#""0xdeadBEEF""#, 0xdead_beef),
+    ];
+    for (written, seed) in cases {
+        let text = MINIMAL.replace("[datapath]\n", &format!("[datapath]\nhash_seed = {written}\n"));
+        assert_eq!(accept(&text).datapath.hash_seed, seed, "{written}");
+    }
+}
+
+#[test]
+fn windows_line_ends_change_nothing() {
+    assert_eq!(accept(&MINIMAL.replace('\n', "\r\n")), accept(MINIMAL));
+}
+
+#[test]
+fn later_checks_can_name_line_and_key() {
+    let config = accept(MINIMAL);
+    let error = config.services[0].backends[0]
+        .address_origin
+        .error("expected a neighbour, found none; check the cable");
+    let errors = super::super::ConfigErrors::new(&config.file_name, vec![error]);
+    assert_eq!(
+        errors.to_string(),
+        "lb.toml:9: service[impala].backend[impala1].address: expected a neighbour, found none; check the cable"
+    );
+}

@@ -1,0 +1,82 @@
+//! The sample configuration and the manual say what the parser does.
+
+use super::super::planned::PLANNED;
+use super::{accept, refuse};
+
+/// The sample configuration.
+pub(super) const SAMPLE: &str = include_str!("../../../../../examples/lb.toml");
+
+const MANUAL: &str = include_str!("../../../../../docs/configuration.md");
+
+#[test]
+fn the_sample_is_accepted() {
+    let config = accept(SAMPLE);
+    let services: Vec<_> = config
+        .services
+        .iter()
+        .map(|it| (it.name.as_str(), it.port, it.backends.len()))
+        .collect();
+    assert_eq!(services, [("impala", 21050, 3), ("impala-http", 28000, 3)]);
+}
+
+#[test]
+fn the_sample_shows_every_default_as_it_is() {
+    let mut uncommented = String::new();
+    for line in SAMPLE.lines() {
+        // "#key = value" without a space after the hash is a default, "# words" is prose.
+        let default = line
+            .trim_start()
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+        uncommented.push_str(default.unwrap_or(line));
+        uncommented.push('\n');
+    }
+    assert_ne!(uncommented, SAMPLE);
+    assert_eq!(accept(&uncommented), accept(SAMPLE));
+}
+
+#[test]
+fn the_manual_lists_everything_that_is_planned() {
+    for feature in PLANNED {
+        assert!(
+            MANUAL.contains(&format!("| `{feature}` |")) || MANUAL.contains(&format!("| {feature} |")),
+            "{feature}"
+        );
+    }
+}
+
+#[test]
+fn the_manual_describes_every_key() {
+    // A key that resembles none makes the parser list the keys of each table itself.
+    let unknown = "zzzzzzzz = 1\n";
+    let text = format!(
+        "{unknown}[node]\n{unknown}[datapath]\n{unknown}[api]\n{unknown}[[service]]\n{unknown}[service.check]\n{unknown}\
+         [[service.backend]]\n{unknown}"
+    );
+    let errors = refuse(&text);
+    let lists: Vec<&str> = errors
+        .lines()
+        .filter_map(|line| line.split_once("use one of "))
+        .map(|(_, keys)| keys)
+        .collect();
+    assert_eq!(lists.len(), 7, "{errors}");
+    for key in lists.iter().flat_map(|keys| keys.split(", ")) {
+        let in_a_table = MANUAL.contains(&format!("| `{key}` |"));
+        let as_a_heading = MANUAL.contains(&format!("{key}]"));
+        assert!(in_a_table || as_a_heading, "{key}");
+    }
+}
+
+#[test]
+fn the_examples_of_the_manual_are_accepted() {
+    let examples: Vec<&str> = MANUAL
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```"))
+        .map(|(example, _)| example)
+        .collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        accept(example);
+    }
+}

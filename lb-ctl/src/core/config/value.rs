@@ -1,0 +1,324 @@
+//! The values of single keys: from TOML to what they mean, or to a message about what is wrong.
+//!
+//! The messages have the form "expected …, found …; what to do". Everything that comes from the file is
+//! quoted and shortened, so that a message stays one readable line.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use toml::de::{DeInteger, DeValue};
+
+use super::choice::Choice;
+use super::{planned, prime};
+
+/// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table.
+const NAME_LENGTH: usize = 63;
+
+/// Slots of a service. Fewer would share in steps of more than 0.4 %. The upper bound is the largest prime
+/// below 2^20: it takes 8 MiB for each service, and more would only make the shares finer than 0.0001 %.
+const SLOTS_PER_SERVICE: RangeInclusive<u32> = 251..=1_048_573;
+
+/// The longest path that fits into a unix socket address with its final zero byte.
+const SOCKET_PATH_LENGTH: usize = 107;
+
+/// The longest interface name of Linux.
+const INTERFACE_NAME_LENGTH: usize = 15;
+
+/// The most characters of a text from the file that a message repeats.
+const SHOWN_LENGTH: usize = 60;
+
+/// A text from the file, quoted, on one line, and shortened if it is very long.
+pub(super) fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_LENGTH) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or(text)),
+    }
+}
+
+/// A value from the file, described for a message.
+pub(super) fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => shown(text),
+        DeValue::Integer(number) => format!("the integer {}", shown_number(&number.to_string())),
+        DeValue::Float(number) => format!("the float {}", shown_number(number.as_str())),
+        DeValue::Boolean(truth) => format!("the boolean {truth}"),
+        DeValue::Datetime(datetime) => format!("the date-time {datetime}"),
+        DeValue::Array(elements) if elements.is_empty() => "an empty array".into(),
+        DeValue::Array(_) => "an array".into(),
+        DeValue::Table(_) => "a table".into(),
+    }
+}
+
+fn shown_number(digits: &str) -> String {
+    match digits.char_indices().nth(SHOWN_LENGTH) {
+        None => digits.to_owned(),
+        Some((end, _)) => format!("{}…", digits.get(..end).unwrap_or(digits)),
+    }
+}
+
+/// The candidate that a misspelt word most likely means, if one is near.
+pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
+    // A third of the letters wrong is a misspelling, more is another word. Long words cannot be near any of
+    // ours.
+    if word.len() > 2 * NAME_LENGTH {
+        return None;
+    }
+    candidates
+        .iter()
+        .map(|candidate| (strsim::osa_distance(word, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Whether a text is usable as the name of a node, service or backend.
+pub(super) fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=NAME_LENGTH).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+/// What is wrong with a text that [`is_name`] refuses.
+pub(super) fn bad_name(text: &str) -> String {
+    format!(
+        "expected a name of 1 to {NAME_LENGTH} letters, digits, '.', '_' and '-', found {}; choose a name that is easy \
+         to type",
+        shown(text)
+    )
+}
+
+/// The name of a node, service or backend.
+pub(super) fn name(value: &DeValue<'_>) -> Result<String, String> {
+    let text = string(value, "a name")?;
+    if is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(bad_name(text))
+    }
+}
+
+/// The name of a network interface, by the kernel's rule for such names.
+pub(super) fn interface(value: &DeValue<'_>) -> Result<String, String> {
+    let text = string(value, "an interface name")?;
+    let forbidden = |char: char| char == '/' || char == ':' || char.is_whitespace() || char.is_control();
+    let sound = (1..=INTERFACE_NAME_LENGTH).contains(&text.len()) && !text.contains(forbidden);
+    if sound && text != "." && text != ".." {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected an interface name of 1 to {INTERFACE_NAME_LENGTH} bytes without spaces, '/' and ':', found {}; \
+         `ip link` lists the interfaces",
+        shown(text)
+    ))
+}
+
+/// The path of a unix socket.
+pub(super) fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let text = string(value, "a path")?;
+    if text.starts_with('/')
+        && text.len() <= SOCKET_PATH_LENGTH
+        && !text.contains('\0')
+        && !text.ends_with('/')
+    {
+        return Ok(PathBuf::from(text));
+    }
+    Err(format!(
+        "expected an absolute path of at most {SOCKET_PATH_LENGTH} bytes, found {}; choose one like \
+         \"/run/lb-ctl/api.sock\"",
+        shown(text)
+    ))
+}
+
+/// An address that a VIP or a backend can have.
+pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    let text = string(value, "an IPv4 address")?;
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(format!(
+            "expected an IPv4 address, found {}; write the numeric address, names are not looked up",
+            shown(text)
+        ));
+    };
+    if address.is_ipv6() && planned::is_planned(planned::IPV6_ADDRESSES) {
+        return Err(planned::refusal(
+            &format!("support of the IPv6 address {text:?}"),
+            "use an IPv4 address",
+        ));
+    }
+    match unusable(address) {
+        None => Ok(address),
+        Some(kind) => Err(format!(
+            "expected the address of one host, found {kind}, {text:?}; use an address of your network"
+        )),
+    }
+}
+
+/// What kind of address it is, if no host can be reached at it from the network.
+fn unusable(address: IpAddr) -> Option<&'static str> {
+    match address {
+        address if address.is_unspecified() => Some("the unspecified address"),
+        IpAddr::V4(address) if address.octets()[0] == 0 => Some("an address of \"this network\""),
+        address if address.is_loopback() => Some("a loopback address"),
+        address if address.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address"),
+        _ => None,
+    }
+}
+
+/// A TCP port.
+pub(super) fn port(value: &DeValue<'_>) -> Result<u16, String> {
+    integer(
+        value,
+        1..=u16::MAX,
+        "write the port of the service, 21050 for HiveServer2",
+    )
+}
+
+/// The size of a service's slot table, a prime number.
+pub(super) fn slots_per_service(value: &DeValue<'_>) -> Result<u32, String> {
+    let slots = integer(value, SLOTS_PER_SERVICE, "leave the key out to get 65537")?;
+    if prime::is_prime(slots) {
+        return Ok(slots);
+    }
+    let (below, above) = prime::neighbours(slots);
+    let nearest: Vec<String> = [below, above]
+        .into_iter()
+        .flatten()
+        .filter(|prime| SLOTS_PER_SERVICE.contains(prime))
+        .map(|prime| prime.to_string())
+        .collect();
+    Err(format!(
+        "expected a prime number, found {slots}; use {}",
+        nearest.join(" or ")
+    ))
+}
+
+/// A 64-bit seed: an integer, or a string in hexadecimal for programs that write TOML and know no unsigned
+/// 64-bit integers.
+pub(super) fn seed(value: &DeValue<'_>) -> Result<u64, String> {
+    let seed = match value {
+        DeValue::Integer(number) => parse_integer(number).and_then(|number| u64::try_from(number).ok()),
+        // The digits are checked here because the standard library would also take a sign.
+        DeValue::String(text) => text
+            .strip_prefix("0x")
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok()),
+        _ => None,
+    };
+    seed.ok_or_else(|| {
+        format!(
+            "expected an integer from 0 to {} or a string like \"0x1b873593cc9e2d51\", found {}; give both balancers \
+             the same",
+            u64::MAX,
+            found(value)
+        )
+    })
+}
+
+/// The tier of a backend.
+pub(super) fn tier(value: &DeValue<'_>) -> Result<u8, String> {
+    let advice = "leave the key out to get 0";
+    match integer(value, 0..=u8::MAX, advice)? {
+        tier if tier > 0 && planned::is_planned(planned::HIGHER_TIERS) => {
+            Err(planned::refusal(&format!("`tier = {tier}`"), advice))
+        }
+        tier => Ok(tier),
+    }
+}
+
+/// An integer within bounds.
+pub(super) fn integer<T>(value: &DeValue<'_>, bounds: RangeInclusive<T>, advice: &str) -> Result<T, String>
+where
+    T: TryFrom<i128> + PartialOrd + std::fmt::Display,
+{
+    let refuse = |advice: &str| {
+        format!(
+            "expected an integer from {} to {}, found {}; {advice}",
+            bounds.start(),
+            bounds.end(),
+            found(value)
+        )
+    };
+    let DeValue::Integer(number) = value else {
+        let is_quoted_number = value.as_str().is_some_and(|text| text.parse::<i128>().is_ok());
+        return Err(refuse(if is_quoted_number {
+            "remove the quotes"
+        } else {
+            advice
+        }));
+    };
+    parse_integer(number)
+        .and_then(|number| T::try_from(number).ok())
+        .filter(|number| bounds.contains(number))
+        .ok_or_else(|| refuse(advice))
+}
+
+fn parse_integer(number: &DeInteger<'_>) -> Option<i128> {
+    i128::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+/// One of the words of a [`Choice`] that is built.
+pub(super) fn choice<C: Choice>(value: &DeValue<'_>) -> Result<C, String> {
+    let is_built = |word: &&str| !planned::is_planned_value(C::KEY, word);
+    let built: Vec<&str> = C::ALL
+        .iter()
+        .map(|choice| choice.word())
+        .filter(is_built)
+        .collect();
+    let quoted: Vec<String> = built.iter().map(|word| format!("{word:?}")).collect();
+    let listed = if quoted.len() == 1 {
+        quoted.concat()
+    } else {
+        format!("one of {}", quoted.join(", "))
+    };
+    let text = string(value, &listed)?;
+    let Some(choice) = C::ALL.iter().find(|choice| choice.word() == text) else {
+        let advice = match nearest(text, &built) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("use {listed}"),
+        };
+        return Err(format!("expected {listed}, found {}; {advice}", shown(text)));
+    };
+    if planned::is_planned_value(C::KEY, text) {
+        return Err(planned::refusal(
+            &format!("`{} = {text:?}`", C::KEY),
+            &format!("use {listed}"),
+        ));
+    }
+    Ok(*choice)
+}
+
+fn string<'v>(value: &'v DeValue<'_>, expected: &str) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| {
+        format!(
+            "expected {expected} as a string, found {}; write it in quotes",
+            found(value)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_strange_texts_stay_one_short_line() {
+        assert_eq!(shown("im\npala"), r#""im\npala""#);
+        assert_eq!(shown(&"é".repeat(61)), format!("\"{}\"…", "é".repeat(60)));
+    }
+
+    #[test]
+    fn a_misspelling_is_near_and_another_word_is_not() {
+        let keys = ["name", "address", "port", "weight", "tier"];
+        for (word, near) in [
+            ("wieght", "weight"),
+            ("adress", "address"),
+            ("Port", "port"),
+            ("teir", "tier"),
+        ] {
+            assert_eq!(nearest(word, &keys), Some(near), "{word}");
+        }
+        for word in ["", "maxconn", "check", "naïveté"] {
+            assert_eq!(nearest(word, &keys), None, "{word}");
+        }
+    }
+}

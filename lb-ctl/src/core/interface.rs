@@ -1,0 +1,66 @@
+//! A network interface, as datapath and network configuration both see it.
+
+use std::fmt;
+
+use super::config::XdpModeChoice;
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// Writes a MAC address as people know it.
+pub fn format_mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, if it is an Ethernet device.
+    pub mac: Option<Mac>,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The XDP program that it carries.
+    pub xdp: Option<XdpAttached>,
+}
+
+/// An XDP program on an interface, whoever put it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpAttached {
+    /// How the kernel runs it; `None` for modes that we do not use (offloaded, several at once).
+    pub mode: Option<Mode>,
+    /// Its id.
+    pub program: Option<u32>,
+}
+
+/// How the kernel runs an XDP program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before the kernel has a buffer for the frame.
+    Native,
+    /// In the network stack, for drivers without XDP: works nearly everywhere, costs more.
+    Generic,
+}
+
+impl Mode {
+    /// The modes that a choice allows, the preferred one first.
+    pub const fn allowed_by(choice: XdpModeChoice) -> &'static [Self] {
+        match choice {
+            XdpModeChoice::Auto => &[Self::Native, Self::Generic],
+            XdpModeChoice::Native => &[Self::Native],
+            XdpModeChoice::Generic => &[Self::Generic],
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! Pure cores: functions of their arguments, without I/O and without a clock.
+
+pub mod config;
+pub mod interface;
+pub mod maglev;
+pub mod next_hops;
+pub mod plan;
+pub mod status;

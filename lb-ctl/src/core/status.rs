@@ -1,0 +1,136 @@
+//! The answer to "how are you?", as `lb-ctl status --json` prints it. Field names are a contract.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole status of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The balancer's name.
+    pub node: String,
+    /// The version of the daemon.
+    pub version: String,
+    /// The XDP program and its tables.
+    pub datapath: DatapathStatus,
+    /// The services, in the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+    /// VRRP instances; none are built yet.
+    pub vrrp: Vec<VrrpStatus>,
+    /// The other balancer; `null` when there is none.
+    pub peer: Option<PeerStatus>,
+}
+
+/// The XDP program and its tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatapathStatus {
+    /// Where the program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// All counters of exceptional packets.
+    pub counters: Vec<CounterStatus>,
+}
+
+/// An interface that carries the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How the program is attached: `native` or `generic`.
+    pub mode: String,
+}
+
+/// A counter of exceptional packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    /// Its name.
+    pub name: String,
+    /// What it counts, in a sentence.
+    pub meaning: String,
+    /// How many packets since the program was loaded.
+    pub packets: u64,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its virtual address.
+    pub vip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// How packets reach the backends.
+    pub forward: String,
+    /// The tier that serves.
+    pub active_tier: u8,
+    /// How many of its slots consult the flow table.
+    pub tracked_slots: u32,
+    /// The backends, in the order of the configuration.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// One backend of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Its own address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Its share of new flows, relative to the others.
+    pub weight: u32,
+    /// Its tier.
+    pub tier: u8,
+    /// checking | up | saturated | quiescing | down.
+    pub health: String,
+    /// enabled | draining | disabled.
+    pub admin: String,
+    /// How many slots give it their new flows.
+    pub slots: u32,
+    /// Packets forwarded to it.
+    pub packets: u64,
+    /// Bytes forwarded to it, as received from clients, Ethernet headers included.
+    pub bytes: u64,
+    /// Segments forwarded to it that ask for a new connection, retransmitted ones included.
+    pub new_flows: u64,
+    /// Flows that have a record.
+    pub tracked_flows: u64,
+    /// The MAC address to which its packets go; `null` while it has never answered.
+    pub next_hop: Option<String>,
+    /// The last health check; `null` while there has been none.
+    pub last_check: Option<CheckStatus>,
+}
+
+/// The result of a health check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Whether it passed.
+    pub ok: bool,
+    /// How long it took, in milliseconds.
+    pub latency_ms: u64,
+    /// What was found, for people.
+    pub detail: String,
+}
+
+/// A VRRP instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VrrpStatus {
+    /// Its name.
+    pub name: String,
+    /// init | backup | master | fault.
+    pub state: String,
+    /// Its priority.
+    pub priority: u8,
+    /// The addresses that it carries.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The connection to the other balancer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Whether the state stream is up.
+    pub connected: bool,
+    /// How far it is behind, in milliseconds.
+    pub lag_ms: u64,
+}

@@ -1,0 +1,334 @@
+//! Debian's Rust packages as BPF toolchain, unpacked in the cache.
+//!
+//! Debian keeps a recent Rust for building its browsers, and with it the core library compiled for BPF. Installed in the
+//! ordinary way the packages conflict with those of a user's own Rust, so they are only unpacked.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    apt::{self, Offer},
+    toolchain::{self, LLVM, OLDEST_RUST, Toolchain},
+};
+use crate::{
+    cache::{self, Cache, Lock},
+    command,
+};
+
+/// The package that has the compiler.
+pub(super) const COMPILER: &str = "rustc-web";
+
+/// The package that has the core library for BPF.
+pub(super) const BPF_CORE: &str = "libstd-rust-web-dev-bpf";
+
+/// The directory that the packages are unpacked in. It gets this name when it is complete.
+const DIRECTORY: &str = "debian-rust";
+
+/// The unpacked toolchain, checked, if there is one.
+pub(super) fn find(cache: &Cache) -> Option<Result<Toolchain>> {
+    let directory = cache.path(DIRECTORY);
+    directory.is_dir().then(|| check(&directory))
+}
+
+fn check(directory: &Path) -> Result<Toolchain> {
+    let core = directory.join("usr/lib/rustlib/bpfel-unknown-none/lib");
+    if !core.is_dir() {
+        bail!(
+            "Debian's packages in {} lack the core library for BPF",
+            directory.display()
+        );
+    }
+    let rustc = directory.join("usr/bin/rustc");
+    Toolchain::check(
+        "Debian's packages".into(),
+        rustc,
+        None,
+        library_directories(directory)?,
+        false,
+    )
+    .with_context(|| format!("Debian's packages in {}", directory.display()))
+}
+
+/// Every directory with shared libraries: on Debian they are in `usr/lib/<architecture>` or, for some, `lib/<architecture>`.
+fn library_directories(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for parent in ["usr/lib", "lib"]
+        .map(|name| directory.join(name))
+        .iter()
+        .filter(|parent| parent.is_dir())
+    {
+        for entry in read_directory(parent)? {
+            if entry.is_dir() && read_directory(&entry)?.iter().any(|file| is_shared_library(file)) {
+                found.insert(entry);
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn read_directory(directory: &Path) -> Result<Vec<PathBuf>> {
+    let cannot_read = || format!("cannot read {}", directory.display());
+    fs::read_dir(directory)
+        .with_context(cannot_read)?
+        .map(|entry| Ok(entry.with_context(cannot_read)?.path()))
+        .collect()
+}
+
+fn is_shared_library(file: &Path) -> bool {
+    file.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.contains(".so"))
+}
+
+/// Downloads the packages and unpacks them.
+pub(super) fn install(cache: &Cache, lock: &Lock) -> Result<()> {
+    if !apt::is_there() {
+        bail!("Debian's packages: this system has no apt");
+    }
+    let packages = match select() {
+        Ok(packages) => packages,
+        // A fresh container has no lists, an old machine has old ones.
+        Err(_) => after_update(lock)?,
+    };
+    let packages = match download(cache, lock, &packages) {
+        Ok(()) => packages,
+        Err(error) => {
+            // Archives delete a version soon after its successor has come.
+            let newer = after_update(lock)?;
+            if newer == packages {
+                return Err(error);
+            }
+            download(cache, lock, &newer)?;
+            newer
+        }
+    };
+    unpack(cache, lock, &packages)
+}
+
+/// The packages that make the toolchain, by lists that are up to date.
+fn after_update(lock: &Lock) -> Result<Vec<Offer>> {
+    // Some foreign source may be out of order without any harm to these packages.
+    let updated = apt::update(lock);
+    select().map_err(|error| updated.err().unwrap_or(error))
+}
+
+/// The packages that make the toolchain.
+fn select() -> Result<Vec<Offer>> {
+    let packages = with_dependencies(&[COMPILER, BPF_CORE], &apt::installed()?, |names| {
+        apt::offers(names.iter().map(String::as_str))
+    })?;
+    check_selection(&packages)?;
+    Ok(packages)
+}
+
+/// The packages and all that they depend on, as far as that has to be unpacked.
+fn with_dependencies(
+    packages: &[&str],
+    installed: &HashSet<String>,
+    offers: impl Fn(&[String]) -> Result<Vec<Offer>>,
+) -> Result<Vec<Offer>> {
+    let mut selected: Vec<Offer> = Vec::new();
+    let mut asked = HashSet::new();
+    let mut names: Vec<String> = packages.iter().map(|&name| name.into()).collect();
+    while !names.is_empty() {
+        asked.extend(names.iter().cloned());
+        let found = offers(&names)?;
+        names = found
+            .iter()
+            .flat_map(|offer| &offer.depends)
+            .filter(|name| has_to_be_unpacked(name, installed) && !asked.contains(*name))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .cloned()
+            .collect();
+        selected.extend(found);
+    }
+    Ok(selected)
+}
+
+/// The toolchain's own parts are unpacked even where they are installed, so that it is in one place. Of the rest only the
+/// libraries matter: a C compiler, which rustc needs to link, is seen to elsewhere.
+fn has_to_be_unpacked(name: &str, installed: &HashSet<String>) -> bool {
+    name.contains("rust") || llvm_of(name).is_some() || (name.starts_with("lib") && !installed.contains(name))
+}
+
+fn llvm_of(name: &str) -> Option<u32> {
+    name.strip_prefix("libllvm")?.parse().ok()
+}
+
+/// Refuses what could not be used before it is downloaded.
+fn check_selection(packages: &[Offer]) -> Result<()> {
+    let find = |name: &str| packages.iter().find(|offer| offer.package == name);
+    let (Some(compiler), Some(core)) = (find(COMPILER), find(BPF_CORE)) else {
+        bail!("Debian's packages: apt does not offer {COMPILER} together with {BPF_CORE}");
+    };
+    if !toolchain::is_new_enough(&compiler.version) {
+        bail!(
+            "Debian's packages: apt offers {COMPILER} {}, too old by {OLDEST_RUST}",
+            compiler.version
+        );
+    }
+    if core.version != compiler.version {
+        bail!(
+            "Debian's packages: {BPF_CORE} {} does not fit {COMPILER} {}",
+            core.version,
+            compiler.version
+        );
+    }
+    match packages.iter().find_map(|offer| llvm_of(&offer.package)) {
+        Some(llvm) if LLVM.contains(&llvm) => Ok(()),
+        Some(llvm) => bail!("Debian's packages: {COMPILER} uses LLVM {llvm}, too new for the linker"),
+        None => bail!("Debian's packages: {COMPILER} depends on no libllvm package"),
+    }
+}
+
+fn downloads(cache: &Cache) -> PathBuf {
+    cache.path("debian-rust.packages")
+}
+
+fn download(cache: &Cache, lock: &Lock, packages: &[Offer]) -> Result<()> {
+    let size = packages.iter().map(|offer| offer.size).sum::<u64>() / 1_000_000;
+    let names: Vec<_> = packages.iter().map(|offer| offer.package.as_str()).collect();
+    println!(
+        "setup: downloading {size} MB of Debian packages: {}",
+        names.join(" ")
+    );
+    // Kept until everything is unpacked: apt-get goes on with an interrupted download.
+    let directory = downloads(cache);
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let mut download = Command::new("apt-get");
+    download
+        .current_dir(&directory)
+        .args(apt::FAIL_FAST)
+        // The user for downloads cannot look into somebody's home; signatures are checked all the same.
+        .args(["-o", "APT::Sandbox::User=root", "-qq", "download"])
+        .args(
+            packages
+                .iter()
+                .map(|offer| format!("{}={}", offer.package, offer.version)),
+        );
+    lock.capture(&mut download)
+        .context("Debian's packages could not be downloaded")?;
+    Ok(())
+}
+
+fn unpack(cache: &Cache, lock: &Lock, packages: &[Offer]) -> Result<()> {
+    println!("setup: unpacking them in {}", cache.path(DIRECTORY).display());
+    let partial = cache.path("debian-rust.partial");
+    command::remove_directory(&partial)?;
+    let files = read_directory(&downloads(cache))?;
+    for package in packages {
+        let prefix = file_prefix(package);
+        let is_the_package = |file: &&PathBuf| {
+            file.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        };
+        let file = files
+            .iter()
+            .find(is_the_package)
+            .with_context(|| format!("apt-get should have downloaded a file {prefix}…"))?;
+        lock.capture(Command::new("dpkg").arg("-x").arg(file).arg(&partial))?;
+    }
+    check(&partial)?;
+    command::remove_directory(&cache.path(DIRECTORY))?;
+    cache::rename(&partial, &cache.path(DIRECTORY))?;
+    command::remove_directory(&downloads(cache))
+}
+
+/// How the name of the package's file begins; the architecture follows.
+fn file_prefix(offer: &Offer) -> String {
+    format!("{}_{}_", offer.package, offer.version.replace(':', "%3a"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(package: &str, version: &str, depends: &[&str]) -> Offer {
+        Offer {
+            package: package.into(),
+            version: version.into(),
+            size: 1,
+            depends: depends.iter().map(|&name| name.into()).collect(),
+        }
+    }
+
+    fn archive() -> Vec<Offer> {
+        vec![
+            offer(
+                COMPILER,
+                "1.96.0-1",
+                &["libc6", "libstd-rust-web-dev", "gcc", "libc-dev"],
+            ),
+            offer(BPF_CORE, "1.96.0-1", &[]),
+            offer("libstd-rust-web-dev", "1.96.0-1", &["libstd-rust-web-1.96"]),
+            offer("libstd-rust-web-1.96", "1.96.0-1", &["libc6", "libllvm22"]),
+            offer("libllvm22", "1:22.1.8-1", &["libc6", "libz3-4", "libxml2"]),
+            offer("libz3-4", "4.8-1", &["libc6"]),
+            offer("libxml2", "2.9-1", &["libicu72"]),
+            offer("libc6", "2.36-9", &["libgcc-s1"]),
+            offer("gcc", "12", &[]),
+        ]
+    }
+
+    fn selected(installed: &[&str]) -> Vec<String> {
+        let installed = installed.iter().map(|&name| name.to_owned()).collect();
+        with_dependencies(&[COMPILER, BPF_CORE], &installed, |names| {
+            Ok(archive()
+                .into_iter()
+                .filter(|offer| names.contains(&offer.package))
+                .collect())
+        })
+        .unwrap()
+        .into_iter()
+        .map(|offer| offer.package)
+        .collect()
+    }
+
+    #[test]
+    fn the_toolchain_and_the_libraries_that_are_not_installed_are_unpacked() {
+        let expected = [
+            COMPILER,
+            BPF_CORE,
+            "libstd-rust-web-dev",
+            "libstd-rust-web-1.96",
+            "libllvm22",
+            "libz3-4",
+        ];
+        assert_eq!(selected(&["libc6", "libxml2"]), expected);
+    }
+
+    #[test]
+    fn an_installed_part_of_the_toolchain_is_unpacked_all_the_same() {
+        assert!(selected(&["libc6", "libllvm22"]).contains(&"libllvm22".to_owned()));
+    }
+
+    #[test]
+    fn a_selection_that_would_not_work_is_refused_with_the_reason() {
+        let with = |change: &dyn Fn(&mut Vec<Offer>)| {
+            let mut packages = archive();
+            change(&mut packages);
+            check_selection(&packages).unwrap_err().to_string()
+        };
+        assert!(check_selection(&archive()).is_ok());
+        assert!(with(&|packages| drop(packages.remove(1))).contains("does not offer"));
+        assert!(with(&|packages| packages[0].version = "1.85.0+dfsg3".into()).contains("too old"));
+        assert!(with(&|packages| packages[1].version = "1.95.0-1".into()).contains("does not fit"));
+        assert!(with(&|packages| packages[4].package = "libllvm23".into()).contains("LLVM 23"));
+        assert!(check_selection(&[]).is_err());
+    }
+
+    #[test]
+    fn file_names_encode_the_epoch() {
+        assert_eq!(
+            file_prefix(&offer("libllvm22", "1:22.1.8-1", &[])),
+            "libllvm22_1%3a22.1.8-1_"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask setup`: finds what is missing, and installs that.
+//!
+//! A survey looks at what is there (files, and two or three programs that answer at once); only what it finds missing
+//! is installed. So a second run changes nothing, an interrupted run is taken up by the next one, and something
+//! that disappeared later is noticed.
+
+mod apt;
+mod bpffs;
+mod debian;
+mod linker;
+mod packages;
+mod python;
+mod rustup;
+mod toolchain;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use toolchain::Toolchain;
+
+use crate::{
+    cache::{Cache, Lock},
+    command,
+};
+
+/// How much has to be set up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// What compiling needs. No step of it needs root, except where there is no C compiler.
+    Build,
+    /// Also what demo and tests need.
+    Lab,
+}
+
+/// What a complete set-up offers to the other tasks.
+pub(crate) struct Ready {
+    /// The interpreter of the Python environment that has the Impala client. There in scope `Lab` only.
+    pub(crate) python: PathBuf,
+}
+
+/// Makes sure that everything in `scope` is there.
+pub(crate) fn run(scope: Scope) -> Result<Ready> {
+    let cache = Cache::locate()?;
+    let ready = Ready {
+        python: python::interpreter_of_environment(&cache),
+    };
+    if let Some(done) = complete(&cache, scope)? {
+        println!("setup: complete ({done})");
+        return Ok(ready);
+    }
+
+    let lock = cache.lock()?;
+    // Another set-up may have done the work while we waited for the lock.
+    let survey = Survey::take(&cache, scope)?;
+    provide(&cache, &lock, scope, survey).map_err(|error| with_what_is_missing(&cache, scope, &error))?;
+    let Some(done) = complete(&cache, scope)? else {
+        let error = anyhow!("set-up did everything it could");
+        return Err(with_what_is_missing(&cache, scope, &error));
+    };
+    println!("setup: complete ({done})");
+    Ok(ready)
+}
+
+/// What is there and what is not.
+struct Survey {
+    packages: Vec<&'static packages::Package>,
+    toolchain: Result<Toolchain, Vec<String>>,
+    linker: Option<PathBuf>,
+    python: Option<String>,
+    bpffs: bool,
+}
+
+impl Survey {
+    fn take(cache: &Cache, scope: Scope) -> Result<Self> {
+        let lab = scope >= Scope::Lab;
+        let toolchain = toolchain::find(cache);
+        let linker = toolchain
+            .as_ref()
+            .ok()
+            .and_then(|toolchain| linker::find(cache, &toolchain.version));
+        let python = if lab { python::missing(cache)? } else { None };
+        Ok(Self {
+            packages: packages::missing(scope, python.is_some()),
+            toolchain,
+            linker,
+            python,
+            bpffs: !lab || bpffs::is_mounted()?,
+        })
+    }
+
+    /// What is missing, in words for the user.
+    fn missing(&self) -> Vec<String> {
+        let mut missing: Vec<String> = self.packages.iter().map(ToString::to_string).collect();
+        if self.toolchain.is_err() {
+            missing.push("a Rust toolchain that compiles for BPF".into());
+        }
+        if self.linker.is_none() {
+            missing.push(format!("bpf-linker {} (built from crates.io)", linker::VERSION));
+        }
+        missing.extend(self.python.clone());
+        if !self.bpffs {
+            missing.push(format!("the BPF file system, mounted on {}", bpffs::MOUNT_POINT));
+        }
+        missing
+    }
+}
+
+/// One line about what is there, if nothing is missing.
+fn complete(cache: &Cache, scope: Scope) -> Result<Option<String>> {
+    let survey = Survey::take(cache, scope)?;
+    let nothing_missing = survey.missing().is_empty();
+    let (Ok(toolchain), Some(linker), true) = (survey.toolchain, survey.linker, nothing_missing) else {
+        return Ok(None);
+    };
+    if !toolchain::is_described(cache, &toolchain, &linker) {
+        return Ok(None);
+    }
+    Ok(Some(toolchain.to_string()))
+}
+
+/// Installs what the survey found missing, cheap and local things last: what needs the network should fail first.
+fn provide(cache: &Cache, lock: &Lock, scope: Scope, survey: Survey) -> Result<()> {
+    for missing in survey.missing() {
+        println!("setup: missing: {missing}");
+    }
+    if !survey.packages.is_empty() {
+        packages::install(lock, &survey.packages)?;
+    }
+    let toolchain = match survey.toolchain {
+        Ok(toolchain) => toolchain,
+        Err(reasons) => toolchain::install(cache, lock, reasons)?,
+    };
+    let linker = match linker::find(cache, &toolchain.version) {
+        Some(linker) => linker,
+        None => linker::install(cache, lock, &toolchain.version)?,
+    };
+    toolchain::describe(cache, &toolchain, &linker)?;
+    if scope >= Scope::Lab {
+        if survey.python.is_some() {
+            python::install(cache, lock)?;
+        }
+        if !survey.bpffs {
+            bpffs::mount()?;
+        }
+    }
+    Ok(())
+}
+
+/// The error, followed by everything that is still missing: a user without network learns in one go what to fetch.
+fn with_what_is_missing(cache: &Cache, scope: Scope, error: &anyhow::Error) -> anyhow::Error {
+    let missing = match Survey::take(cache, scope) {
+        Ok(survey) => survey.missing(),
+        Err(_) => Vec::new(),
+    };
+    let missing = match missing.as_slice() {
+        [] => String::new(),
+        missing => format!("\nStill missing:{}", command::list(missing)),
+    };
+    anyhow!(
+        "{error:#}{missing}\nRun `cargo xtask setup` again when that is mended; it goes on where it stopped."
+    )
+}
