@@ -31,7 +31,8 @@ pub(crate) fn batch(namespace: Option<&str>, commands: &[String]) -> Result<()> 
         .map(|name| format!(" in namespace {name}"))
         .unwrap_or_default();
     bail!(
-        "`ip`{place} failed: {}",
+        "`ip`{place} failed ({}): {}",
+        output.status,
         explain(&String::from_utf8_lossy(&output.stderr), commands)
     )
 }

@@ -86,6 +86,8 @@ impl Drop for Registry {
 }
 
 /// The exclusive right to change or take down one run. Its owner and the owner's reaper hold it together.
+///
+/// It ends when it is dropped by either of them, or when both have died.
 #[derive(Debug)]
 pub(crate) struct RunLock {
     directory: PathBuf,
@@ -112,7 +114,7 @@ impl RunLock {
         }))
     }
 
-    /// A descriptor that shares this lock, for the reaper: the lock lasts until both are closed.
+    /// A descriptor that shares this lock, for the reaper.
     pub(crate) fn share(&self) -> Result<OwnedFd> {
         let shared = self
             .lock
@@ -132,6 +134,14 @@ impl RunLock {
     /// The run's directory.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child that another thread has forked shares the lock until it executes
+        // its program. Unlocking ends it for all. A failure leaves it to the end of this process.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -161,18 +171,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_locked_until_its_lock_and_every_share_of_it_are_gone() {
+    fn a_run_stays_locked_until_the_lock_is_dropped_and_not_longer() {
         let temporary = tempfile::tempdir().unwrap();
         let registry = Registry::lock_at(&temporary.path().join("runs")).unwrap();
         let lock = registry.create_run().unwrap();
         let directory = lock.directory().to_owned();
         assert_eq!(registry.runs().unwrap(), [directory.as_path()]);
         assert!(RunLock::try_lock(&directory).unwrap().is_none());
+        // As a forked child has it.
         let shared = lock.share().unwrap();
         drop(lock);
-        assert!(RunLock::try_lock(&directory).unwrap().is_none());
-        drop(shared);
         assert!(RunLock::try_lock(&directory).unwrap().is_some());
+        drop(shared);
         fs::remove_dir(&directory).unwrap();
         assert!(RunLock::try_lock(&directory).unwrap().is_none());
     }
