@@ -173,7 +173,7 @@ fn identities(role: Role, number: u8) -> Result<Vec<Identity>> {
 /// A network of namespaces: balancers, backends and clients on one switch.
 ///
 /// It disappears when it is dropped, with everything that runs in it. If this process is killed before that, a reaper
-/// does the same, see [`crate::reaper`]. Labs of several tests or processes do not see each other.
+/// process does the same. Labs of several tests or processes do not see each other.
 #[derive(Debug)]
 pub struct Lab {
     switch: Namespace,
