@@ -1,0 +1,176 @@
+//! `lab`: brings a lab up and down by hand, and cleans up behind those that programs run.
+#![allow(clippy::print_stdout, reason = "it is a command-line program")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use lab::{Lab, Process, Selection};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A lab of network namespaces for the load balancer: hosts for balancers, backends and clients on one switch.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring a lab up, and take it down again on Ctrl-C.
+    Up(Up),
+    /// Take down labs that were kept.
+    Down(Down),
+    /// Take a lab down when its owner dies. Started by the lab itself.
+    #[command(hide = true)]
+    Reap {
+        /// The directory of the run.
+        directory: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Up {
+    /// Number of hosts for balancers.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    balancers: u8,
+    /// Number of backends.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    backends: u8,
+    /// Number of clients.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    clients: u8,
+    /// Number of VIPs, which all backends hold on their loopback interface.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    vips: u8,
+    /// Run a shell command on a host while the lab is up, such as `backend1=nc -lk 80`.
+    #[arg(long, value_name = "HOST=COMMAND", value_parser = parse_job)]
+    run: Vec<Job>,
+    /// Remove this file or directory with the lab, such as the pins of a balancer that is run by hand.
+    #[arg(long, value_name = "PATH")]
+    remove: Vec<PathBuf>,
+    /// Leave the lab running, and return at once.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Clone)]
+struct Job {
+    host: String,
+    command: String,
+}
+
+fn parse_job(text: &str) -> Result<Job, String> {
+    match text.split_once('=') {
+        Some((host, command)) if !host.is_empty() && !command.is_empty() => Ok(Job {
+            host: host.to_owned(),
+            command: command.to_owned(),
+        }),
+        _ => Err("expected the name of a host, `=`, and a shell command".to_owned()),
+    }
+}
+
+#[derive(Args)]
+struct Down {
+    /// The lab to take down. May be left out if only one was kept.
+    #[arg(conflicts_with = "all")]
+    run: Option<String>,
+    /// Take down all that were kept.
+    #[arg(long)]
+    all: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Up(arguments) => up(&arguments),
+        Command::Down(arguments) => down(arguments),
+        Command::Reap { directory } => lab::reap(directory),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn up(arguments: &Up) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // Before the lab exists, so that from the first moment a signal takes it down in good order.
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        let handler = |kind| signal(kind).context("cannot handle signals");
+        (
+            handler(SignalKind::interrupt())?,
+            handler(SignalKind::terminate())?,
+        )
+    };
+
+    let mut lab = Lab::builder()
+        .balancers(arguments.balancers)
+        .backends(arguments.backends)
+        .clients(arguments.clients)
+        .vips(arguments.vips)
+        .start()?;
+    for path in &arguments.remove {
+        lab.on_teardown_remove(path)?;
+    }
+    let _processes = arguments
+        .run
+        .iter()
+        .map(|job| start(&lab, job))
+        .collect::<Result<Vec<_>>>()?;
+    print!("{lab}");
+    if arguments.keep {
+        lab.keep()?;
+        println!("lab {id} is up; `lab down {id}` takes it down", id = lab.id());
+        return Ok(());
+    }
+    println!("lab {} is up; Ctrl-C takes it down", lab.id());
+    runtime.block_on(async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    });
+    Ok(())
+}
+
+fn start(lab: &Lab, job: &Job) -> Result<Process> {
+    let host = lab.host(&job.host)?;
+    let process = host.spawn("job", host.command("sh")?.args(["-c", &job.command]))?;
+    println!(
+        "process {} on {}: {} (output in {})",
+        process.id(),
+        job.host,
+        job.command,
+        process.log().display()
+    );
+    Ok(process)
+}
+
+fn down(arguments: Down) -> Result<()> {
+    let selection = match arguments.run {
+        Some(id) => Selection::Run(id),
+        None if arguments.all => Selection::All,
+        None => Selection::Only,
+    };
+    let taken_down = lab::down(&selection)?;
+    if taken_down.is_empty() {
+        println!("no lab was kept");
+    }
+    let mut failed = Vec::new();
+    for (id, outcome) in taken_down {
+        match outcome {
+            Ok(removed) => print!("lab {id} is down\n{removed}"),
+            Err(error) => failed.push(format!("lab {id} is not completely taken down: {error:#}")),
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! The reaper: a process that takes a run down when its owner dies without having done so, however it dies.
+//!
+//! The owner starts it before it makes anything else, and keeps the write end of a pipe that nobody else has. The end
+//! of that pipe is the owner's death, unless a farewell came first. Children of the owner inherit the write end only
+//! between fork and exec, so that the pipe ends after the last of them has arrived in its namespace, where it is found.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, PipeWriter, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::manifest::Manifest;
+use crate::registry::{Registry, RunLock};
+use crate::teardown::tear_down;
+
+/// What the owner writes into the pipe when there is nothing left to reap.
+const FAREWELL: &[u8] = b"farewell";
+
+/// The owner's side of its reaper.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    process: Child,
+    pipe: PipeWriter,
+}
+
+impl Reaper {
+    /// Starts the reaper of the run that `lock` holds.
+    pub(crate) fn start(lock: &RunLock) -> Result<Self> {
+        let (reader, pipe) = io::pipe().context("cannot create the pipe to the reaper")?;
+        let log = lock.directory().join("reaper.log");
+        let log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let mut command = Command::new(lab_binary()?);
+        command
+            .arg("reap")
+            .arg(lock.directory())
+            .current_dir("/")
+            .stdin(reader)
+            // Only to hand the lock over: the reaper prints nothing. It must not have the owner's own output anyway,
+            // or a reader of that would wait for the reaper's end.
+            .stdout(lock.share()?)
+            .stderr(log);
+        // SAFETY: the closure runs between fork and exec, where only async-signal-safe functions are allowed; setsid(2)
+        // is one, rustix makes the system call without a lock or an allocation, and converting its error allocates
+        // nothing either.
+        unsafe {
+            command.pre_exec(|| {
+                // Its own session: what a terminal sends to the owner's process group does not reach the reaper.
+                rustix::process::setsid()?;
+                Ok(())
+            });
+        }
+        let process = command
+            .spawn()
+            .with_context(|| format!("cannot start the reaper {}", command.get_program().display()))?;
+        Ok(Self { process, pipe })
+    }
+
+    /// Ends the reaper without having it reap.
+    pub(crate) fn dismiss(self) {
+        let Self {
+            mut process,
+            mut pipe,
+        } = self;
+        // Both fail only if somebody has killed the reaper, and then it is dismissed as well.
+        let _ = pipe.write_all(FAREWELL);
+        drop(pipe);
+        let _ = process.wait();
+    }
+}
+
+/// The main function of the reaper, `lab reap`: standard input is the pipe, standard output the run's lock.
+pub fn reap(directory: PathBuf) -> Result<()> {
+    ignore_signals();
+    let lock = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("cannot take over the run's lock")?;
+    if !File::from(lock.try_clone()?).metadata()?.is_dir() {
+        bail!("`lab reap` is started by the lab itself, with the lock of a run as its standard output");
+    }
+    let lock = RunLock::inherited(directory, lock);
+    let mut heard = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut heard)
+        .context("cannot read from the run's owner")?;
+    if heard == FAREWELL || Manifest::read(lock.directory())?.kept {
+        return Ok(());
+    }
+    tear_down(&lock)?;
+    Registry::tidy()
+}
+
+/// Signals that are meant for the owner often reach its reaper too, from `kill` by name or a service manager. The reaper
+/// has to outlive the owner, whose end is its own.
+fn ignore_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: SIG_IGN installs no handler, so there is no code that could run at a wrong moment, and the signals
+        // are valid numbers that may be ignored.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// The `lab` program that was built together with the running one.
+fn lab_binary() -> Result<PathBuf> {
+    let running = env::current_exe().context("cannot find out which program is running")?;
+    let lab = beside(&running);
+    if !lab.is_file() {
+        bail!(
+            "the lab needs its program `lab` to clean up behind {}, expected at {}: build it with \
+             `cargo build -p lab --bin lab`",
+            running.display(),
+            lab.display()
+        );
+    }
+    Ok(lab)
+}
+
+/// Where cargo puts `lab` when it puts `running` where it is; tests and examples are one level down.
+fn beside(running: &Path) -> PathBuf {
+    let directory = running.parent().unwrap_or(Path::new("/"));
+    let is_below = directory
+        .file_name()
+        .is_some_and(|name| name == "deps" || name == "examples");
+    let directory = if is_below {
+        directory.parent().unwrap_or(directory)
+    } else {
+        directory
+    };
+    directory.join("lab")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lab_program_is_found_from_binaries_tests_and_examples() {
+        for running in [
+            "/t/debug/lab",
+            "/t/debug/xtask",
+            "/t/debug/deps/lab_network-0a1b",
+            "/t/debug/examples/e",
+        ] {
+            assert_eq!(beside(Path::new(running)), Path::new("/t/debug/lab"), "{running}");
+        }
+    }
+}
