@@ -1,1 +1,4 @@
-//! x
+//! The lab: the stand-in impalad, and what the end-to-end tests share.
+
+pub mod http_client;
+pub mod impalad;
