@@ -9,7 +9,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-const PROGRAMS: [&str; 2] = ["balancer", "pass"];
+const PROGRAMS: [&str; 1] = ["balancer"];
 
 const BUILD: &str =
     "build --quiet --locked --package lb-ebpf --bins --profile bpf --target bpfel-unknown-none --target-dir";

@@ -15,27 +15,17 @@
 //! # }
 //! ```
 
-mod down;
-mod iproute;
-mod lab;
-mod manifest;
-mod namespace;
-mod network;
-mod offload;
-mod pass_program;
-mod plan;
-mod process;
-mod reaper;
-mod registry;
-mod run;
-mod teardown;
+pub mod clients;
+mod hosts;
+pub mod impalad;
+mod lifetime;
 mod wait;
 
-pub use crate::down::{Selection, down};
-pub use crate::lab::{Builder, Host, Lab};
-pub use crate::namespace::Namespace;
-pub use crate::plan::{Identity, Mac, PREFIX_V4, PREFIX_V6, Role, Vip};
-pub use crate::process::Process;
-pub use crate::reaper::reap;
-pub use crate::teardown::Removed;
-pub use crate::wait::{Observation, wait_until};
+pub use hosts::lab::{Builder, Host, Lab};
+pub use hosts::namespace::Namespace;
+pub use hosts::plan::{Identity, Mac, PREFIX_V4, PREFIX_V6, Role, Vip};
+pub use hosts::process::Process;
+pub use lifetime::down::{Selection, down};
+pub use lifetime::reaper::reap;
+pub use lifetime::teardown::Removed;
+pub use wait::{Observation, wait_until};

@@ -11,15 +11,15 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::geteuid;
 
-use crate::down::sweep;
-use crate::namespace::Namespace;
-use crate::network;
-use crate::plan::{Identity, Mac, Role, Vip};
-use crate::process::tail;
-use crate::reaper::Reaper;
-use crate::registry::{Registry, RunLock};
-use crate::run::Run;
-use crate::teardown::tear_down;
+use crate::hosts::namespace::Namespace;
+use crate::hosts::network;
+use crate::hosts::plan::{Identity, Mac, Role, Vip};
+use crate::hosts::process::tail;
+use crate::lifetime::down::sweep;
+use crate::lifetime::reaper::Reaper;
+use crate::lifetime::registry::{Registry, RunLock};
+use crate::lifetime::run::Run;
+use crate::lifetime::teardown::tear_down;
 
 /// The name of the switch's namespace.
 const SWITCH: &str = "switch";

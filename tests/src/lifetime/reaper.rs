@@ -14,9 +14,9 @@ use std::process::{Child, Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::manifest::Manifest;
-use crate::registry::{Registry, RunLock};
-use crate::teardown::tear_down;
+use crate::lifetime::manifest::Manifest;
+use crate::lifetime::registry::{Registry, RunLock};
+use crate::lifetime::teardown::tear_down;
 
 /// What the owner writes into the pipe when there is nothing left to reap.
 const FAREWELL: &[u8] = b"farewell";

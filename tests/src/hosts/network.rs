@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::iproute;
-use crate::lab::Host;
-use crate::namespace::Namespace;
-use crate::offload;
-use crate::pass_program;
-use crate::plan::{PREFIX_V4, PREFIX_V6, Role, Vip};
+use crate::hosts::iproute;
+use crate::hosts::lab::Host;
+use crate::hosts::namespace::Namespace;
+use crate::hosts::offload;
+use crate::hosts::pass_program;
+use crate::hosts::plan::{PREFIX_V4, PREFIX_V6, Role, Vip};
 use crate::wait::wait_until;
 
 /// The name of the bridge in the switch's namespace.

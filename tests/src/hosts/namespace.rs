@@ -12,10 +12,10 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::iproute;
-use crate::manifest::Entry;
-use crate::process::Process;
-use crate::run::Run;
+use crate::hosts::iproute;
+use crate::hosts::process::Process;
+use crate::lifetime::manifest::Entry;
+use crate::lifetime::run::Run;
 
 /// A network namespace that exists as long as its lab.
 #[derive(Clone, Debug)]

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::namespace::Namespace;
-use crate::run::Run;
+use crate::hosts::namespace::Namespace;
+use crate::lifetime::run::Run;
 use crate::wait::poll;
 
 /// How many of the last lines of output an error message shows.

@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
 
-use crate::iproute;
-use crate::manifest::Manifest;
-use crate::namespace::path_of;
-use crate::registry::RunLock;
+use crate::hosts::iproute;
+use crate::hosts::namespace::path_of;
+use crate::lifetime::manifest::Manifest;
+use crate::lifetime::registry::RunLock;
 
 /// How long killed processes get to disappear. Only one that is stuck in the kernel takes noticeably long.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);

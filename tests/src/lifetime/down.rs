@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use rustix::process::geteuid;
 
-use crate::manifest::Manifest;
-use crate::registry::{ROOT, Registry, RunLock, run_id};
-use crate::teardown::{Removed, tear_down};
+use crate::lifetime::manifest::Manifest;
+use crate::lifetime::registry::{ROOT, Registry, RunLock, run_id};
+use crate::lifetime::teardown::{Removed, tear_down};
 
 /// Which labs to take down.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::manifest::{self, Entry};
-use crate::registry::{RunLock, run_id};
+use crate::lifetime::manifest::{self, Entry};
+use crate::lifetime::registry::{RunLock, run_id};
 
 /// Shared by everything that belongs to the run.
 #[derive(Debug)]
