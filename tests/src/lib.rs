@@ -15,10 +15,13 @@
 //! # }
 //! ```
 
+pub mod balancing;
 pub mod clients;
+pub mod demo;
 mod hosts;
 pub mod impalad;
 mod lifetime;
+pub mod programs;
 mod wait;
 
 pub use hosts::lab::{Builder, Host, Lab};

@@ -10,7 +10,6 @@
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -453,18 +452,7 @@ fn it_dies_with_the_thread_that_started_it() {
 
 #[test]
 fn impyla_finds_what_it_would_find_in_impala() {
-    let python = std::env::var_os("LB_LAB_PYTHON").map_or_else(
-        || {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_default())
-                .join(".cache/lb-ctl/python/bin/python")
-        },
-        PathBuf::from,
-    );
-    assert!(
-        python.exists(),
-        "no Python with impyla at {}: run `cargo xtask test`",
-        python.display()
-    );
+    let python = lab::programs::python().unwrap();
     let stand_in = StandIn::start(NAME, &[]);
     let outcome = Command::new(&python)
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/impalad_impyla.py"))

@@ -21,6 +21,8 @@ struct Cli {
 enum Command {
     /// Bring a lab up, and take it down again on Ctrl-C.
     Up(Up),
+    /// Send queries of a real client through the balancer to three coordinators, and show what happened.
+    Demo(Demo),
     /// Take down labs that were kept.
     Down(Down),
     /// Take a lab down when its owner dies. Started by the lab itself.
@@ -73,6 +75,20 @@ fn parse_job(text: &str) -> Result<Job, String> {
 }
 
 #[derive(Args)]
+struct Demo {
+    /// Number of connections that the clients open, with a few queries each.
+    #[arg(long, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Leave the lab running, and say how to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Take a demo that was kept down again. The name may be left out if only one was kept.
+    #[arg(long, value_name = "LAB", num_args = 0..=1, exclusive = true)]
+    #[expect(clippy::option_option, reason = "absent, without a name, with a name")]
+    down: Option<Option<String>>,
+}
+
+#[derive(Args)]
 struct Down {
     /// The lab to take down. May be left out if only one was kept.
     #[arg(conflicts_with = "all")]
@@ -85,6 +101,10 @@ struct Down {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Up(arguments) => up(&arguments),
+        Command::Demo(Demo { down: Some(run), .. }) => down(Down { run, all: false }),
+        Command::Demo(Demo {
+            connections, keep, ..
+        }) => lab::demo::run(lab::demo::Options { connections, keep }),
         Command::Down(arguments) => down(arguments),
         Command::Reap { directory } => lab::reap(directory),
     };

@@ -66,8 +66,7 @@ impl FromStr for Peer {
 
 impl Peer {
     async fn state(&self) -> Result<State> {
-        let answer =
-            http::request(Method::GET, &self.authority, "/stand-in/state", PEER_TIMEOUT).await?;
+        let answer = http::request(Method::GET, &self.authority, "/stand-in/state", PEER_TIMEOUT).await?;
         ensure!(
             answer.status == StatusCode::OK,
             "{} answered {}",

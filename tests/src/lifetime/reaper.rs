@@ -4,12 +4,11 @@
 //! of that pipe is the owner's death, unless a farewell came first. Children of the owner inherit the write end only
 //! between fork and exec, so that the pipe ends after the last of them has arrived in its namespace, where it is found.
 
-use std::env;
 use std::fs::File;
 use std::io::{self, PipeWriter, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::lifetime::manifest::Manifest;
 use crate::lifetime::registry::{Registry, RunLock};
 use crate::lifetime::teardown::tear_down;
+use crate::programs;
 
 /// What the owner writes into the pipe when there is nothing left to reap.
 const FAREWELL: &[u8] = b"farewell";
@@ -34,7 +34,7 @@ impl Reaper {
         let (reader, pipe) = io::pipe().context("cannot create the pipe to the reaper")?;
         let log = lock.directory().join("reaper.log");
         let log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        let mut command = Command::new(lab_binary()?);
+        let mut command = Command::new(programs::find("lab")?);
         command
             .arg("reap")
             .arg(lock.directory())
@@ -103,51 +103,5 @@ fn ignore_signals() {
         // SAFETY: SIG_IGN installs no handler, so there is no code that could run at a wrong moment, and the signals
         // are valid numbers that may be ignored.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-}
-
-/// The `lab` program that was built together with the running one.
-fn lab_binary() -> Result<PathBuf> {
-    let running = env::current_exe().context("cannot find out which program is running")?;
-    let lab = beside(&running);
-    if !lab.is_file() {
-        bail!(
-            "the lab needs its program `lab` to clean up behind {}, expected at {}: build it with \
-             `cargo build -p lab --bin lab`",
-            running.display(),
-            lab.display()
-        );
-    }
-    Ok(lab)
-}
-
-/// Where cargo puts `lab` when it puts `running` where it is; tests and examples are one level down.
-fn beside(running: &Path) -> PathBuf {
-    let directory = running.parent().unwrap_or(Path::new("/"));
-    let is_below = directory
-        .file_name()
-        .is_some_and(|name| name == "deps" || name == "examples");
-    let directory = if is_below {
-        directory.parent().unwrap_or(directory)
-    } else {
-        directory
-    };
-    directory.join("lab")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lab_program_is_found_from_binaries_tests_and_examples() {
-        for running in [
-            "/t/debug/lab",
-            "/t/debug/xtask",
-            "/t/debug/deps/lab_network-0a1b",
-            "/t/debug/examples/e",
-        ] {
-            assert_eq!(beside(Path::new(running)), Path::new("/t/debug/lab"), "{running}");
-        }
     }
 }

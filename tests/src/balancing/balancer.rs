@@ -1,0 +1,206 @@
+//! `lb-ctl` on a balancer of a lab, as an operator runs it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use lb_ctl::core::status::{BackendStatus, Status};
+
+use super::{HS2_PORT, PATIENCE};
+use crate::hosts::lab::{Host, Lab};
+use crate::hosts::process::Process;
+use crate::programs;
+
+/// The text of a configuration file, put together.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    text: String,
+    node: String,
+    socket: PathBuf,
+}
+
+impl Configuration {
+    /// The configuration of a balancer, without services. Node name and socket are unique, so that labs can run side by
+    /// side: pins and sockets are not in a namespace.
+    pub fn of(lab: &Lab, host: &Host) -> Self {
+        let node = host.full_name().to_owned();
+        let socket = lab.directory().join(format!("{}.sock", host.name()));
+        let text = format!(
+            "[node]\nname = \"{node}\"\n\n[datapath]\ninterfaces = [\"eth0\"]\n\n[api]\nsocket = \"{}\"\n",
+            socket.display()
+        );
+        Self { text, node, socket }
+    }
+
+    /// Adds a service on HiveServer2's port with these backends: name, address, weight.
+    #[must_use]
+    pub fn service(mut self, name: &str, vip: Ipv4Addr, backends: &[(&str, Ipv4Addr, u32)]) -> Self {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            self.text,
+            "\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {HS2_PORT}\n"
+        );
+        for (name, address, weight) in backends {
+            let _ = write!(
+                self.text,
+                "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n"
+            );
+        }
+        self
+    }
+
+    /// Replaces a part of the text, which must be there.
+    pub fn with(mut self, part: &str, replacement: &str) -> Result<Self> {
+        ensure!(self.text.contains(part), "expected {part:?} in\n{}", self.text);
+        self.text = self.text.replacen(part, replacement, 1);
+        Ok(self)
+    }
+
+    /// The name of the node, under which its pins are.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The directory with the pins of the node.
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf/lb-ctl").join(&self.node)
+    }
+}
+
+/// A balancer host with its configuration file; the daemon may or may not run.
+#[derive(Debug)]
+pub struct Balancer {
+    host: Host,
+    configuration: Configuration,
+    file: PathBuf,
+    daemon: Option<Process>,
+    starts: u32,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The exit code.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Balancer {
+    /// Writes the configuration file. Starts nothing.
+    pub fn prepare(lab: &Lab, host: &Host, configuration: Configuration) -> Result<Self> {
+        lab.on_teardown_remove(configuration.pins())?;
+        let file = lab.directory().join(format!("{}.toml", host.name()));
+        let balancer = Self {
+            host: host.clone(),
+            configuration,
+            file,
+            daemon: None,
+            starts: 0,
+        };
+        balancer.write_configuration()?;
+        Ok(balancer)
+    }
+
+    /// Writes the configuration file and starts the daemon; returns when it is ready.
+    pub fn start(lab: &Lab, host: &Host, configuration: Configuration) -> Result<Self> {
+        let mut balancer = Self::prepare(lab, host, configuration)?;
+        balancer.run(&[])?;
+        Ok(balancer)
+    }
+
+    /// Starts the daemon with these options, and returns when it is ready.
+    pub fn run(&mut self, options: &[&str]) -> Result<()> {
+        let mut command = self.host.command(programs::find("lb-ctl")?)?;
+        command.arg("run").arg("--config").arg(&self.file).args(options);
+        self.starts += 1;
+        let mut daemon = self
+            .host
+            .spawn(&format!("lb-ctl-{}", self.starts), &mut command)?;
+        daemon.wait_for_line(" ready ", PATIENCE)?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// The running daemon.
+    pub fn daemon(&mut self) -> Result<&mut Process> {
+        self.daemon.as_mut().context("the daemon has not been started")
+    }
+
+    /// Puts another configuration into the file.
+    pub fn reconfigure(&mut self, configuration: Configuration) -> Result<()> {
+        self.configuration = configuration;
+        self.write_configuration()
+    }
+
+    /// Runs `lb-ctl` with these arguments on the balancer's host, until it ends.
+    pub fn lb_ctl(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.host.command(programs::find("lb-ctl")?)?;
+        command
+            .arg("--socket")
+            .arg(&self.configuration.socket)
+            .args(arguments);
+        run(&mut command)
+    }
+
+    /// The command line that shows the status, for people to type.
+    pub fn status_command(&self) -> Result<String> {
+        let lb_ctl = programs::find("lb-ctl")?;
+        Ok(format!(
+            "{} --socket {} status",
+            lb_ctl.display(),
+            self.configuration.socket.display()
+        ))
+    }
+
+    /// What `lb-ctl status --json` says.
+    pub fn status(&self) -> Result<Status> {
+        let output = self.lb_ctl(&["status", "--json"])?;
+        ensure!(output.code == Some(0), "lb-ctl status failed: {output:?}");
+        serde_json::from_str(&output.stdout).context("the status is not understood")
+    }
+
+    /// The backends of the first service, as the status shows them.
+    pub fn backends(&self) -> Result<Vec<BackendStatus>> {
+        let service = self.status()?.services.into_iter().next();
+        Ok(service.context("expected a service in the status")?.backends)
+    }
+
+    /// The configuration.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The configuration file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn write_configuration(&self) -> Result<()> {
+        fs::write(&self.file, &self.configuration.text)
+            .with_context(|| format!("cannot write {}", self.file.display()))
+    }
+}
+
+/// Runs a command to its end.
+fn run(command: &mut Command) -> Result<Output> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Output {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    })
+}

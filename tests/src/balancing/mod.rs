@@ -1,0 +1,18 @@
+//! What turns a lab into a balanced cluster: `lb-ctl` on a balancer, stand-in coordinators on the backends.
+
+mod balancer;
+mod coordinators;
+
+pub use balancer::{Balancer, Configuration, Output};
+pub use coordinators::{Coordinator, start_coordinators};
+
+use std::time::Duration;
+
+/// Longer than anything takes on a busy machine, short enough to wait for in vain.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The port of HiveServer2.
+pub const HS2_PORT: u16 = 21050;
+
+/// The port of a coordinator's web pages.
+pub const WEB_PORT: u16 = 25000;

@@ -1,0 +1,149 @@
+//! The demo: real HiveServer2 queries of a real client, through the balancer, to three coordinators.
+#![allow(clippy::print_stdout, reason = "the demo tells a story")]
+
+pub mod workload;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, WEB_PORT, start_coordinators};
+use crate::hosts::lab::Lab;
+use workload::Answers;
+
+const COORDINATORS: u8 = 3;
+const QUERIES_PER_CONNECTION: u32 = 3;
+
+/// How the demo is to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How many connections the clients open, with a few queries each.
+    pub connections: u32,
+    /// Leave everything running at the end.
+    pub keep: bool,
+}
+
+/// Tells the story. An error if a query failed or a coordinator got none.
+pub fn run(options: Options) -> Result<()> {
+    println!("A load balancer in front of {COORDINATORS} Impala coordinators, on this machine\n");
+
+    let begin = Instant::now();
+    let mut lab = Lab::builder()
+        .balancers(1)
+        .backends(COORDINATORS)
+        .clients(1)
+        .start()?;
+    let (balancer_host, client, vip) = (&lab.balancers()[0], &lab.clients()[0], lab.vips()[0].v4);
+    println!("1. The network: each host is a network namespace, all are on one switch.");
+    print!("{}", indented(&lab.to_string()));
+
+    println!("\n2. The coordinators: stand-ins that speak Impala's HiveServer2 on port {HS2_PORT}.");
+    let coordinators = start_coordinators(&lab)?;
+    for Coordinator { name, address, .. } in &coordinators {
+        println!("   {name} listens on {address}:{HS2_PORT}");
+    }
+
+    println!("\n3. The balancer: `lb-ctl run` loads its XDP program and takes the VIP {vip}.");
+    let backends: Vec<_> = coordinators
+        .iter()
+        .map(|coordinator| (coordinator.name.as_str(), coordinator.address, 1))
+        .collect();
+    let configuration = Configuration::of(&lab, balancer_host).service("impala", vip, &backends);
+    let balancer = Balancer::start(&lab, balancer_host, configuration)?;
+    for interface in balancer.status()?.datapath.interfaces {
+        println!("   XDP runs on {}, in {} mode", interface.name, interface.mode);
+    }
+    println!("   all of this took {:.1} s", begin.elapsed().as_secs_f64());
+
+    let Options { connections, .. } = options;
+    println!(
+        "\n4. The clients: {connections} connections of impyla to {vip}:{HS2_PORT}, {QUERIES_PER_CONNECTION} queries each, \
+         then one of 100 rows."
+    );
+    let begin = Instant::now();
+    let answers = workload::run(&lab, client, vip, connections, QUERIES_PER_CONNECTION)?;
+    println!("   done in {:.1} s", begin.elapsed().as_secs_f64());
+
+    println!(
+        "\n5. Who served what. Packets came in through the balancer; answers went straight to the client."
+    );
+    let verdict = report(&answers, &coordinators, &balancer);
+    if options.keep {
+        let hints = hints(&lab, &balancer, vip)?;
+        lab.keep()?;
+        println!("{hints}");
+    }
+    let total: u64 = answers.queries.values().sum();
+    verdict?;
+    println!("\nAll {total} queries were answered, by all {COORDINATORS} coordinators.");
+    Ok(())
+}
+
+/// Prints what client, coordinators and balancer have counted, side by side, and judges it.
+fn report(answers: &Answers, coordinators: &[Coordinator], balancer: &Balancer) -> Result<()> {
+    println!("                 seen by the clients        by the coordinator   by the balancer");
+    println!(
+        "   coordinator   connections    queries     statements           new flows    packets    bytes"
+    );
+    let backends = balancer.backends()?;
+    let mut problems = answers.failures.clone();
+    for coordinator in coordinators {
+        let name = &coordinator.name;
+        let seen = |counts: &std::collections::BTreeMap<String, u64>| counts.get(name).copied().unwrap_or(0);
+        let (connections, queries) = (seen(&answers.connections), seen(&answers.queries));
+        let statements = coordinator.state()?.coordinator.queries_finished;
+        let Some(counted) = backends.iter().find(|backend| backend.name == *name) else {
+            bail!("the balancer does not know {name}");
+        };
+        println!(
+            "   {name:<13} {connections:>11} {queries:>10} {statements:>14} {:>19} {:>10} {:>8}",
+            counted.new_flows, counted.packets, counted.bytes
+        );
+        if queries == 0 {
+            problems.push(format!("{name} got no query"));
+        }
+        if counted.new_flows < connections {
+            problems.push(format!(
+                "the balancer counted {} new flows for {name}, the clients made {connections}: \
+                 they did not all go through it",
+                counted.new_flows
+            ));
+        }
+    }
+    for problem in &problems {
+        println!("   FAILED: {problem}");
+    }
+    match problems.len() {
+        0 => Ok(()),
+        1 => bail!("there was a failure, see above"),
+        count => bail!("there were {count} failures, see above"),
+    }
+}
+
+/// How to look around in a lab that stays.
+fn hints(lab: &Lab, balancer: &Balancer, vip: std::net::Ipv4Addr) -> Result<String> {
+    let client = lab.clients()[0].full_name();
+    let backend = lab.backends()[0].full_name();
+    let python = crate::programs::python()?;
+    Ok(format!(
+        "\nThe lab stays up. As root:\n\
+         \x20  what the balancer does    {status}\n\
+         \x20  its configuration         {file}\n\
+         \x20  a query as the client     nsenter --net=/run/netns/{client} {python} -c \"from impala.dbapi import connect; \
+         c = connect('{vip}', {HS2_PORT}, auth_mechanism='NOSASL').cursor(); \
+         c.execute('select coordinator()'); print(c.fetchall())\"\n\
+         \x20  a coordinator's metrics   nsenter --net=/run/netns/{backend} curl -s 127.0.0.1:{WEB_PORT}/jsonmetrics\n\
+         \x20  let it shut down          nsenter --net=/run/netns/{backend} curl -s -X POST 127.0.0.1:{WEB_PORT}/stand-in/shutdown\n\
+         \x20  what the processes print  {logs}\n\
+         \x20  take it all down          cargo xtask demo --down {id}",
+        status = balancer.status_command()?,
+        file = balancer.file().display(),
+        python = python.display(),
+        logs = lab.directory().join("logs").display(),
+        id = lab.id(),
+    ))
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("   {line}\n")).collect()
+}
