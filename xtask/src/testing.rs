@@ -78,7 +78,7 @@ pub(crate) fn run(filters: &[String]) -> Result<ExitCode> {
         let mut test = command::cargo();
         test.args(["test", "--quiet", "--doc", "--package", package, "--"])
             .args(filters);
-        report.run(Tier::Pure, &format!("{package} (documentation)"), &mut test)?;
+        report.run(Tier::Pure, &format!("{package}: documentation"), &mut test)?;
     }
     for program in programs.iter().filter(|program| program.tier != Tier::Pure) {
         report.run(
@@ -127,16 +127,16 @@ impl Program {
         let executable = message["executable"].as_str()?;
         let directory = Path::new(message["manifest_path"].as_str()?).parent()?;
         let target = message["target"]["name"].as_str()?;
-        let is_integration_test = message["target"]["kind"][0] == "test";
+        let kind = message["target"]["kind"][0].as_str()?;
         let package = package_name(message["package_id"].as_str()?);
-        let tier = match (package, is_integration_test) {
+        let tier = match (package, kind == "test") {
             (LAB, true) if target.starts_with("packet_") => Tier::Packet,
             (LAB, true) => Tier::Lab,
             _ => Tier::Pure,
         };
         Some(Self {
             tier,
-            name: format!("{package} ({target})"),
+            name: format!("{package}: {kind} {target}"),
             executable: executable.into(),
             directory: directory.into(),
         })
@@ -319,7 +319,7 @@ mod tests {
     fn programs_run_in_their_packages_directory() {
         let program = Program::parse(&message("tests#lab@0.1.0", "test", "queries")).unwrap();
         assert_eq!(program.directory, Path::new("/clone/tests"));
-        assert_eq!(program.name, "lab (queries)");
+        assert_eq!(program.name, "lab: test queries");
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
             result.see(line);
         }
         let mut report = Report::default();
-        report.add(Tier::Packet, "lab (packet_x)", result, success, "signal: 6");
+        report.add(Tier::Packet, "lab: test packet_x", result, success, "signal: 6");
         report
     }
 
@@ -356,9 +356,9 @@ mod tests {
         let mut result = ProgramResult::default();
         result.see("test a ... FAILED");
         result.see(BAD);
-        report.add(Tier::Lab, "lab (y)", result, false, "exit status: 101");
+        report.add(Tier::Lab, "lab: test y", result, false, "exit status: 101");
         assert_eq!(report.summary(), "tests: 3 passed, 1 failed");
-        assert_eq!(report.failures, ["lab (y): a"]);
+        assert_eq!(report.failures, ["lab: test y: a"]);
         assert_eq!(report.exit_code(), ExitCode::FAILURE);
     }
 

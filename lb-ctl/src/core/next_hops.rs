@@ -66,6 +66,11 @@ impl NextHops {
             .collect()
     }
 
+    /// Whether a backend has this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
     /// The addresses of all backends.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.by_address.keys().copied()

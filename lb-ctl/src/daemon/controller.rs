@@ -14,7 +14,7 @@ use crate::{
     adapters::{
         api::server::Request,
         datapath::{Attachment, Datapath, Pins},
-        netlink::{Event, Neighbour, Netlink, Watch},
+        netlink::{Event, Knowledge, Neighbour, Netlink, Watch},
     },
     core::{
         config::Config,
@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// How often the kernel is asked to confirm its neighbours, and everything is compared anew. Shorter than the kernel's
-/// own patience with a silent neighbour (30 s by default), so that a replaced network card is found before traffic is.
+/// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
+/// neighbour that it talks to after half a minute or so, and one that it does not talk to never; we rely on it.
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// Everything the daemon knows and holds.
@@ -208,7 +208,7 @@ impl Controller {
 
     async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Neighbour(neighbour) => self.on_neighbour(neighbour),
+            Event::Neighbour(neighbour) => self.on_neighbour(neighbour).await,
             Event::Interface(interface) => self.on_interface(&interface),
             Event::InterfaceGone(gone) if gone.index == self.host.interface.index => {
                 tracing::error!(
@@ -222,17 +222,26 @@ impl Controller {
         }
     }
 
-    fn on_neighbour(&mut self, neighbour: Neighbour) -> anyhow::Result<()> {
-        if neighbour.interface != self.host.interface.index {
+    async fn on_neighbour(&mut self, neighbour: Neighbour) -> anyhow::Result<()> {
+        let Neighbour {
+            interface,
+            address,
+            knowledge,
+        } = neighbour;
+        if interface != self.host.interface.index || !self.next_hops.contains(address) {
             return Ok(());
         }
-        let known = self.next_hops.mac(neighbour.address);
-        let changes = self.next_hops.neighbour(neighbour.address, neighbour.mac);
-        if let (Some(mac), false) = (neighbour.mac, changes.is_empty()) {
-            let was = known.map(format_mac);
-            tracing::info!(backend = %neighbour.address, mac = format_mac(mac), was, "resolved");
+        let known = self.next_hops.mac(address);
+        let changes = self.next_hops.neighbour(address, knowledge.mac());
+        if let (Some(mac), false) = (knowledge.mac(), changes.is_empty()) {
+            tracing::info!(backend = %address, mac = format_mac(mac), was = known.map(format_mac), "resolved");
         }
-        self.write(&changes)
+        self.write(&changes)?;
+        if knowledge == Knowledge::Nothing {
+            // Perhaps it has another card by now: then it answers a broadcast, though not a question to the old one.
+            self.netlink.resolve_neighbour(interface, address).await?;
+        }
+        Ok(())
     }
 
     fn on_interface(&mut self, interface: &Interface) -> anyhow::Result<()> {
@@ -259,19 +268,23 @@ impl Controller {
         self.write(&changes)
     }
 
-    /// Compares with what the kernel knows, and has it confirm every backend's MAC address.
+    /// Takes in what the kernel knows, and has it confirm what it has learned, and ask for the rest.
     async fn refresh(&mut self) -> anyhow::Result<()> {
-        for neighbour in self.netlink.neighbours().await? {
-            self.on_neighbour(neighbour)?;
-        }
         if let Some(interface) = self.netlink.interface(&self.host.interface.name).await? {
             self.on_interface(&interface)?;
         }
-        let addresses: Vec<IpAddr> = self.next_hops.addresses().collect();
-        for address in addresses {
-            self.netlink
-                .probe_neighbour(self.host.interface.index, address)
-                .await?;
+        let index = self.host.interface.index;
+        let mut missing: BTreeSet<IpAddr> = self.next_hops.addresses().collect();
+        for neighbour in self.netlink.neighbours().await? {
+            if neighbour.interface == index && missing.remove(&neighbour.address) {
+                self.on_neighbour(neighbour).await?;
+                if let Knowledge::Learned(_) = neighbour.knowledge {
+                    self.netlink.confirm_neighbour(index, neighbour.address).await?;
+                }
+            }
+        }
+        for address in missing {
+            self.netlink.resolve_neighbour(index, address).await?;
         }
         Ok(())
     }

@@ -145,5 +145,5 @@ fn hints(lab: &Lab, balancer: &Balancer, vip: std::net::Ipv4Addr) -> Result<Stri
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("   {line}\n")).collect()
+    text.lines().flat_map(|line| ["   ", line, "\n"]).collect()
 }

@@ -99,6 +99,9 @@ fn delete_namespaces(names: &[String]) -> Result<Vec<String>> {
     Ok(existing)
 }
 
+/// The directory above the pins of each balancer, which `lb-ctl` makes when it is not there.
+const PINS_OF_ALL_BALANCERS: &str = "/sys/fs/bpf/lb-ctl";
+
 /// Removes a file, or a directory with everything below it. Returns whether it was there.
 fn remove(path: &Path) -> Result<bool> {
     let removed = match fs::symlink_metadata(path) {
@@ -107,7 +110,13 @@ fn remove(path: &Path) -> Result<bool> {
         Err(error) => Err(error),
     };
     match removed {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            if path.parent() == Some(Path::new(PINS_OF_ALL_BALANCERS)) {
+                // Balancers share it; the last one takes it away, for the others it is not empty.
+                let _ = fs::remove_dir(PINS_OF_ALL_BALANCERS);
+            }
+            Ok(true)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
     }

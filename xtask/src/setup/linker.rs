@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::toolchain::Version;
 use crate::{
     cache::{self, Cache, Lock},
     command,
@@ -20,18 +19,17 @@ use crate::{
 /// The last version that loads LLVM out of a Rust toolchain; later ones need LLVM's development files.
 pub(super) const VERSION: &str = "0.10.3";
 
-fn file(cache: &Cache, version: &Version) -> PathBuf {
-    cache.path(format!("bpf-linker/{VERSION}-llvm{}/bpf-linker", version.llvm))
+fn file(cache: &Cache, llvm: u32) -> PathBuf {
+    cache.path(format!("bpf-linker/{VERSION}-llvm{llvm}/bpf-linker"))
 }
 
-/// The linker for this toolchain, if it is there.
-pub(super) fn find(cache: &Cache, version: &Version) -> Option<PathBuf> {
-    Some(file(cache, version)).filter(|file| command::is_executable(file))
+/// The linker for toolchains with this LLVM, if it is there.
+pub(super) fn find(cache: &Cache, llvm: u32) -> Option<PathBuf> {
+    Some(file(cache, llvm)).filter(|file| command::is_executable(file))
 }
 
-/// Builds the linker for this toolchain.
-pub(super) fn install(cache: &Cache, lock: &Lock, version: &Version) -> Result<PathBuf> {
-    let llvm = version.llvm;
+/// Builds the linker for toolchains with this LLVM.
+pub(super) fn install(cache: &Cache, lock: &Lock, llvm: u32) -> Result<PathBuf> {
     println!("setup: building bpf-linker {VERSION} for LLVM {llvm} (about a minute)");
     let partial = cache.path("bpf-linker.partial");
     let mut install = cargo_install();
@@ -55,7 +53,7 @@ pub(super) fn install(cache: &Cache, lock: &Lock, version: &Version) -> Result<P
     lock.capture(&mut install)
         .context("bpf-linker could not be built")?;
 
-    let file = file(cache, version);
+    let file = file(cache, llvm);
     let directory = file.parent().context("the linker's file is in a directory")?;
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     cache::rename(&partial.join("root/bin/bpf-linker"), &file)?;

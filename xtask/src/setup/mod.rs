@@ -16,7 +16,7 @@ mod toolchain;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use toolchain::Toolchain;
+use toolchain::{LLVM, Toolchain};
 
 use crate::{
     cache::{Cache, Lock},
@@ -63,10 +63,14 @@ pub(crate) fn run(scope: Scope) -> Result<Ready> {
 
 /// What is there and what is not.
 struct Survey {
+    /// Those that are missing.
     packages: Vec<&'static packages::Package>,
+    /// Or why those that are there cannot be used.
     toolchain: Result<Toolchain, Vec<String>>,
     linker: Option<PathBuf>,
+    /// What is missing of the Python environment.
     python: Option<String>,
+    /// Whether it is mounted.
     bpffs: bool,
 }
 
@@ -74,10 +78,11 @@ impl Survey {
     fn take(cache: &Cache, scope: Scope) -> Result<Self> {
         let lab = scope >= Scope::Lab;
         let toolchain = toolchain::find(cache);
-        let linker = toolchain
-            .as_ref()
-            .ok()
-            .and_then(|toolchain| linker::find(cache, &toolchain.version));
+        let linker = match &toolchain {
+            Ok(toolchain) => linker::find(cache, toolchain.version.llvm),
+            // Which one will be needed is not known yet.
+            Err(_) => LLVM.into_iter().find_map(|llvm| linker::find(cache, llvm)),
+        };
         let python = if lab { python::missing(cache)? } else { None };
         Ok(Self {
             packages: packages::missing(scope, python.is_some()),
@@ -130,9 +135,9 @@ fn provide(cache: &Cache, lock: &Lock, scope: Scope, survey: Survey) -> Result<(
         Ok(toolchain) => toolchain,
         Err(reasons) => toolchain::install(cache, lock, reasons)?,
     };
-    let linker = match linker::find(cache, &toolchain.version) {
+    let linker = match linker::find(cache, toolchain.version.llvm) {
         Some(linker) => linker,
-        None => linker::install(cache, lock, &toolchain.version)?,
+        None => linker::install(cache, lock, toolchain.version.llvm)?,
     };
     toolchain::describe(cache, &toolchain, &linker)?;
     if scope >= Scope::Lab {

@@ -42,12 +42,6 @@ const PACKAGES: &[Package] = &[
         purpose: "looks into the lab's network",
         needed: Needed::InLab,
     },
-    Package {
-        name: "ethtool",
-        program: "ethtool",
-        purpose: "switches offloads in the lab",
-        needed: Needed::InLab,
-    },
 ];
 
 /// The modules that make a Python environment are a package of their own on Debian.

@@ -20,8 +20,9 @@ use crate::{
 /// The description's file name in the cache.
 const DESCRIPTION: &str = "bpf-toolchain";
 
-/// The versions of LLVM that the linker can be built for.
-pub(super) const LLVM: std::ops::RangeInclusive<u32> = 20..=22;
+/// The versions of LLVM with which this works: older ones do not know the misaligned access that `lb-ctl/build.rs` asks
+/// for, and for newer ones the linker cannot be built without LLVM's headers.
+pub(super) const LLVM: std::ops::RangeInclusive<u32> = 22..=22;
 
 /// The oldest Rust that compiles the workspace, as `rust-version` in the root Cargo.toml says.
 pub(super) const OLDEST_RUST: &str = env!("CARGO_PKG_RUST_VERSION");

@@ -1,0 +1,262 @@
+//! Tier 2: what operators see of the daemon: its status, its end, and what it leaves behind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use lab::balancing::{Balancer, Configuration, PATIENCE};
+use lab::{Host, Lab};
+use serde_json::Value as Json;
+
+fn configuration(lab: &Lab) -> Configuration {
+    let backends: Vec<_> = lab
+        .backends()
+        .iter()
+        .map(|backend| (backend.name(), backend.v4(), 1))
+        .collect();
+    Configuration::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4, &backends)
+}
+
+fn running() -> (Lab, Balancer) {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(2)
+        .clients(0)
+        .start()
+        .unwrap();
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration(&lab)).unwrap();
+    (lab, balancer)
+}
+
+fn addresses(host: &Host) -> String {
+    host.run(&["ip", "-4", "-o", "addr", "show"]).unwrap()
+}
+
+fn xdp(host: &Host) -> Json {
+    let links: Json =
+        serde_json::from_str(&host.run(&["ip", "-j", "link", "show", "dev", "eth0"]).unwrap()).unwrap();
+    links[0]["xdp"].clone()
+}
+
+/// What a start must not change when it fails, and what must be gone after `detach`.
+fn traces(lab: &Lab, balancer: &Balancer) -> (bool, bool, bool) {
+    let host = balancer.host();
+    let vip = lab.vips()[0].v4.to_string();
+    (
+        balancer.configuration().pins().exists(),
+        addresses(host).contains(&vip),
+        !xdp(host).is_null(),
+    )
+}
+
+const NOTHING: (bool, bool, bool) = (false, false, false);
+const EVERYTHING: (bool, bool, bool) = (true, true, true);
+
+#[test]
+fn the_json_status_has_what_the_contract_says() {
+    let (lab, balancer) = running();
+    let output = balancer.lb_ctl(&["status", "--json"]).unwrap();
+    assert_eq!(output.code, Some(0));
+    let status: Json = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(status["node"], balancer.configuration().node());
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        status["datapath"]["interfaces"],
+        serde_json::json!([{"name": "eth0", "mode": "native"}])
+    );
+    assert_eq!(status["vrrp"], serde_json::json!([]));
+    assert!(status.as_object().unwrap().contains_key("peer"));
+    let service = &status["services"][0];
+    assert_eq!(service["name"], "impala");
+    assert_eq!(service["vip"], lab.vips()[0].v4.to_string());
+    assert_eq!(service["port"], 21050);
+    assert_eq!(service["forward"], "dsr");
+    assert_eq!(service["active_tier"], 0);
+    assert_eq!(service["tracked_slots"], 0);
+    let backends = service["backends"].as_array().unwrap();
+    assert_eq!(backends.len(), 2);
+    let slots: u64 = backends
+        .iter()
+        .map(|backend| backend["slots"].as_u64().unwrap())
+        .sum();
+    assert_eq!(slots, 65_537, "every slot has a backend");
+    for (backend, host) in backends.iter().zip(lab.backends()) {
+        assert_eq!(backend["name"], host.name());
+        assert_eq!(backend["address"], host.v4().to_string());
+        assert_eq!(backend["next_hop"], host.mac().to_string());
+        for (key, value) in [("port", 21050), ("weight", 1), ("tier", 0), ("tracked_flows", 0)] {
+            assert_eq!(backend[key], value, "{key}");
+        }
+        for key in ["health", "admin", "packets", "bytes", "new_flows", "last_check"] {
+            assert!(backend.as_object().unwrap().contains_key(key), "{key}");
+        }
+    }
+}
+
+#[test]
+fn the_status_for_people_shows_every_backend() {
+    let (lab, balancer) = running();
+    let output = balancer.lb_ctl(&["status"]).unwrap();
+    assert_eq!(output.code, Some(0));
+    assert!(
+        output.stdout.contains("XDP on eth0 (native)"),
+        "{}",
+        output.stdout
+    );
+    for backend in lab.backends() {
+        let line = output
+            .stdout
+            .lines()
+            .find(|line| line.contains(backend.name()))
+            .unwrap();
+        for word in [
+            backend.v4().to_string(),
+            backend.mac().to_string(),
+            "up".into(),
+            "enabled".into(),
+        ] {
+            assert!(line.contains(&word), "{line}");
+        }
+    }
+}
+
+#[test]
+fn sigterm_leaves_the_datapath_and_detach_removes_it() {
+    let (lab, mut balancer) = running();
+    assert_eq!(traces(&lab, &balancer), EVERYTHING);
+    let refused = balancer.lb_ctl(&["detach"]).unwrap();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("stop it first"), "{}", refused.stderr);
+
+    let status = balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(traces(&lab, &balancer), EVERYTHING);
+    assert_eq!(balancer.lb_ctl(&["status"]).unwrap().code, Some(3), "no daemon");
+
+    let node = balancer.configuration().node().to_owned();
+    let detached = balancer.lb_ctl(&["detach", "--node", &node]).unwrap();
+    assert_eq!(detached.code, Some(0), "{detached:?}");
+    for trace in [
+        "detached the XDP program from eth0",
+        "removed 5 pinned maps",
+        "removed the VIP",
+    ] {
+        assert!(detached.stdout.contains(trace), "{}", detached.stdout);
+    }
+    assert_eq!(traces(&lab, &balancer), NOTHING);
+    let again = balancer.lb_ctl(&["detach", "--node", &node]).unwrap();
+    assert_eq!(again.code, Some(0));
+    assert!(again.stdout.contains("nothing of"), "{}", again.stdout);
+}
+
+#[test]
+fn a_throwaway_run_leaves_nothing() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(2)
+        .clients(0)
+        .start()
+        .unwrap();
+    let mut balancer = Balancer::prepare(&lab, &lab.balancers()[0], configuration(&lab)).unwrap();
+    balancer.run(&["--detach-on-exit"]).unwrap();
+    assert_eq!(traces(&lab, &balancer), EVERYTHING);
+    assert!(balancer.daemon().unwrap().terminate(PATIENCE).unwrap().success());
+    assert_eq!(traces(&lab, &balancer), NOTHING);
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_harms_nothing() {
+    let (lab, balancer) = running();
+    let file = balancer.file().display().to_string();
+    let second = balancer.lb_ctl(&["run", "--config", &file]).unwrap();
+    assert_eq!(second.code, Some(1));
+    assert!(
+        second.stderr.contains("another lb-ctl already answers"),
+        "{}",
+        second.stderr
+    );
+    assert_eq!(traces(&lab, &balancer), EVERYTHING);
+    assert_eq!(balancer.backends().unwrap().len(), 2);
+}
+
+#[test]
+fn a_vip_that_the_operator_has_put_there_is_left_alone() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(2)
+        .clients(0)
+        .start()
+        .unwrap();
+    let host = &lab.balancers()[0];
+    let vip = lab.vips()[0].v4.to_string();
+    host.run(&["ip", "addr", "add", &format!("{vip}/32"), "dev", "lo"])
+        .unwrap();
+    let mut balancer = Balancer::start(&lab, host, configuration(&lab)).unwrap();
+    assert_eq!(addresses(host).matches(&vip).count(), 1, "{}", addresses(host));
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    let node = balancer.configuration().node().to_owned();
+    assert_eq!(
+        balancer.lb_ctl(&["detach", "--node", &node]).unwrap().code,
+        Some(0)
+    );
+    assert!(addresses(host).contains(&vip), "{}", addresses(host));
+}
+
+#[test]
+fn a_vip_that_is_no_longer_configured_goes_at_the_next_start() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(2)
+        .clients(0)
+        .vips(2)
+        .start()
+        .unwrap();
+    let host = &lab.balancers()[0];
+    let (first, second) = (lab.vips()[0].v4.to_string(), lab.vips()[1].v4.to_string());
+    let mut balancer = Balancer::start(&lab, host, configuration(&lab)).unwrap();
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    let moved = configuration(&lab).with(&first, &second).unwrap();
+    balancer.reconfigure(moved).unwrap();
+    balancer.run(&[]).unwrap();
+    let addresses = addresses(host);
+    assert!(
+        !addresses.contains(&first) && addresses.contains(&second),
+        "{addresses}"
+    );
+}
+
+#[test]
+fn generic_mode_is_used_when_asked_for_and_said_so() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(2)
+        .clients(0)
+        .start()
+        .unwrap();
+    let generic = configuration(&lab)
+        .with(
+            "interfaces = [\"eth0\"]",
+            "interfaces = [\"eth0\"]\nmode = \"generic\"",
+        )
+        .unwrap();
+    let mut balancer = Balancer::start(&lab, &lab.balancers()[0], generic).unwrap();
+    assert_eq!(balancer.status().unwrap().datapath.interfaces[0].mode, "generic");
+    // 2 is XDP_ATTACHED_SKB of linux/if_link.h.
+    assert_eq!(xdp(balancer.host())["mode"], 2, "{}", xdp(balancer.host()));
+
+    // Another choice at the next start is followed, although a program is attached already.
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    balancer
+        .reconfigure(
+            configuration(&lab)
+                .with("interfaces", "mode = \"native\"\ninterfaces")
+                .unwrap(),
+        )
+        .unwrap();
+    balancer.run(&[]).unwrap();
+    assert_eq!(balancer.status().unwrap().datapath.interfaces[0].mode, "native");
+    assert_eq!(xdp(balancer.host())["mode"], 1, "{}", xdp(balancer.host()));
+}

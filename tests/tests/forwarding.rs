@@ -1,0 +1,257 @@
+//! Tier 2: what clients see of a balancer that runs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, start_coordinators};
+use lab::clients::hs2::{Session, coordinator_name};
+use lab::demo::workload;
+use lab::{Host, Lab, wait_until};
+use socket2::{Domain, Socket, Type};
+
+/// A lab with a balancer in front of coordinators with these weights.
+fn cluster(weights: &[u32]) -> (Lab, Vec<Coordinator>, Balancer) {
+    let backends = u8::try_from(weights.len()).unwrap();
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(backends)
+        .clients(1)
+        .start()
+        .unwrap();
+    let coordinators = start_coordinators(&lab).unwrap();
+    let configuration = configuration(&lab, &coordinators, weights);
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    (lab, coordinators, balancer)
+}
+
+fn configuration(lab: &Lab, coordinators: &[Coordinator], weights: &[u32]) -> Configuration {
+    let backends: Vec<_> = coordinators
+        .iter()
+        .zip(weights)
+        .map(|(coordinator, &weight)| (coordinator.name.as_str(), coordinator.address, weight))
+        .collect();
+    Configuration::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4, &backends)
+}
+
+fn vip(lab: &Lab) -> SocketAddr {
+    SocketAddr::from((lab.vips()[0].v4, HS2_PORT))
+}
+
+/// A client's connection from a port of its choice: what slot it gets does not change from run to run.
+fn connect_from(client: Ipv4Addr, port: u16, service: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((client, port)).into())?;
+    socket.connect_timeout(&service.into(), PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket.into())
+}
+
+/// Connects from each port in turn, and counts by the coordinator that answered.
+fn connections_by_coordinator(
+    client: &Host,
+    service: SocketAddr,
+    ports: std::ops::Range<u16>,
+) -> BTreeMap<String, u32> {
+    let address = client.v4();
+    client
+        .enter(|| {
+            let mut counts = BTreeMap::new();
+            for port in ports {
+                let stream = connect_from(address, port, service)
+                    .unwrap_or_else(|error| panic!("connection from port {port} failed: {error}"));
+                let name = coordinator_name(&stream)
+                    .unwrap_or_else(|error| panic!("the query from port {port} failed: {error}"));
+                *counts.entry(name).or_default() += 1;
+            }
+            counts
+        })
+        .unwrap()
+}
+
+#[test]
+fn impyla_queries_reach_every_coordinator_and_none_fails() {
+    let (lab, coordinators, balancer) = cluster(&[1, 1, 1]);
+    let answers = workload::run(&lab, &lab.clients()[0], lab.vips()[0].v4, 60, 3).unwrap();
+    assert_eq!(answers.failures, Vec::<String>::new());
+    assert_eq!(answers.queries.values().sum::<u64>(), 180);
+    let backends = balancer.backends().unwrap();
+    for (coordinator, backend) in coordinators.iter().zip(&backends) {
+        let connections = answers.connections[&coordinator.name];
+        assert!(connections > 0, "{} got none", coordinator.name);
+        assert_eq!(
+            answers.queries[&coordinator.name],
+            3 * connections,
+            "connections stay where they began"
+        );
+        assert_eq!(backend.name, coordinator.name);
+        assert!(
+            backend.new_flows >= connections,
+            "the balancer saw {} of {connections}",
+            backend.new_flows
+        );
+        assert!(backend.packets > backend.new_flows && backend.bytes > 54 * backend.packets);
+    }
+}
+
+#[test]
+fn ten_thousand_connections_all_succeed_and_follow_the_weights() {
+    const CONNECTIONS: u16 = 10_000;
+    let weights = [1, 2, 2];
+    let (lab, coordinators, balancer) = cluster(&weights);
+    let counts = connections_by_coordinator(&lab.clients()[0], vip(&lab), 20_000..20_000 + CONNECTIONS);
+    let total: u32 = weights.iter().sum();
+    for (coordinator, weight) in coordinators.iter().zip(weights) {
+        let expected = f64::from(CONNECTIONS) * f64::from(weight) / f64::from(total);
+        let found = f64::from(counts[&coordinator.name]);
+        assert!(
+            (found / expected - 1.0).abs() < 0.05,
+            "{} with weight {weight} of {total} got {found} of {CONNECTIONS} connections, {expected} is its share",
+            coordinator.name
+        );
+    }
+    let new_flows: u64 = balancer
+        .backends()
+        .unwrap()
+        .iter()
+        .map(|backend| backend.new_flows)
+        .sum();
+    assert!(new_flows >= u64::from(CONNECTIONS));
+}
+
+#[test]
+fn a_backend_with_weight_0_gets_no_new_connection() {
+    let (lab, coordinators, _balancer) = cluster(&[1, 0]);
+    let counts = connections_by_coordinator(&lab.clients()[0], vip(&lab), 20_000..20_100);
+    assert_eq!(counts, BTreeMap::from([(coordinators[0].name.clone(), 100)]));
+}
+
+#[test]
+fn a_large_result_arrives_whole() {
+    let (lab, _coordinators, _balancer) = cluster(&[1]);
+    let (client, service) = (&lab.clients()[0], vip(&lab));
+    let rows = client
+        .enter(|| {
+            let stream = TcpStream::connect(service).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut session = Session::open(&stream).unwrap();
+            let columns = session.execute("select rows(100000)").unwrap();
+            session.close().unwrap();
+            columns[0].len()
+        })
+        .unwrap();
+    assert_eq!(rows, 100_000);
+}
+
+#[test]
+fn forwarding_and_live_connections_outlast_the_daemon() {
+    let (lab, _coordinators, mut balancer) = cluster(&[1, 1, 1]);
+    let (client, service) = (&lab.clients()[0], vip(&lab));
+    let before = connections_by_coordinator(client, service, 20_000..20_050);
+    let stream = client
+        .enter(|| connect_from(client.v4(), 19_999, service).unwrap())
+        .unwrap();
+    let mut session = Session::open(&stream).unwrap();
+    let ask = |session: &mut Session<'_>| session.execute("select coordinator()").unwrap();
+    let home = ask(&mut session);
+
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    assert!(balancer.status().is_err(), "the daemon has ended");
+    assert_eq!(ask(&mut session), home, "after SIGTERM");
+    let without = connections_by_coordinator(client, service, 21_000..21_050);
+    assert_eq!(without.values().sum::<u32>(), 50);
+
+    balancer.run(&[]).unwrap();
+    assert_eq!(ask(&mut session), home, "after a restart");
+    let log = balancer.daemon().unwrap().output().unwrap();
+    assert!(log.contains("replaced the program of an earlier run"), "{log}");
+
+    balancer.daemon().unwrap().kill().unwrap();
+    assert_eq!(ask(&mut session), home, "after SIGKILL");
+    balancer.run(&[]).unwrap();
+    assert_eq!(ask(&mut session), home, "after another restart");
+    session.close().unwrap();
+
+    let after = connections_by_coordinator(client, service, 22_000..22_050);
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_backend_with_another_network_card_is_followed() {
+    let (lab, _coordinators, balancer) = cluster(&[1]);
+    let (client, service, backend) = (&lab.clients()[0], vip(&lab), &lab.backends()[0]);
+    let mac = || balancer.backends().unwrap()[0].next_hop.clone();
+    assert_eq!(mac(), Some(backend.mac().to_string()));
+    connections_by_coordinator(client, service, 20_000..20_005);
+
+    backend
+        .run(&["ip", "link", "set", "dev", "eth0", "address", "02:00:00:00:77:77"])
+        .unwrap();
+    let followed = || mac() == Some("02:00:00:00:77:77".to_owned());
+    wait_until("the balancer to send to the new MAC address", PATIENCE, followed).unwrap();
+    connections_by_coordinator(client, service, 21_000..21_005);
+}
+
+#[test]
+fn a_backend_that_answers_arp_late_is_resolved_when_it_does() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(1)
+        .clients(1)
+        .start()
+        .unwrap();
+    let coordinators = start_coordinators(&lab).unwrap();
+    let backend = &lab.backends()[0];
+    backend
+        .run(&["ip", "link", "set", "dev", "eth0", "down"])
+        .unwrap();
+    let configuration = configuration(&lab, &coordinators, &[1]);
+    let mut balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    assert_eq!(balancer.backends().unwrap()[0].next_hop, None);
+    let log = balancer.daemon().unwrap().output().unwrap();
+    assert!(log.contains("no answer to ARP yet"), "{log}");
+
+    // Nobody is there: a packet is dropped, and counted under a name.
+    let (client, service) = (&lab.clients()[0], vip(&lab));
+    let attempt = client
+        .enter(|| TcpStream::connect_timeout(&service, Duration::from_millis(200)))
+        .unwrap();
+    assert!(attempt.is_err());
+    let dropped = |name: &str| {
+        let counters = balancer.status().unwrap().datapath.counters;
+        counters
+            .iter()
+            .find(|counter| counter.name == name)
+            .unwrap()
+            .packets
+    };
+    assert!(dropped("drop_next_hop_unknown") >= 1);
+
+    backend.run(&["ip", "link", "set", "dev", "eth0", "up"]).unwrap();
+    let resolved = || balancer.backends().unwrap()[0].next_hop.is_some();
+    wait_until("the backend's MAC address", PATIENCE, resolved).unwrap();
+    // The route to the client went with the interface; coming up brings it back.
+    connections_by_coordinator(client, service, 21_000..21_005);
+}
+
+#[test]
+fn a_port_of_the_vip_without_a_service_is_refused_by_the_kernel() {
+    let (lab, _coordinators, _balancer) = cluster(&[1]);
+    let address = SocketAddr::from((lab.vips()[0].v4, 22));
+    let error = lab.clients()[0]
+        .enter(|| TcpStream::connect_timeout(&address, PATIENCE))
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
