@@ -2,6 +2,7 @@
 
 mod attachment;
 mod error;
+mod force_detach;
 mod pins;
 mod pod;
 mod slots;

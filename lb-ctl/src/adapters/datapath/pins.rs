@@ -11,7 +11,7 @@ use std::{
 use lb_common::layout;
 use rustix::fs::statfs;
 
-use super::{Datapath, error::DatapathError};
+use super::{Datapath, error::DatapathError, force_detach::force_detach};
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const OURS: &str = "/sys/fs/bpf/lb-ctl";
@@ -105,9 +105,9 @@ impl Pins {
         interfaces_in(&self.directory)
     }
 
-    /// Detaches the program from an interface, by removing the link's pin. Nobody may hold the link otherwise.
+    /// Detaches the program from an interface, if it is attached, and removes the link's pin.
     pub fn detach(&self, interface: &str) -> Result<(), DatapathError> {
-        remove_file(&self.link(interface))
+        detach(&self.link(interface))
     }
 
     /// Removes all pins of the node, of this layout version and others, thereby detaching the program everywhere.
@@ -119,7 +119,10 @@ impl Pins {
             let (links, maps): (Vec<PathBuf>, Vec<PathBuf>) =
                 entries(&version)?.into_iter().partition(|path| is_link(path));
             removed.maps += maps.len();
-            for path in links.iter().chain(&maps) {
+            for path in &links {
+                detach(path)?;
+            }
+            for path in &maps {
                 remove_file(path)?;
             }
             remove_directory(&version)?;
@@ -160,6 +163,11 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
         Err(error) => Err(reading(error)),
         Ok(entries) => entries.map(|entry| Ok(entry.map_err(reading)?.path())).collect(),
     }
+}
+
+fn detach(link: &Path) -> Result<(), DatapathError> {
+    ignore_absence(force_detach(link)).map_err(|error| failed(link, "detaching the XDP program", error))?;
+    remove_file(link)
 }
 
 fn remove_file(path: &Path) -> Result<(), DatapathError> {
