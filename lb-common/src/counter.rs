@@ -39,6 +39,8 @@ counters! {
         "A packet was dropped because the MAC address of its backend has not been resolved yet.";
     DropTableInconsistent = 5, "drop_table_inconsistent",
         "A packet was dropped because a slot or target that must exist was missing: a fault of the controller.";
+    DropExtensionHeader = 6, "drop_extension_header",
+        "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
 }
 
 impl Counter {

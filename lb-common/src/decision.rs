@@ -1,7 +1,5 @@
 //! The decision that is taken for every packet.
 
-use core::net::IpAddr;
-
 use crate::{
     counter::Counter,
     hash,
@@ -46,12 +44,13 @@ pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> V
         Parsed::Segment(segment) => forward(&segment, tables),
         Parsed::Faulty { destination, fault } => {
             // Faulty packets to other addresses of this host are none of our business.
-            match tables.service(&ServiceKey::vip(IpAddr::V4(destination))) {
+            match tables.service(&ServiceKey::vip(destination)) {
                 None => Verdict::Pass,
                 Some(_) => Verdict::Drop(match fault {
                     Fault::Fragment => Counter::DropFragment,
                     Fault::Truncated => Counter::DropTruncated,
                     Fault::Malformed => Counter::DropMalformed,
+                    Fault::ExtensionHeader => Counter::DropExtensionHeader,
                 }),
             }
         }
@@ -60,7 +59,7 @@ pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> V
 
 #[inline(always)]
 fn forward<'a>(segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
-    let Some(service) = tables.service(&ServiceKey::tcp(IpAddr::V4(segment.vip), segment.port)) else {
+    let Some(service) = tables.service(&ServiceKey::tcp(segment.vip, segment.port)) else {
         return Verdict::Pass;
     };
     let flow = hash::flow(service.hash_seed, segment.client, segment.client_port);
@@ -162,7 +161,7 @@ mod tests {
         #[test]
         fn packets_of_a_flow_stay_together(port: u16, flags: u8, payload: Vec<u8>, options in 0usize..=10) {
             let tables = HostTables::fixture();
-            let client = core::net::SocketAddrV4::new([198, 51, 100, 8].into(), port);
+            let client = core::net::SocketAddr::from(([198, 51, 100, 8], port));
             let plain = testing::Frame::new(client, testing::tables::THREE);
             let other = plain.clone().flags(flags).payload(&payload).ip_options(&[1; 40][..options * 4]);
             let id = |frame: &testing::Frame| match decide(frame.bytes().as_slice(), &tables) {

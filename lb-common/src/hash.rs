@@ -3,7 +3,7 @@
 //! Both balancers of a pair, and every version of them, must agree on these functions, or a takeover would move live
 //! flows: the golden vectors below hold them in place.
 
-use core::net::Ipv4Addr;
+use crate::address::Address;
 
 /// The finaliser of `SplitMix64`: every input bit changes every output bit with probability close to one half.
 ///
@@ -19,8 +19,14 @@ pub const fn mix(value: u64) -> u64 {
 ///
 /// VIP and port are left out on purpose: they are the same for all flows of a service, whose seed stands for them.
 #[inline(always)]
-pub const fn flow(seed: u64, client: Ipv4Addr, client_port: u16) -> u64 {
-    mix(seed ^ ((client.to_bits() as u64) << 16) ^ client_port as u64)
+pub const fn flow(seed: u64, client: Address, client_port: u16) -> u64 {
+    if client.is_v4() {
+        mix(seed ^ (client.v4_bits() as u64) << 16 ^ client_port as u64)
+    } else {
+        let [high, low] = client.halves();
+        // The halves must not be exchangeable, nor the port be absorbed by an address: one round after the other.
+        mix(mix(mix(seed ^ high) ^ low) ^ client_port as u64)
+    }
 }
 
 /// The slot that a flow's hash picks among `slots`.
@@ -57,7 +63,8 @@ mod tests {
             0xe220_a839_7b1d_cdaf,
             "first output of SplitMix64 seeded with 0"
         );
-        assert_eq!(flow(0, Ipv4Addr::new(10, 0, 0, 1), 40000), 0x424f_e45f_54fd_c8c9);
+        assert_eq!(flow(0, Address::v4([10, 0, 0, 1]), 40000), 0x424f_e45f_54fd_c8c9);
+        assert_eq!(flow(0, Address::v6([0x20; 16]), 40000), 0x471b_53f2_b8f0_3238);
         assert_eq!(name(0, "impala1"), 0x3b68_1282_1004_be35);
         assert_ne!(name(0, "a"), name(0, "a\0"));
     }
@@ -75,7 +82,7 @@ mod tests {
         const SLOTS: u32 = 17;
         let mut hits = vec![0u32; SLOTS as usize];
         for port in 1024..=65535 {
-            hits[slot(flow(7, Ipv4Addr::new(10, 1, 2, 3), port), SLOTS) as usize] += 1;
+            hits[slot(flow(7, Address::v4([10, 1, 2, 3]), port), SLOTS) as usize] += 1;
         }
         let mean = f64::from(65535 - 1023) / f64::from(SLOTS);
         for (slot, &hit) in hits.iter().enumerate() {
@@ -86,7 +93,7 @@ mod tests {
 
     #[test]
     fn another_seed_is_another_spread() {
-        let client = Ipv4Addr::new(10, 1, 2, 3);
+        let client = Address::v4([10, 1, 2, 3]);
         let same = (1..=10_000u16)
             .filter(|&port| slot(flow(1, client, port), 65537) == slot(flow(2, client, port), 65537))
             .count();

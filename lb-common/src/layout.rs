@@ -4,7 +4,7 @@
 //! bytes. Integers are in the byte order of the host unless a field says otherwise; the two sides are always on one
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
-use core::net::IpAddr;
+use crate::{address::Address, headers::tcp};
 
 /// Version of the layouts in this module.
 pub const VERSION: u32 = 1;
@@ -22,9 +22,8 @@ pub const NO_TARGET: u16 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C, align(8))]
 pub struct ServiceKey {
-    /// The VIP as on the wire, in words because the kernel program builds keys word by word; IPv4 as an IPv4-mapped
-    /// IPv6 address (RFC 4291, 2.5.5.2).
-    address: [u32; 4],
+    /// The VIP.
+    address: Address,
     /// The port in network byte order.
     port: u16,
     /// The IP protocol number.
@@ -35,43 +34,25 @@ pub struct ServiceKey {
 impl ServiceKey {
     /// The key of the TCP service at `vip` and `port`.
     #[inline(always)]
-    pub const fn tcp(vip: IpAddr, port: u16) -> Self {
+    pub const fn tcp(vip: Address, port: u16) -> Self {
         Self {
-            address: mapped(vip),
+            address: vip,
             port: port.to_be(),
-            protocol: crate::headers::ipv4::PROTOCOL_TCP as u16,
+            protocol: tcp::PROTOCOL as u16,
             reserved: 0,
         }
     }
 
     /// The key that tells whether `address` is a VIP.
     #[inline(always)]
-    pub const fn vip(address: IpAddr) -> Self {
+    pub const fn vip(address: Address) -> Self {
         Self {
-            address: mapped(address),
+            address,
             port: 0,
             protocol: 0,
             reserved: 0,
         }
     }
-}
-
-#[inline(always)]
-const fn mapped(address: IpAddr) -> [u32; 4] {
-    match address {
-        IpAddr::V4(address) => [0, 0, 0xffff_u32.to_be(), address.to_bits().to_be()],
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            [word(bits, 96), word(bits, 64), word(bits, 32), word(bits, 0)]
-        }
-    }
-}
-
-/// Bits `shift` to `shift` + 31 of `bits`, in network byte order.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "one word of four is wanted")]
-const fn word(bits: u128, shift: u32) -> u32 {
-    ((bits >> shift) as u32).to_be()
 }
 
 /// What the service table says about a service.
@@ -228,7 +209,7 @@ pub mod map {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::{mem::size_of, net::Ipv6Addr};
+    use core::mem::size_of;
     use proptest::prelude::*;
 
     #[test]
@@ -240,11 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_address_and_its_mapped_form_are_one_service() {
-        let plain = ServiceKey::tcp(IpAddr::from([10, 0, 0, 1]), 80);
-        let mapped = ServiceKey::tcp(IpAddr::V6(Ipv6Addr::from_bits(0xffff_0a00_0001)), 80);
-        assert_eq!(plain, mapped);
-        assert_ne!(plain, ServiceKey::vip(IpAddr::from([10, 0, 0, 1])));
+    fn a_vip_is_no_service() {
+        let vip = Address::v4([10, 0, 0, 1]);
+        assert_ne!(ServiceKey::tcp(vip, 0), ServiceKey::vip(vip));
     }
 
     #[test]

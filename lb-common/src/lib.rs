@@ -10,6 +10,7 @@
 #[cfg(any(test, feature = "testing"))]
 extern crate std;
 
+pub mod address;
 pub mod counter;
 pub mod decision;
 pub mod forward;

@@ -11,15 +11,6 @@ use lab::balancing::{Balancer, Configuration, PATIENCE};
 use lab::{Host, Lab};
 use serde_json::Value as Json;
 
-fn configuration(lab: &Lab) -> Configuration {
-    let backends: Vec<_> = lab
-        .backends()
-        .iter()
-        .map(|backend| (backend.name(), backend.v4(), 1))
-        .collect();
-    Configuration::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4, &backends)
-}
-
 fn running() -> (Lab, Balancer) {
     let lab = Lab::builder()
         .balancers(1)
@@ -27,7 +18,7 @@ fn running() -> (Lab, Balancer) {
         .clients(0)
         .start()
         .unwrap();
-    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration(&lab)).unwrap();
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
     (lab, balancer)
 }
 
@@ -160,7 +151,8 @@ fn a_throwaway_run_leaves_nothing() {
         .clients(0)
         .start()
         .unwrap();
-    let mut balancer = Balancer::prepare(&lab, &lab.balancers()[0], configuration(&lab)).unwrap();
+    let mut balancer =
+        Balancer::prepare(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
     balancer.run(&["--detach-on-exit"]).unwrap();
     assert_eq!(traces(&lab, &balancer), EVERYTHING);
     assert!(balancer.daemon().unwrap().terminate(PATIENCE).unwrap().success());
@@ -194,7 +186,7 @@ fn a_vip_that_the_operator_has_put_there_is_left_alone() {
     let vip = lab.vips()[0].v4.to_string();
     host.run(&["ip", "addr", "add", &format!("{vip}/32"), "dev", "lo"])
         .unwrap();
-    let mut balancer = Balancer::start(&lab, host, configuration(&lab)).unwrap();
+    let mut balancer = Balancer::start(&lab, host, Configuration::of_all_backends(&lab)).unwrap();
     assert_eq!(addresses(host).matches(&vip).count(), 1, "{}", addresses(host));
     balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
     let node = balancer.configuration().node().to_owned();
@@ -216,9 +208,11 @@ fn a_vip_that_is_no_longer_configured_goes_at_the_next_start() {
         .unwrap();
     let host = &lab.balancers()[0];
     let (first, second) = (lab.vips()[0].v4.to_string(), lab.vips()[1].v4.to_string());
-    let mut balancer = Balancer::start(&lab, host, configuration(&lab)).unwrap();
+    let mut balancer = Balancer::start(&lab, host, Configuration::of_all_backends(&lab)).unwrap();
     balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
-    let moved = configuration(&lab).with(&first, &second).unwrap();
+    let moved = Configuration::of_all_backends(&lab)
+        .with(&first, &second)
+        .unwrap();
     balancer.reconfigure(moved).unwrap();
     balancer.run(&[]).unwrap();
     let addresses = addresses(host);
@@ -236,7 +230,7 @@ fn generic_mode_is_used_when_asked_for_and_said_so() {
         .clients(0)
         .start()
         .unwrap();
-    let generic = configuration(&lab)
+    let generic = Configuration::of_all_backends(&lab)
         .with(
             "interfaces = [\"eth0\"]",
             "interfaces = [\"eth0\"]\nmode = \"generic\"",
@@ -251,7 +245,7 @@ fn generic_mode_is_used_when_asked_for_and_said_so() {
     balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
     balancer
         .reconfigure(
-            configuration(&lab)
+            Configuration::of_all_backends(&lab)
                 .with("interfaces", "mode = \"native\"\ninterfaces")
                 .unwrap(),
         )

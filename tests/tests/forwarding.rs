@@ -8,7 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, start_coordinators};
@@ -36,9 +36,9 @@ fn configuration(lab: &Lab, coordinators: &[Coordinator], weights: &[u32]) -> Co
     let backends: Vec<_> = coordinators
         .iter()
         .zip(weights)
-        .map(|(coordinator, &weight)| (coordinator.name.as_str(), coordinator.address, weight))
+        .map(|(coordinator, &weight)| (coordinator.name.as_str(), coordinator.address.into(), weight))
         .collect();
-    Configuration::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4, &backends)
+    Configuration::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4.into(), &backends)
 }
 
 fn vip(lab: &Lab) -> SocketAddr {
@@ -46,8 +46,8 @@ fn vip(lab: &Lab) -> SocketAddr {
 }
 
 /// A client's connection from a port of its choice: what slot it gets does not change from run to run.
-fn connect_from(client: Ipv4Addr, port: u16, service: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+fn connect_from(client: IpAddr, port: u16, service: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((client, port)).into())?;
     socket.connect_timeout(&service.into(), PATIENCE)?;
@@ -61,7 +61,11 @@ fn connections_by_coordinator(
     service: SocketAddr,
     ports: std::ops::Range<u16>,
 ) -> BTreeMap<String, u32> {
-    let address = client.v4();
+    let address = if service.is_ipv4() {
+        IpAddr::V4(client.v4())
+    } else {
+        IpAddr::V6(client.v6())
+    };
     client
         .enter(|| {
             let mut counts = BTreeMap::new();
@@ -128,6 +132,34 @@ fn ten_thousand_connections_all_succeed_and_follow_the_weights() {
 }
 
 #[test]
+fn services_over_ipv6_and_ipv4_stand_side_by_side() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(3)
+        .clients(1)
+        .start()
+        .unwrap();
+    let coordinators = start_coordinators(&lab).unwrap();
+    let backends: Vec<_> = coordinators
+        .iter()
+        .map(|it| (it.name.as_str(), it.address6.into(), 1))
+        .collect();
+    let both =
+        configuration(&lab, &coordinators, &[1, 1, 1]).service("impala6", lab.vips()[0].v6.into(), &backends);
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], both).unwrap();
+    let service = SocketAddr::from((lab.vips()[0].v6, HS2_PORT));
+    let counts = connections_by_coordinator(&lab.clients()[0], service, 20_000..20_300);
+    let counts4 = connections_by_coordinator(&lab.clients()[0], vip(&lab), 20_000..20_050);
+    assert_eq!(counts4.values().sum::<u32>(), 50);
+    let services = balancer.status().unwrap().services;
+    for backend in &services[1].backends {
+        let connections = counts[&backend.name];
+        assert!(connections > 50, "{} got {connections} of 300", backend.name);
+        assert!(backend.new_flows >= u64::from(connections), "{backend:?}");
+    }
+}
+
+#[test]
 fn a_backend_with_weight_0_gets_no_new_connection() {
     let (lab, coordinators, _balancer) = cluster(&[1, 0]);
     let counts = connections_by_coordinator(&lab.clients()[0], vip(&lab), 20_000..20_100);
@@ -157,7 +189,7 @@ fn forwarding_and_live_connections_outlast_the_daemon() {
     let (client, service) = (&lab.clients()[0], vip(&lab));
     let before = connections_by_coordinator(client, service, 20_000..20_050);
     let stream = client
-        .enter(|| connect_from(client.v4(), 19_999, service).unwrap())
+        .enter(|| connect_from(client.v4().into(), 19_999, service).unwrap())
         .unwrap();
     let mut session = Session::open(&stream).unwrap();
     let ask = |session: &mut Session<'_>| session.execute("select coordinator()").unwrap();

@@ -12,15 +12,6 @@ use std::process::Command;
 use lab::balancing::{Balancer, Configuration, Output};
 use lab::{Lab, programs};
 
-fn configuration(lab: &Lab) -> Configuration {
-    let backends: Vec<_> = lab
-        .backends()
-        .iter()
-        .map(|backend| (backend.name(), backend.v4(), 1))
-        .collect();
-    Configuration::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4, &backends)
-}
-
 fn lab() -> Lab {
     Lab::builder()
         .balancers(1)
@@ -64,7 +55,9 @@ enum Seen {
 /// A configuration whose text is changed in one place is refused with exit code 2 and one line that has these words.
 fn refused_after(part: &str, replacement: &str, seen: Seen, line: &str, words: &[&str]) {
     let lab = lab();
-    let changed = configuration(&lab).with(part, replacement).unwrap();
+    let changed = Configuration::of_all_backends(&lab)
+        .with(part, replacement)
+        .unwrap();
     let balancer = Balancer::prepare(&lab, &lab.balancers()[0], changed).unwrap();
     let output = refused(&balancer);
     assert_eq!(output.code, Some(2), "{}", output.stderr);
@@ -199,7 +192,7 @@ fn a_backend_that_is_the_balancer() {
 #[test]
 fn a_backend_behind_a_router() {
     let lab = lab();
-    let remote = configuration(&lab)
+    let remote = Configuration::of_all_backends(&lab)
         .with("address = \"10.77.0.101\"", "address = \"192.0.2.1\"")
         .unwrap();
     let balancer = Balancer::prepare(&lab, &lab.balancers()[0], remote).unwrap();
@@ -221,7 +214,7 @@ fn an_interface_without_native_xdp_says_what_was_tried() {
     host.run(&["ip", "link", "set", "dev", "br7", "up"]).unwrap();
     host.run(&["ip", "addr", "add", "10.99.0.1/24", "dev", "br7"])
         .unwrap();
-    let native = configuration(&lab)
+    let native = Configuration::of_all_backends(&lab)
         .with(
             "interfaces = [\"eth0\"]",
             "mode = \"native\"\ninterfaces = [\"br7\"]",
@@ -240,7 +233,7 @@ fn an_interface_without_native_xdp_says_what_was_tried() {
 fn an_interface_with_somebody_elses_program() {
     let lab = lab();
     let (host, other) = (&lab.balancers()[0], "other");
-    let mut first = Balancer::start(&lab, host, configuration(&lab)).unwrap();
+    let mut first = Balancer::start(&lab, host, Configuration::of_all_backends(&lab)).unwrap();
     first
         .daemon()
         .unwrap()
@@ -248,7 +241,7 @@ fn an_interface_with_somebody_elses_program() {
         .unwrap();
     // The same host under another name: the program there is not this node's.
     let socket = format!("{}.sock", host.name());
-    let renamed = configuration(&lab)
+    let renamed = Configuration::of_all_backends(&lab)
         .with(first.configuration().node(), &format!("{}-{other}", lab.id()))
         .and_then(|text| text.with(&socket, "other.sock"))
         .unwrap();
@@ -269,7 +262,8 @@ fn an_interface_with_somebody_elses_program() {
 #[test]
 fn a_configuration_that_cannot_be_read() {
     let lab = lab();
-    let balancer = Balancer::prepare(&lab, &lab.balancers()[0], configuration(&lab)).unwrap();
+    let balancer =
+        Balancer::prepare(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
     std::fs::write(balancer.file(), [b'#', 0xff, b'\n']).unwrap();
     let output = refused(&balancer);
     assert_eq!(output.code, Some(2), "{}", output.stderr);
@@ -287,7 +281,8 @@ fn not_root() {
     use std::os::unix::process::CommandExt as _;
 
     let lab = lab();
-    let balancer = Balancer::prepare(&lab, &lab.balancers()[0], configuration(&lab)).unwrap();
+    let balancer =
+        Balancer::prepare(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
     // A copy where nobody can read it: the build directory may be private.
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -13,6 +13,8 @@ pub const MAX_VLAN_TAGS: usize = 2;
 pub mod ethertype {
     /// IPv4, RFC 894.
     pub const IPV4: u16 = 0x0800;
+    /// IPv6, RFC 2464.
+    pub const IPV6: u16 = 0x86dd;
     /// A customer VLAN tag, IEEE 802.1Q.
     pub const VLAN: u16 = 0x8100;
     /// A service VLAN tag, IEEE 802.1ad.

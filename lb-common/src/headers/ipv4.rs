@@ -1,12 +1,9 @@
 //! IPv4, RFC 791.
 
-use core::net::Ipv4Addr;
+use crate::address::Address;
 
 /// Length of a header without options, in bytes.
 pub const MIN_HEADER_LENGTH: usize = 20;
-
-/// The protocol number of TCP, as assigned by IANA; IPv6 uses the same.
-pub const PROTOCOL_TCP: u8 = 6;
 
 /// The fixed 20 bytes of a header, as on the wire.
 #[derive(Clone, Copy, Debug)]
@@ -54,13 +51,13 @@ impl Header {
 
     /// The sender.
     #[inline(always)]
-    pub const fn source(&self) -> Ipv4Addr {
-        Ipv4Addr::new(self.0[12], self.0[13], self.0[14], self.0[15])
+    pub const fn source(&self) -> Address {
+        Address::v4([self.0[12], self.0[13], self.0[14], self.0[15]])
     }
 
     /// The receiver.
     #[inline(always)]
-    pub const fn destination(&self) -> Ipv4Addr {
-        Ipv4Addr::new(self.0[16], self.0[17], self.0[18], self.0[19])
+    pub const fn destination(&self) -> Address {
+        Address::v4([self.0[16], self.0[17], self.0[18], self.0[19]])
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod ethernet;
 pub mod ipv4;
+pub mod ipv6;
 pub mod segment;
 pub mod tcp;
 

@@ -1,19 +1,20 @@
 //! From a frame to the TCP segment in it.
 
-use core::net::Ipv4Addr;
+use super::{
+    ethernet::{self, ethertype},
+    ipv4, ipv6, tcp,
+};
+use crate::{address::Address, packet::Packet};
 
-use super::{ethernet, ipv4, tcp};
-use crate::packet::Packet;
-
-/// A TCP segment in an unfragmented, well-formed IPv4 packet.
+/// A TCP segment in an unfragmented, well-formed IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// The sender's address.
-    pub client: Ipv4Addr,
+    pub client: Address,
     /// The sender's port, host byte order.
     pub client_port: u16,
     /// The receiver's address: a VIP, if this is ours.
-    pub vip: Ipv4Addr,
+    pub vip: Address,
     /// The receiver's port, host byte order.
     pub port: u16,
     /// The control bits.
@@ -29,6 +30,8 @@ pub enum Fault {
     Truncated,
     /// A header contradicts itself.
     Malformed,
+    /// An IPv6 extension header stands where TCP should.
+    ExtensionHeader,
 }
 
 /// What a frame turned out to be.
@@ -38,10 +41,10 @@ pub enum Parsed {
     Foreign,
     /// A TCP segment.
     Segment(Segment),
-    /// TCP to `destination`, but nothing that could be forwarded.
+    /// TCP, or what may be TCP, to `destination`, but nothing that could be forwarded.
     Faulty {
         /// The receiver's address.
-        destination: Ipv4Addr,
+        destination: Address,
         /// What is wrong.
         fault: Fault,
     },
@@ -52,52 +55,118 @@ pub enum Parsed {
 /// Checksums are left to the receiver: a load balancer that forwards a broken packet changes nothing about it.
 #[inline(always)]
 pub fn parse(packet: &(impl Packet + ?Sized)) -> Parsed {
-    let Some(payload) = ethernet::payload(packet) else {
+    // Cut within its addresses a packet has no readable destination: the kernel drops and counts it.
+    let ip = match ethernet::payload(packet) {
+        Some(ethernet::Payload {
+            ethertype: ethertype::IPV4,
+            offset,
+        }) => parse_ipv4(packet, offset),
+        Some(ethernet::Payload {
+            ethertype: ethertype::IPV6,
+            offset,
+        }) => parse_ipv6(packet, offset),
+        _ => None,
+    };
+    let Some(IpPacket {
+        source,
+        destination,
+        content,
+    }) = ip
+    else {
         return Parsed::Foreign;
     };
-    if payload.ethertype != ethernet::ethertype::IPV4 {
-        return Parsed::Foreign;
-    }
-    // Cut within its first 20 bytes a packet has no readable destination: the kernel drops and counts it.
-    let Some(ip) = packet.read(payload.offset).map(ipv4::Header::new) else {
-        return Parsed::Foreign;
+    let faulty = |fault| Parsed::Faulty { destination, fault };
+    let Content { offset, length } = match content {
+        Ok(content) => content,
+        Err(fault) => return faulty(fault),
     };
-    if ip.protocol() != ipv4::PROTOCOL_TCP {
-        return Parsed::Foreign;
-    }
-    let faulty = |fault| Parsed::Faulty {
-        destination: ip.destination(),
-        fault,
-    };
-    if !ip.is_well_formed() {
-        return faulty(Fault::Malformed);
-    }
-    if ip.is_fragment() {
-        return faulty(Fault::Fragment);
-    }
     // A frame may be longer than its packet (padding up to Ethernet's minimum), never shorter.
-    if payload.offset + ip.total_length() > packet.length()
-        || ip.total_length() < ip.header_length() + tcp::MIN_HEADER_LENGTH
-    {
+    if length < tcp::MIN_HEADER_LENGTH || offset + length > packet.length() {
         return faulty(Fault::Truncated);
     }
-    let Some(tcp) = packet
-        .read(payload.offset + ip.header_length())
-        .map(tcp::Header::new)
-    else {
+    let Some(tcp) = packet.read(offset).map(tcp::Header::new) else {
         return faulty(Fault::Truncated);
     };
     if tcp.header_length() < tcp::MIN_HEADER_LENGTH {
         return faulty(Fault::Malformed);
     }
-    if ip.header_length() + tcp.header_length() > ip.total_length() {
+    if tcp.header_length() > length {
         return faulty(Fault::Truncated);
     }
     Parsed::Segment(Segment {
-        client: ip.source(),
+        client: source,
         client_port: tcp.source_port(),
-        vip: ip.destination(),
+        vip: destination,
         port: tcp.destination_port(),
         flags: tcp.flags(),
+    })
+}
+
+/// An IP packet that has, or may have, TCP in it.
+struct IpPacket {
+    source: Address,
+    destination: Address,
+    content: Result<Content, Fault>,
+}
+
+/// Where the TCP segment is.
+struct Content {
+    /// In bytes from the start of the frame.
+    offset: usize,
+    /// In bytes, as the IP header says.
+    length: usize,
+}
+
+/// `None` for what is not TCP, or has no whole header.
+#[inline(always)]
+fn parse_ipv4(packet: &(impl Packet + ?Sized), offset: usize) -> Option<IpPacket> {
+    let ip = packet.read(offset).map(ipv4::Header::new)?;
+    if ip.protocol() != tcp::PROTOCOL {
+        return None;
+    }
+    let content = if !ip.is_well_formed() {
+        Err(Fault::Malformed)
+    } else if ip.is_fragment() {
+        Err(Fault::Fragment)
+    } else {
+        match ip.total_length().checked_sub(ip.header_length()) {
+            Some(length) => Ok(Content {
+                offset: offset + ip.header_length(),
+                length,
+            }),
+            None => Err(Fault::Truncated),
+        }
+    };
+    Some(IpPacket {
+        source: ip.source(),
+        destination: ip.destination(),
+        content,
+    })
+}
+
+/// `None` for what is not TCP, or has no whole header.
+#[inline(always)]
+fn parse_ipv6(packet: &(impl Packet + ?Sized), offset: usize) -> Option<IpPacket> {
+    let ip = packet.read(offset).map(ipv6::Header::new)?;
+    let content = match ip.next_header() {
+        tcp::PROTOCOL => Ok(Content {
+            offset: offset + ipv6::HEADER_LENGTH,
+            length: ip.payload_length(),
+        }),
+        ipv6::extension::FRAGMENT => Err(Fault::Fragment),
+        ipv6::extension::HOP_BY_HOP | ipv6::extension::ROUTING | ipv6::extension::DESTINATION_OPTIONS => {
+            Err(Fault::ExtensionHeader)
+        }
+        _ => return None,
+    };
+    let content = if ip.is_well_formed() {
+        content
+    } else {
+        Err(Fault::Malformed)
+    };
+    Some(IpPacket {
+        source: ip.source(),
+        destination: ip.destination(),
+        content,
     })
 }

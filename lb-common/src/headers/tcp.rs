@@ -1,5 +1,8 @@
 //! TCP, RFC 9293.
 
+/// The protocol number of TCP, as assigned by IANA, for IPv4 and IPv6.
+pub const PROTOCOL: u8 = 6;
+
 /// Length of a header without options, in bytes.
 pub const MIN_HEADER_LENGTH: usize = 20;
 

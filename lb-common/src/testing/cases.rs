@@ -1,15 +1,15 @@
 //! One frame, one fate: the cases that host and kernel must agree on.
 
-use core::net::{Ipv4Addr, SocketAddrV4};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{DANGLING, NONE, ONE, THREE, UNRESOLVED, VIP},
+    tables::{DANGLING, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
 };
 use crate::{
     counter::Counter,
-    headers::{ethernet::ethertype, tcp::Flags},
+    headers::{ethernet::ethertype, ipv6::extension, tcp::Flags},
 };
 
 /// What must happen to a frame.
@@ -39,8 +39,13 @@ pub struct Case {
     pub outcome: Outcome,
 }
 
-/// The client of all cases.
-pub const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 7), 40000);
+/// The client of the cases over IPv4.
+pub const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 40000);
+/// The client of the cases over IPv6.
+pub const CLIENT6: SocketAddr = SocketAddr::new(
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0, 0, 0, 0x77)),
+    40000,
+);
 
 /// All cases.
 #[allow(clippy::too_many_lines, reason = "a table")]
@@ -137,11 +142,6 @@ pub fn cases() -> Vec<Case> {
             Outcome::Pass,
         ),
         case(
-            "IPv6 is left to the kernel",
-            ack().ethertype(0x86dd),
-            Outcome::Pass,
-        ),
-        case(
             "UDP to a VIP is left to the kernel",
             ack().protocol(17),
             Outcome::Pass,
@@ -153,25 +153,22 @@ pub fn cases() -> Vec<Case> {
         ),
         case(
             "a VIP's port without a service is left to the kernel, which resets it",
-            Frame::new(CLIENT, SocketAddrV4::new(VIP, 22)),
+            Frame::new(CLIENT, SocketAddr::new(VIP, 22)),
             Outcome::Pass,
         ),
         case(
             "another address with a service's port is left to the kernel",
-            Frame::new(
-                CLIENT,
-                SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), ONE.port()),
-            ),
+            Frame::new(CLIENT, SocketAddr::new(IpAddr::from([192, 0, 2, 11]), ONE.port())),
             Outcome::Pass,
         ),
         case(
             "port 0 of a VIP is no service, though the table has an entry for the VIP",
-            Frame::new(CLIENT, SocketAddrV4::new(VIP, 0)),
+            Frame::new(CLIENT, SocketAddr::new(VIP, 0)),
             Outcome::Pass,
         ),
         case(
             "a fragment to an address that is no VIP is left to the kernel",
-            Frame::new(CLIENT, SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 11), 80)).fragment(0x2000),
+            Frame::new(CLIENT, SocketAddr::new(IpAddr::from([192, 0, 2, 11]), 80)).fragment(0x2000),
             Outcome::Pass,
         ),
         case(
@@ -236,31 +233,139 @@ pub fn cases() -> Vec<Case> {
         ),
     ];
 
+    cases.extend(ipv6_cases());
+
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
-    for (port, id) in THREE_TARGETS {
-        cases.push(case(
-            "a flow's slot follows from the client's address and port",
-            Frame::new(SocketAddrV4::new(*CLIENT.ip(), port), THREE),
-            Outcome::Forward { id, new_flow: false },
-        ));
+    for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
+        for (port, id) in targets {
+            cases.push(case(
+                "a flow's slot follows from the client's address and port",
+                Frame::new(SocketAddr::new(client.ip(), port), service),
+                Outcome::Forward { id, new_flow: false },
+            ));
+        }
     }
 
     // Cut anywhere, a frame is either unreadable or counted. The kernel's test harness takes no frame below 14 bytes.
-    let whole = Frame::new(CLIENT, ONE).payload(&[7; 10]).bytes();
-    for length in 14..whole.len() {
-        cases.push(if length < 14 + 20 {
-            raw(
-                "cut in its IP header, a frame is left to the kernel",
-                whole[..length].to_vec(),
-                Outcome::Pass,
-            )
-        } else {
-            raw(
-                "cut behind its IP header, a packet to a VIP is truncated",
-                whole[..length].to_vec(),
-                Outcome::Drop(Counter::DropTruncated),
-            )
-        });
+    for (client, service, addresses_end) in [(CLIENT, ONE, 14 + 20), (CLIENT6, ONE6, 14 + 40)] {
+        let whole = Frame::new(client, service).payload(&[7; 10]).bytes();
+        for length in 14..whole.len() {
+            cases.push(if length < addresses_end {
+                raw(
+                    "cut in its IP header, a frame is left to the kernel",
+                    whole[..length].to_vec(),
+                    Outcome::Pass,
+                )
+            } else {
+                raw(
+                    "cut behind its IP header, a packet to a VIP is truncated",
+                    whole[..length].to_vec(),
+                    Outcome::Drop(Counter::DropTruncated),
+                )
+            });
+        }
+    }
+    cases
+}
+
+/// The cases that are IPv6's own, and those that show that it is treated as IPv4 is.
+fn ipv6_cases() -> Vec<Case> {
+    let to_target_1 = Outcome::Forward {
+        id: 1,
+        new_flow: false,
+    };
+    let ack = || Frame::new(CLIENT6, ONE6);
+    let case = |sentence, frame: Frame, outcome| Case {
+        sentence,
+        frame: frame.bytes(),
+        outcome,
+    };
+    let mut cases = vec![
+        case(
+            "a segment over IPv6 goes to the slot's target",
+            ack(),
+            to_target_1,
+        ),
+        case(
+            "a payload over IPv6 travels along",
+            ack().payload(&[0xab; 1000]),
+            to_target_1,
+        ),
+        case("padding behind IPv6 travels along", ack().padding(6), to_target_1),
+        case(
+            "a SYN over IPv6 counts as a new flow",
+            ack().flags(Flags::SYN).tcp_options(&[2, 4, 5, 0xa0]),
+            Outcome::Forward {
+                id: 1,
+                new_flow: true,
+            },
+        ),
+        case(
+            "VLAN tags stay on an IPv6 frame",
+            ack().tag(ethertype::SERVICE_VLAN).tag(ethertype::VLAN),
+            to_target_1,
+        ),
+        case(
+            "UDP over IPv6 to a VIP is left to the kernel",
+            ack().protocol(17),
+            Outcome::Pass,
+        ),
+        case(
+            "ICMPv6 to a VIP is left to the kernel",
+            ack().protocol(58),
+            Outcome::Pass,
+        ),
+        case(
+            "a port of an IPv6 VIP without a service is left to the kernel",
+            Frame::new(CLIENT6, SocketAddr::new(VIP6, 22)),
+            Outcome::Pass,
+        ),
+        case(
+            "an extension header to an address that is no VIP is left to the kernel",
+            Frame::new(CLIENT6, SocketAddr::new(CLIENT6.ip(), 80)).protocol(extension::HOP_BY_HOP),
+            Outcome::Pass,
+        ),
+        case(
+            "a fragment over IPv6 to a VIP is dropped",
+            ack().protocol(extension::FRAGMENT),
+            Outcome::Drop(Counter::DropFragment),
+        ),
+        case(
+            "a version other than 6 under IPv6's Ethernet type is malformed",
+            ack().version(4),
+            Outcome::Drop(Counter::DropMalformed),
+        ),
+        case(
+            "a TCP header over IPv6 that claims less than 20 bytes is malformed",
+            ack().data_offset(4),
+            Outcome::Drop(Counter::DropMalformed),
+        ),
+        case(
+            "a TCP header over IPv6 that claims more bytes than the packet has is truncated",
+            ack().data_offset(6).padding(20),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+        case(
+            "an IPv6 packet whose length leaves no room for TCP is truncated",
+            ack().total_length(19),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+        case(
+            "an IPv6 packet that claims more bytes than the frame has is truncated",
+            ack().total_length(21),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+    ];
+    for header in [
+        extension::HOP_BY_HOP,
+        extension::ROUTING,
+        extension::DESTINATION_OPTIONS,
+    ] {
+        cases.push(case(
+            "an IPv6 extension header before TCP to a VIP is dropped",
+            ack().protocol(header),
+            Outcome::Drop(Counter::DropExtensionHeader),
+        ));
     }
     cases
 }
@@ -273,4 +378,14 @@ const THREE_TARGETS: [(u16, u16); 6] = [
     (40003, 1),
     (40004, 3),
     (40005, 3),
+];
+
+/// Client ports and the targets that [`THREE6`] gives them.
+const THREE6_TARGETS: [(u16, u16); 6] = [
+    (40000, 1),
+    (40001, 1),
+    (40002, 3),
+    (40003, 1),
+    (40004, 2),
+    (40005, 1),
 ];

@@ -1,25 +1,28 @@
 //! Frames as a client would send them, well-formed unless told otherwise.
 
-use core::net::{Ipv4Addr, SocketAddrV4};
+use core::net::{IpAddr, SocketAddr};
 use std::vec::Vec;
 
-use crate::headers::{ethernet::ethertype, ipv4::PROTOCOL_TCP, tcp::Flags};
+use crate::headers::{
+    ethernet::ethertype,
+    tcp::{self, Flags},
+};
 
 /// The MAC address to which clients send: the balancer's.
 pub const BALANCER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// The MAC address from which frames come.
 pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
 
-/// Builds a frame with a TCP segment in an IPv4 packet.
+/// Builds a frame with a TCP segment in an IPv4 or IPv6 packet.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    client: SocketAddrV4,
-    service: SocketAddrV4,
+    client: SocketAddr,
+    service: SocketAddr,
     tags: Vec<u16>,
-    ethertype: u16,
+    ethertype: Option<u16>,
     protocol: u8,
     flags: u8,
-    version: u8,
+    version: Option<u8>,
     ip_options: Vec<u8>,
     fragment: u16,
     header_words: Option<u8>,
@@ -31,16 +34,16 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// An ACK without payload from `client` to `service`.
-    pub fn new(client: SocketAddrV4, service: SocketAddrV4) -> Self {
+    /// An ACK without payload from `client` to `service`, which are of one family.
+    pub fn new(client: SocketAddr, service: SocketAddr) -> Self {
         Self {
             client,
             service,
             tags: Vec::new(),
-            ethertype: ethertype::IPV4,
-            protocol: PROTOCOL_TCP,
+            ethertype: None,
+            protocol: tcp::PROTOCOL,
             flags: Flags::ACK,
-            version: 4,
+            version: None,
             ip_options: Vec::new(),
             fragment: 0x4000, // don't fragment, as TCP senders set it
             header_words: None,
@@ -69,11 +72,11 @@ impl Frame {
     /// Sets the type behind the tags.
     #[must_use]
     pub fn ethertype(mut self, ethertype: u16) -> Self {
-        self.ethertype = ethertype;
+        self.ethertype = Some(ethertype);
         self
     }
 
-    /// Sets the IP protocol number.
+    /// Sets the IP protocol number, IPv6's next header.
     #[must_use]
     pub fn protocol(mut self, protocol: u8) -> Self {
         self.protocol = protocol;
@@ -83,11 +86,11 @@ impl Frame {
     /// Sets the IP version field.
     #[must_use]
     pub fn version(mut self, version: u8) -> Self {
-        self.version = version;
+        self.version = Some(version);
         self
     }
 
-    /// Sets the IP options, a multiple of 4 bytes.
+    /// Sets the IPv4 options, a multiple of 4 bytes.
     #[must_use]
     pub fn ip_options(mut self, options: &[u8]) -> Self {
         assert!(options.len().is_multiple_of(4) && options.len() <= 40);
@@ -95,14 +98,14 @@ impl Frame {
         self
     }
 
-    /// Sets the field of IP flags and fragment offset.
+    /// Sets the IPv4 field of flags and fragment offset.
     #[must_use]
     pub fn fragment(mut self, field: u16) -> Self {
         self.fragment = field;
         self
     }
 
-    /// Sets the IP header length field, whatever the header's real length.
+    /// Sets the IPv4 header length field, whatever the header's real length.
     #[must_use]
     pub fn header_words(mut self, words: u8) -> Self {
         self.header_words = Some(words);
@@ -131,7 +134,7 @@ impl Frame {
         self
     }
 
-    /// Sets the total length field of the IP header, whatever the packet's real length.
+    /// Sets IPv4's total length or IPv6's payload length, whatever the real one.
     #[must_use]
     pub fn total_length(mut self, length: u16) -> Self {
         self.total_length = Some(length);
@@ -146,13 +149,7 @@ impl Frame {
     }
 
     /// The bytes on the wire.
-    #[allow(clippy::cast_possible_truncation, reason = "lengths are asserted to fit")]
     pub fn bytes(&self) -> Vec<u8> {
-        let tcp = self.tcp();
-        let ip_header = 20 + self.ip_options.len();
-        let total = ip_header + tcp.len();
-        assert!(u16::try_from(total).is_ok());
-
         let mut frame = Vec::new();
         frame.extend(BALANCER_MAC);
         frame.extend(CLIENT_MAC);
@@ -160,69 +157,89 @@ impl Frame {
             frame.extend(tag.to_be_bytes());
             frame.extend([0, 42]);
         }
-        frame.extend(self.ethertype.to_be_bytes());
-
-        let start = frame.len();
-        frame.push(self.version << 4 | self.header_words.unwrap_or((ip_header / 4) as u8));
-        frame.push(0);
-        frame.extend(self.total_length.unwrap_or(total as u16).to_be_bytes());
-        frame.extend([0x12, 0x34]);
-        frame.extend(self.fragment.to_be_bytes());
-        frame.extend([64, self.protocol, 0, 0]);
-        frame.extend(self.client.ip().octets());
-        frame.extend(self.service.ip().octets());
-        frame.extend(&self.ip_options);
-        let checksum = internet_checksum(0, &frame[start..]);
-        frame[start + 10..start + 12].copy_from_slice(&checksum.to_be_bytes());
-
-        frame.extend(tcp);
+        let (ethertype, ip) = match (self.client.ip(), self.service.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(service)) => {
+                (ethertype::IPV4, self.ipv4(client.octets(), service.octets()))
+            }
+            (IpAddr::V6(client), IpAddr::V6(service)) => {
+                (ethertype::IPV6, self.ipv6(client.octets(), service.octets()))
+            }
+            _ => panic!("client and service are of one family"),
+        };
+        frame.extend(self.ethertype.unwrap_or(ethertype).to_be_bytes());
+        frame.extend(ip);
         frame.resize(frame.len() + self.padding, 0);
         frame
     }
 
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a TCP header has at most 60 bytes"
-    )]
-    fn tcp(&self) -> Vec<u8> {
-        let header = 20 + self.tcp_options.len();
+    fn ipv4(&self, client: [u8; 4], service: [u8; 4]) -> Vec<u8> {
+        let tcp = self.tcp(&[client, service].concat());
+        let header = 20 + self.ip_options.len();
+        let words = u8::try_from(header / 4).expect("at most 15 words");
+        let total = u16::try_from(header + tcp.len()).expect("the packet fits");
+        let mut packet = Vec::new();
+        packet.push(self.version.unwrap_or(4) << 4 | self.header_words.unwrap_or(words));
+        packet.push(0);
+        packet.extend(self.total_length.unwrap_or(total).to_be_bytes());
+        packet.extend([0x12, 0x34]);
+        packet.extend(self.fragment.to_be_bytes());
+        packet.extend([64, self.protocol, 0, 0]);
+        packet.extend(client);
+        packet.extend(service);
+        packet.extend(&self.ip_options);
+        let checksum = internet_checksum(0, &packet);
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+        packet.extend(tcp);
+        packet
+    }
+
+    fn ipv6(&self, client: [u8; 16], service: [u8; 16]) -> Vec<u8> {
+        let tcp = self.tcp(&[client, service].concat());
+        let length = u16::try_from(tcp.len()).expect("the packet fits");
+        let mut packet = Vec::new();
+        packet.extend([self.version.unwrap_or(6) << 4, 0, 0, 0]);
+        packet.extend(self.total_length.unwrap_or(length).to_be_bytes());
+        packet.extend([self.protocol, 64]);
+        packet.extend(client);
+        packet.extend(service);
+        packet.extend(tcp);
+        packet
+    }
+
+    /// The segment. `addresses` are both parties', for the checksum's pseudo header.
+    fn tcp(&self, addresses: &[u8]) -> Vec<u8> {
+        let words = u8::try_from(5 + self.tcp_options.len() / 4).expect("at most 15 words");
         let mut tcp = Vec::new();
         tcp.extend(self.client.port().to_be_bytes());
         tcp.extend(self.service.port().to_be_bytes());
         tcp.extend(1000u32.to_be_bytes());
         tcp.extend(2000u32.to_be_bytes());
-        tcp.push(self.data_offset.unwrap_or((header / 4) as u8) << 4);
+        tcp.push(self.data_offset.unwrap_or(words) << 4);
         tcp.push(self.flags);
         tcp.extend([0xff, 0xff, 0, 0, 0, 0]);
         tcp.extend(&self.tcp_options);
         tcp.extend(&self.payload);
-        let pseudo = pseudo_header(*self.client.ip(), *self.service.ip(), tcp.len() as u16);
+        let length = u32::try_from(tcp.len()).expect("the packet fits");
+        // Both families' pseudo headers come to the same sum: addresses, protocol, length.
+        let pseudo = sum_of_words(addresses) + u32::from(tcp::PROTOCOL) + length;
         let checksum = internet_checksum(pseudo, &tcp);
         tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
         tcp
     }
 }
 
-fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, length: u16) -> u32 {
-    let words = |address: Ipv4Addr| {
-        let bits = address.to_bits();
-        (bits >> 16) + (bits & 0xffff)
-    };
-    words(source) + words(destination) + u32::from(PROTOCOL_TCP) + u32::from(length)
-}
-
 /// The checksum of RFC 1071 over `bytes`, starting from a sum of 16-bit words.
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "the sum has been folded into 16 bits"
-)]
-fn internet_checksum(sum: u32, bytes: &[u8]) -> u16 {
-    let mut sum = sum;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    }
+fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
+    let mut sum = start + sum_of_words(bytes);
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
-    !(sum as u16)
+    !u16::try_from(sum).expect("folded into 16 bits")
+}
+
+fn sum_of_words(bytes: &[u8]) -> u32 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);
+    words.map(|word| u32::from(u16::from_be_bytes(word))).sum()
 }

@@ -1,9 +1,10 @@
 //! The tables as ordinary collections.
 
-use core::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{collections::BTreeMap, vec::Vec};
 
 use crate::{
+    address::Address,
     decision::Tables,
     layout::{NO_TARGET, Service, ServiceKey, Slot, Target},
 };
@@ -12,18 +13,24 @@ use crate::{
 pub const SLOTS: u32 = 251;
 /// The seed of the flow hash in [`HostTables::fixture`].
 pub const SEED: u64 = 0x5eed;
-/// The VIP of all services of [`HostTables::fixture`].
-pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The VIP of the services of [`HostTables::fixture`] over IPv4.
+pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
+/// The VIP of the services of [`HostTables::fixture`] over IPv6.
+pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10));
 /// A service whose slots all name target 1.
-pub const ONE: SocketAddrV4 = SocketAddrV4::new(VIP, 21050);
+pub const ONE: SocketAddr = SocketAddr::new(VIP, 21050);
 /// A service whose slots name targets 1, 2 and 3 in turn.
-pub const THREE: SocketAddrV4 = SocketAddrV4::new(VIP, 21051);
+pub const THREE: SocketAddr = SocketAddr::new(VIP, 21051);
+/// Like [`ONE`], over IPv6.
+pub const ONE6: SocketAddr = SocketAddr::new(VIP6, 21050);
+/// Like [`THREE`], over IPv6.
+pub const THREE6: SocketAddr = SocketAddr::new(VIP6, 21051);
 /// A service without backends.
-pub const NONE: SocketAddrV4 = SocketAddrV4::new(VIP, 21052);
+pub const NONE: SocketAddr = SocketAddr::new(VIP, 21052);
 /// A service whose only target has no MAC address yet.
-pub const UNRESOLVED: SocketAddrV4 = SocketAddrV4::new(VIP, 21053);
+pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
-pub const DANGLING: SocketAddrV4 = SocketAddrV4::new(VIP, 21054);
+pub const DANGLING: SocketAddr = SocketAddr::new(VIP, 21054);
 
 /// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
 pub const UNRESOLVED_TARGET: u16 = 4;
@@ -42,36 +49,39 @@ pub struct HostTables {
 }
 
 impl HostTables {
-    /// The tables that the shared cases expect: one VIP with the services named above.
+    /// The tables that the shared cases expect: a VIP of each family, with the services named above.
     pub fn fixture() -> Self {
         let targets = (0..TARGETS).map(fixture_target).collect();
         let mut tables = Self {
             targets,
             ..Self::default()
         };
-        tables.services.insert(
-            ServiceKey::vip(IpAddr::V4(VIP)),
-            Service {
+        for vip in [VIP, VIP6] {
+            let key = ServiceKey::vip(Address::from(vip));
+            let service = Service {
                 hash_seed: SEED,
                 first_slot: 0,
                 slots: 0,
-            },
-        );
-        tables.add_service(ONE, |_| 1);
-        tables.add_service(THREE, |slot| slot % 3 + 1);
+            };
+            tables.services.insert(key, service);
+        }
+        for (one, three) in [(ONE, THREE), (ONE6, THREE6)] {
+            tables.add_service(one, |_| 1);
+            tables.add_service(three, |slot| slot % 3 + 1);
+        }
         tables.add_service(NONE, |_| NO_TARGET);
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         tables
     }
 
-    fn add_service(&mut self, address: SocketAddrV4, target_of: impl Fn(u16) -> u16) {
+    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) {
         let first_slot = u32::try_from(self.slots.len()).expect("a few slots");
         let slots = u16::try_from(SLOTS).expect("a few slots");
         self.slots
             .extend((0..slots).map(|slot| Slot::untracked(target_of(slot)).to_bits()));
         self.services.insert(
-            ServiceKey::tcp(IpAddr::V4(*address.ip()), address.port()),
+            ServiceKey::tcp(Address::from(address.ip()), address.port()),
             Service {
                 hash_seed: SEED,
                 first_slot,

@@ -64,8 +64,8 @@ impl Plan {
                 slots: config.datapath.slots_per_service,
             };
             plan.services.push(PlannedService {
-                key: ServiceKey::tcp(service.vip, service.port),
-                vip_key: ServiceKey::vip(service.vip),
+                key: ServiceKey::tcp(service.vip.into(), service.port),
+                vip_key: ServiceKey::vip(service.vip.into()),
                 entry,
                 slots: slots(&service.backends, &targets, &entry),
                 targets,

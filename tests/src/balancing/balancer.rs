@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,7 +37,7 @@ impl Configuration {
 
     /// Adds a service on HiveServer2's port with these backends: name, address, weight.
     #[must_use]
-    pub fn service(mut self, name: &str, vip: Ipv4Addr, backends: &[(&str, Ipv4Addr, u32)]) -> Self {
+    pub fn service(mut self, name: &str, vip: IpAddr, backends: &[(&str, IpAddr, u32)]) -> Self {
         // Writing to a string cannot fail.
         let _ = write!(
             self.text,
@@ -50,6 +50,17 @@ impl Configuration {
             );
         }
         self
+    }
+
+    /// The service `impala` on the first VIP, IPv4, with all backends of the lab under their hosts' names.
+    #[must_use]
+    pub fn of_all_backends(lab: &Lab) -> Self {
+        let backends: Vec<_> = lab
+            .backends()
+            .iter()
+            .map(|host| (host.name(), host.v4().into(), 1))
+            .collect();
+        Self::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4.into(), &backends)
     }
 
     /// Replaces a part of the text, which must be there.

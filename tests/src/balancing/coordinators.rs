@@ -1,11 +1,11 @@
 //! Stand-in coordinators on the backends of a lab.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use axum::http::Method;
 
-use super::{PATIENCE, WEB_PORT};
+use super::{HS2_PORT, PATIENCE, WEB_PORT};
 use crate::clients::http::request_blocking;
 use crate::hosts::lab::{Host, Lab};
 use crate::hosts::process::Process;
@@ -17,8 +17,10 @@ use crate::programs;
 pub struct Coordinator {
     /// Its name: the coordinator on `backend2` is `impala2`.
     pub name: String,
-    /// Its own address.
+    /// Its own IPv4 address.
     pub address: Ipv4Addr,
+    /// Its own IPv6 address.
+    pub address6: Ipv6Addr,
     host: Host,
     process: Process,
 }
@@ -34,6 +36,8 @@ pub fn start_coordinators(lab: &Lab) -> Result<Vec<Coordinator>> {
     for (number, host) in (1..).zip(lab.backends()) {
         let mut command = host.command(programs::find("stand-in-impalad")?)?;
         command.args(["--name", &name(number), "--hostname", &host.v4().to_string()]);
+        // Both families: the kernel takes IPv4 connections on the unspecified IPv6 address too.
+        command.args(["--hs2-address", &format!("[::]:{HS2_PORT}")]);
         for peer in peers
             .iter()
             .filter(|peer| !peer.starts_with(&format!("{}=", name(number))))
@@ -43,6 +47,7 @@ pub fn start_coordinators(lab: &Lab) -> Result<Vec<Coordinator>> {
         coordinators.push(Coordinator {
             name: name(number),
             address: host.v4(),
+            address6: host.v6(),
             host: host.clone(),
             process: host.spawn(&name(number), &mut command)?,
         });

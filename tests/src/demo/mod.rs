@@ -46,9 +46,9 @@ pub fn run(options: Options) -> Result<()> {
     println!("\n3. The balancer: `lb-ctl run` loads its XDP program and takes the VIP {vip}.");
     let backends: Vec<_> = coordinators
         .iter()
-        .map(|coordinator| (coordinator.name.as_str(), coordinator.address, 1))
+        .map(|coordinator| (coordinator.name.as_str(), coordinator.address.into(), 1))
         .collect();
-    let configuration = Configuration::of(&lab, balancer_host).service("impala", vip, &backends);
+    let configuration = Configuration::of(&lab, balancer_host).service("impala", vip.into(), &backends);
     let balancer = Balancer::start(&lab, balancer_host, configuration)?;
     for interface in balancer.status()?.datapath.interfaces {
         println!("   XDP runs on {}, in {} mode", interface.name, interface.mode);

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol};
 
 use super::{Netlink, NetlinkError, error::errno};
 
@@ -44,6 +44,11 @@ impl Netlink {
     pub async fn add_vip(&self, interface: u32, vip: IpAddr) -> Result<(), NetlinkError> {
         let length = if vip.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(interface, vip, length);
+        if vip.is_ipv6() {
+            // Backends hold the same address, though they do not answer for it; and detection would keep the VIP
+            // unusable for a second or more (RFC 4862, 5.4).
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         request
             .message_mut()
             .attributes

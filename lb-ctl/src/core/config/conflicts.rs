@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::choice::Forward;
 use super::defaults::{self, HostDefaults};
@@ -29,6 +29,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
     vips_are_no_backends(&document.services, errors);
     for service in &document.services {
         backend_ports(service, errors);
+        backend_families(service, errors);
         some_weight(service, errors);
     }
 }
@@ -123,18 +124,19 @@ fn services_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
             && let Some(first) = addresses.earlier((vip.value, port.value), &port.origin)
         {
             errors.push(port.origin.error(format!(
-                "expected a VIP and port that no other service has, found {}:{} a second time (first on line {}); \
+                "expected a VIP and port that no other service has, found {} a second time (first on line {}); \
                  change one or join the two services",
-                vip.value, port.value, first.line
+                SocketAddr::new(vip.value, port.value),
+                first.line
             )));
         }
     }
 }
 
-/// Within a service names and addresses are unique. Across services a name always means the same address,
+/// Within a service names and addresses are unique. Across services a name always means the same address of a family,
 /// because operators drain backends by name: draining `impala1` must not take two machines out.
 fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
-    let mut machines: HashMap<&str, &At<IpAddr>> = HashMap::new();
+    let mut machines: HashMap<(&str, bool), &At<IpAddr>> = HashMap::new();
     for service in services {
         let mut names = FirstSeen::default();
         let mut addresses = FirstSeen::default();
@@ -160,7 +162,9 @@ fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
             let (Some(name), None) = (name, repeated) else {
                 continue;
             };
-            let machine = machines.entry(&name.value).or_insert(address);
+            let machine = machines
+                .entry((&name.value, address.value.is_ipv6()))
+                .or_insert(address);
             if machine.value != address.value {
                 errors.push(address.origin.error(format!(
                     "expected {}, the address of the backend {:?} on line {}, found {}; a name means one machine in all \
@@ -168,6 +172,28 @@ fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
                     machine.value, name.value, machine.origin.line, address.value
                 )));
             }
+        }
+    }
+}
+
+/// Packets reach the backend as they are, so it must speak the protocol in them.
+fn backend_families(service: &Service, errors: &mut Vec<ConfigError>) {
+    let Some(vip) = &service.vip else { return };
+    let family = |address: IpAddr| if address.is_ipv6() { "IPv6" } else { "IPv4" };
+    for address in service
+        .backends
+        .iter()
+        .filter_map(|backend| backend.address.as_ref())
+    {
+        if address.value.is_ipv6() != vip.value.is_ipv6() {
+            errors.push(address.origin.error(format!(
+                "expected an {} address, like the VIP {} on line {}, found {}; write the machine's address of that family, \
+                 and make a second service for the other one",
+                family(vip.value),
+                vip.value,
+                vip.origin.line,
+                address.value
+            )));
         }
     }
 }

@@ -34,6 +34,7 @@ pub use defaults::HostDefaults;
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
+pub use value::{bad_name, is_name};
 
 use document::Document;
 use reader::LineIndex;

@@ -5,7 +5,6 @@
 
 /// Keys, values written as `key = "value"`, and other features that are not built yet.
 pub(super) const PLANNED: &[&str] = &[
-    IPV6_ADDRESSES,
     SECOND_INTERFACE,
     HIGHER_TIERS,
     "node.state_dir",
@@ -41,8 +40,6 @@ pub(super) const PLANNED: &[&str] = &[
     "peer",
 ];
 
-/// Addresses of the newer family, for VIPs and backends.
-pub(super) const IPV6_ADDRESSES: &str = "IPv6 addresses";
 /// More than one entry in `datapath.interfaces`.
 pub(super) const SECOND_INTERFACE: &str = "a second interface";
 /// A `service.backend.tier` other than 0.

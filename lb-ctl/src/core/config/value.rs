@@ -72,17 +72,19 @@ pub(super) fn nearest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str>
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether a text is usable as the name of a node, service or backend.
-pub(super) fn is_name(text: &str) -> bool {
+/// Whether a text is usable as the name of a node, service or backend. A node's is part of a path: it must not be `..`.
+pub fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=NAME_LENGTH).contains(&text.len()) && text.bytes().all(allowed)
+    (1..=NAME_LENGTH).contains(&text.len())
+        && text.bytes().all(allowed)
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
 }
 
 /// What is wrong with a text that [`is_name`] refuses.
-pub(super) fn bad_name(text: &str) -> String {
+pub fn bad_name(text: &str) -> String {
     format!(
-        "expected a name of 1 to {NAME_LENGTH} letters, digits, '.', '_' and '-', found {}; choose a name that is easy \
-         to type",
+        "expected a name of 1 to {NAME_LENGTH} letters, digits, '.', '_' and '-', the first a letter or a digit, found {}; \
+         choose a name that is easy to type",
         shown(text)
     )
 }
@@ -131,19 +133,13 @@ pub(super) fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
 
 /// An address that a VIP or a backend can have.
 pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, String> {
-    let text = string(value, "an IPv4 address")?;
+    let text = string(value, "an IP address")?;
     let Ok(address) = text.parse::<IpAddr>() else {
         return Err(format!(
-            "expected an IPv4 address, found {}; write the numeric address, names are not looked up",
+            "expected an IP address, found {}; write the numeric address, names are not looked up",
             shown(text)
         ));
     };
-    if address.is_ipv6() && planned::is_planned(planned::IPV6_ADDRESSES) {
-        return Err(planned::refusal(
-            &format!("support of the IPv6 address {text:?}"),
-            "use an IPv4 address",
-        ));
-    }
     match unusable(address) {
         None => Ok(address),
         Some(kind) => Err(format!(
@@ -160,6 +156,8 @@ fn unusable(address: IpAddr) -> Option<&'static str> {
         address if address.is_loopback() => Some("a loopback address"),
         address if address.is_multicast() => Some("a multicast address"),
         IpAddr::V4(address) if address.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V6(address) if address.is_unicast_link_local() => Some("a link-local address"),
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 form"),
         _ => None,
     }
 }

@@ -11,12 +11,12 @@ fn unusable_values_of_node_api_and_datapath() {
         (
             &[1],
             "node.name = \"my balancer\"\n[datapath]",
-            "1: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"my balancer\"; choose a name that is easy to type",
+            "1: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', the first a letter or a digit, found \"my balancer\"; choose a name that is easy to type",
         ),
         (
             &[1],
             "node.name = \"\"\n[datapath]",
-            "1: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"\"; choose a name that is easy to type",
+            "1: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', the first a letter or a digit, found \"\"; choose a name that is easy to type",
         ),
         (
             &[1],
@@ -112,27 +112,37 @@ fn unusable_values_of_services_and_backends() {
         (
             &[4],
             "name = \"im pala\"",
-            "4: service[#1].name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"im pala\"; choose a name that is easy to type",
+            "4: service[#1].name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', the first a letter or a digit, found \"im pala\"; choose a name that is easy to type",
         ),
         (
             &[4],
             "name = \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"",
-            "4: service[#1].name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"…; choose a name that is easy to type",
+            "4: service[#1].name: expected a name of 1 to 63 letters, digits, '.', '_' and '-', the first a letter or a digit, found \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"…; choose a name that is easy to type",
         ),
         (
             &[5],
             "vip = \"impala.example\"",
-            "5: service[impala].vip: expected an IPv4 address, found \"impala.example\"; write the numeric address, names are not looked up",
+            "5: service[impala].vip: expected an IP address, found \"impala.example\"; write the numeric address, names are not looked up",
         ),
         (
             &[5],
             "vip = \"192.0.2.10/32\"",
-            "5: service[impala].vip: expected an IPv4 address, found \"192.0.2.10/32\"; write the numeric address, names are not looked up",
+            "5: service[impala].vip: expected an IP address, found \"192.0.2.10/32\"; write the numeric address, names are not looked up",
         ),
         (
             &[5],
             "vip = \"0.0.0.0\"",
             "5: service[impala].vip: expected the address of one host, found the unspecified address, \"0.0.0.0\"; use an address of your network",
+        ),
+        (
+            &[5],
+            "vip = \"fe80::10\"",
+            "5: service[impala].vip: expected the address of one host, found a link-local address, \"fe80::10\"; use an address of your network",
+        ),
+        (
+            &[5],
+            "vip = \"::ffff:192.0.2.10\"",
+            "5: service[impala].vip: expected the address of one host, found an IPv4 address in IPv6 form, \"::ffff:192.0.2.10\"; use an address of your network",
         ),
         (
             &[5],
@@ -203,6 +213,28 @@ fn unusable_values_of_services_and_backends() {
 }
 
 #[test]
+fn node_names_that_are_directories() {
+    for name in [".", ".."] {
+        let text = format!("[node]\nname = \"{name}\"\n{MINIMAL}");
+        let expected =
+            format!("lb.toml:2: node.name: expected a name of 1 to 63 letters, digits, '.', '_' and '-'");
+        let found = refuse(&text);
+        assert!(found.starts_with(&expected), "{found}");
+    }
+}
+
+/// One machine has an address of each family, under one name.
+#[test]
+fn both_families_of_a_machine_have_one_name() {
+    let text = format!(
+        "{MINIMAL}[[service]]\nname = \"impala6\"\nvip = \"2001:db8::10\"\nport = 21050\n\
+         [[service.backend]]\nname = \"impala1\"\naddress = \"2001:db8::21\"\n"
+    );
+    let config = accept(&text);
+    assert!(config.services[1].vip.is_ipv6() && config.services[1].backends[0].address.is_ipv6());
+}
+
+#[test]
 fn conflicts() {
     let second = |name: &str, vip: &str, port: u16, backend: &str, address: &str| {
         format!(
@@ -228,6 +260,16 @@ fn conflicts() {
             &[9],
             &second("http", "192.0.2.10", 28000, "impala1", "192.0.2.22"),
             "16: service[http].backend[impala1].address: expected 192.0.2.21, the address of the backend \"impala1\" on line 9, found 192.0.2.22; a name means one machine in all services, so that a drain by name is clear: rename one or correct the address",
+        ),
+        (
+            &[9],
+            &second("http", "2001:db8::10", 21050, "impala1", "192.0.2.21"),
+            "16: service[http].backend[impala1].address: expected an IPv6 address, like the VIP 2001:db8::10 on line 12, found 192.0.2.21; write the machine's address of that family, and make a second service for the other one",
+        ),
+        (
+            &[9],
+            "address = \"2001:db8::21\"",
+            "9: service[impala].backend[impala1].address: expected an IPv4 address, like the VIP 192.0.2.10 on line 5, found 2001:db8::21; write the machine's address of that family, and make a second service for the other one",
         ),
         (
             &[9],
@@ -326,7 +368,7 @@ fn a_host_name_that_is_no_name() {
     let errors = parse("lb.toml", MINIMAL, &host).expect_err("accepted");
     assert_eq!(
         errors.to_string(),
-        "lb.toml:1: node.name: the host name is the default: expected a name of 1 to 63 letters, digits, '.', '_' and '-', found \"local host\"; choose a name that is easy to type"
+        "lb.toml:1: node.name: the host name is the default: expected a name of 1 to 63 letters, digits, '.', '_' and '-', the first a letter or a digit, found \"local host\"; choose a name that is easy to type"
     );
     assert!(parse("lb.toml", &format!("node.name = \"lb1\"\n{MINIMAL}"), &host).is_ok());
 }
