@@ -4,7 +4,7 @@ use crate::{
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
-    layout::{NO_TARGET, Service, ServiceKey, Slot, Target},
+    layout::{NO_TARGET, Service, ServiceKey, Slot, Target, mac_word},
     packet::Packet,
 };
 
@@ -41,27 +41,30 @@ pub enum Verdict<'a> {
 pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> Verdict<'a> {
     match parse(packet) {
         Parsed::Foreign => Verdict::Pass,
-        Parsed::Segment(segment) => forward(&segment, tables),
+        Parsed::Segment(segment) => forward(packet, &segment, tables),
         Parsed::Faulty { destination, fault } => {
             // Faulty packets to other addresses of this host are none of our business.
             match tables.service(&ServiceKey::vip(destination)) {
-                None => Verdict::Pass,
-                Some(_) => Verdict::Drop(match fault {
+                Some(vip) if is_for_us(packet, vip) => Verdict::Drop(match fault {
                     Fault::Fragment => Counter::DropFragment,
                     Fault::Truncated => Counter::DropTruncated,
                     Fault::Malformed => Counter::DropMalformed,
                     Fault::ExtensionHeader => Counter::DropExtensionHeader,
                 }),
+                _ => Verdict::Pass,
             }
         }
     }
 }
 
 #[inline(always)]
-fn forward<'a>(segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
+fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
     let Some(service) = tables.service(&ServiceKey::tcp(segment.vip, segment.port)) else {
         return Verdict::Pass;
     };
+    if !is_for_us(packet, service) {
+        return Verdict::Pass;
+    }
     let flow = hash::flow(service.hash_seed, segment.client, segment.client_port);
     let Some(slot) = tables.slot(service.first_slot + hash::slot(flow, service.slots)) else {
         return Verdict::Drop(Counter::DropTableInconsistent);
@@ -80,6 +83,17 @@ fn forward<'a>(segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
         target,
         new_flow: segment.flags.opens(),
     }
+}
+
+/// Whether the frame is addressed to our interface.
+///
+/// On an interface in promiscuous mode XDP sees frames for others too. Were they forwarded, two balancers on one segment
+/// would send such a frame to each other for ever, since `dsr` leaves the hop limit alone.
+#[inline(always)]
+fn is_for_us(packet: &(impl Packet + ?Sized), service: &Service) -> bool {
+    packet
+        .read(0)
+        .is_some_and(|destination| mac_word(destination) == service.mac)
 }
 
 #[cfg(test)]

@@ -65,6 +65,17 @@ pub struct Service {
     pub first_slot: u32,
     /// How many slots it has. 0 for the entry of a VIP.
     pub slots: u32,
+    /// The MAC address of our interface, as [`mac_word`] makes it. Frames to another one are not for us, though an
+    /// interface in promiscuous mode lets them in.
+    pub mac: u64,
+}
+
+/// A MAC address as one number that is compared at once: its 6 bytes as on the wire, in the order of the host's memory.
+#[inline(always)]
+pub const fn mac_word(mac: [u8; 6]) -> u64 {
+    let first = u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]);
+    let last = u16::from_ne_bytes([mac[4], mac[5]]);
+    first as u64 | (last as u64) << 32
 }
 
 /// One entry of a service's lookup table.
@@ -215,7 +226,7 @@ mod tests {
     #[test]
     fn values_have_no_hidden_padding() {
         assert_eq!(size_of::<ServiceKey>(), 24);
-        assert_eq!(size_of::<Service>(), 16);
+        assert_eq!(size_of::<Service>(), 24);
         assert_eq!(size_of::<Target>(), 16);
         assert_eq!(size_of::<Traffic>(), 24);
     }

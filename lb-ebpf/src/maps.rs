@@ -41,8 +41,9 @@ pub struct Maps;
 impl Tables for Maps {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        // SAFETY: the controller never changes an entry in place in a way that could be seen half done: every
-        // field is written once, before traffic arrives for the key, and an entry is replaced as a whole.
+        // SAFETY: entries are integers, of which any bits are valid. The kernel replaces an entry as a whole; the memory of
+        // the old one may be reused while a packet still reads it, which then is treated as the service that was written
+        // there: one packet, when an operator changes services.
         unsafe { SERVICES.get(key) }
     }
 
@@ -57,6 +58,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn target(&self, id: u16) -> Option<&Target> {
+        // The kernel copies a new entry over the old one. A packet that reads in between gets a mixture of two MAC addresses
+        // and is lost, as it was with the old one.
         TARGETS.get(u32::from(id))
     }
 }
@@ -65,7 +68,8 @@ impl Tables for Maps {
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the pointer is into this CPU's own copy of the value, and XDP programs do not interrupt each other.
+        // SAFETY: the pointer is into this CPU's own copy of the value, aligned and valid. XDP programs run in softirqs, which
+        // do not interrupt each other; where a kernel lets them (PREEMPT_RT), an increment of a statistic may be lost.
         unsafe { *value += 1 };
     }
 }

@@ -8,7 +8,7 @@
 )]
 
 use lab::balancing::{Balancer, Configuration, PATIENCE};
-use lab::{Host, Lab};
+use lab::{Host, Lab, wait_until};
 use serde_json::Value as Json;
 
 fn running() -> (Lab, Balancer) {
@@ -118,7 +118,8 @@ fn the_status_for_people_shows_every_backend() {
 fn sigterm_leaves_the_datapath_and_detach_removes_it() {
     let (lab, mut balancer) = running();
     assert_eq!(traces(&lab, &balancer), EVERYTHING);
-    let refused = balancer.lb_ctl(&["detach"]).unwrap();
+    let node = balancer.configuration().node().to_owned();
+    let refused = balancer.lb_ctl(&["detach", "--node", &node]).unwrap();
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("stop it first"), "{}", refused.stderr);
 
@@ -127,7 +128,6 @@ fn sigterm_leaves_the_datapath_and_detach_removes_it() {
     assert_eq!(traces(&lab, &balancer), EVERYTHING);
     assert_eq!(balancer.lb_ctl(&["status"]).unwrap().code, Some(3), "no daemon");
 
-    let node = balancer.configuration().node().to_owned();
     let detached = balancer.lb_ctl(&["detach", "--node", &node]).unwrap();
     assert_eq!(detached.code, Some(0), "{detached:?}");
     for trace in [
@@ -163,7 +163,7 @@ fn a_throwaway_run_leaves_nothing() {
 fn a_second_daemon_is_refused_and_harms_nothing() {
     let (lab, balancer) = running();
     let file = balancer.file().display().to_string();
-    let second = balancer.lb_ctl(&["run", "--config", &file]).unwrap();
+    let second = balancer.lb_ctl_alone(&["run", "--config", &file]).unwrap();
     assert_eq!(second.code, Some(1));
     assert!(
         second.stderr.contains("another lb-ctl already answers"),
@@ -172,6 +172,93 @@ fn a_second_daemon_is_refused_and_harms_nothing() {
     );
     assert_eq!(traces(&lab, &balancer), EVERYTHING);
     assert_eq!(balancer.backends().unwrap().len(), 2);
+}
+
+#[test]
+fn a_second_daemon_of_the_node_is_refused_at_another_socket_too() {
+    let (lab, balancer) = running();
+    let moved = Configuration::of_all_backends(&lab)
+        .with(".sock", "-second.sock")
+        .unwrap();
+    let file = lab.directory().join("second.toml");
+    std::fs::write(&file, moved.text()).unwrap();
+    let second = balancer
+        .lb_ctl_alone(&["run", "--config", &file.display().to_string()])
+        .unwrap();
+    assert_eq!(second.code, Some(1));
+    assert!(
+        second.stderr.contains("a daemon is running for node"),
+        "{}",
+        second.stderr
+    );
+    assert_eq!(traces(&lab, &balancer), EVERYTHING);
+}
+
+#[test]
+fn a_vip_that_somebody_removes_comes_back() {
+    let (lab, balancer) = running();
+    let vip = lab.vips()[0].v4.to_string();
+    balancer
+        .host()
+        .run(&["ip", "addr", "del", &format!("{vip}/32"), "dev", "eth0"])
+        .unwrap();
+    let is_back = || addresses(balancer.host()).contains(&vip);
+    wait_until("the VIP to be added again", PATIENCE, is_back).unwrap();
+}
+
+#[test]
+fn a_daemon_without_its_interface_ends_and_says_so() {
+    let (_lab, mut balancer) = running();
+    balancer
+        .host()
+        .run(&["ip", "link", "del", "dev", "eth0"])
+        .unwrap();
+    let daemon = balancer.daemon().unwrap();
+    let status = daemon.wait(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(1));
+    let log = daemon.output().unwrap();
+    assert!(log.contains("the interface eth0 was deleted"), "{log}");
+}
+
+#[test]
+fn an_interface_that_joins_and_leaves_a_bridge_is_not_taken_for_deleted() {
+    let (lab, mut balancer) = running();
+    let host = &lab.balancers()[0];
+    host.run(&["ip", "link", "add", "br9", "type", "bridge"]).unwrap();
+    host.run(&["ip", "link", "set", "dev", "eth0", "master", "br9"])
+        .unwrap();
+    host.run(&["ip", "link", "set", "dev", "eth0", "nomaster"])
+        .unwrap();
+    // The daemon reads what the kernel says in order: after this change has been seen, so have the ones before.
+    host.run(&["ip", "link", "set", "dev", "eth0", "address", "02:00:00:00:99:99"])
+        .unwrap();
+    let daemon = balancer.daemon().unwrap();
+    daemon.wait_for_line("our MAC address changed", PATIENCE).unwrap();
+    assert_eq!(daemon.exit_status().unwrap(), None);
+    assert!(!daemon.output().unwrap().contains("deleted"));
+    assert_eq!(balancer.status().unwrap().datapath.interfaces[0].mode, "native");
+}
+
+#[test]
+fn node_names_with_dots_have_pins_too() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(1)
+        .clients(0)
+        .start()
+        .unwrap();
+    let plain = Configuration::of_all_backends(&lab);
+    let dotted = format!("{}.example.com", plain.node());
+    let named = plain.clone().with(plain.node(), &dotted).unwrap();
+    lab.on_teardown_remove(format!("/sys/fs/bpf/lb-ctl/{}", dotted.replace('.', ":")))
+        .unwrap();
+    let mut balancer = Balancer::start(&lab, &lab.balancers()[0], named).unwrap();
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    let detached = balancer.lb_ctl(&["detach", "--node", &dotted]).unwrap();
+    assert!(
+        detached.stdout.contains("detached the XDP program from eth0"),
+        "{detached:?}"
+    );
 }
 
 #[test]

@@ -131,15 +131,24 @@ fn host_and_kernel_agree_on_damaged_frames() {
             }
         }
         frame.truncate(length);
-        let output = datapath.borrow_mut().test_run(&frame).unwrap();
+        let mut datapath = datapath.borrow_mut();
+        let (mut counts, mut forwards) = (counters(&datapath), traffic(&datapath));
+        let output = datapath.test_run(&frame).unwrap();
         let expected = match decide(frame.as_slice(), &tables) {
             Verdict::Pass => TestRunOutput { action: XDP_PASS, frame },
-            Verdict::Drop(_) => TestRunOutput { action: XDP_DROP, frame },
-            Verdict::Forward { id, .. } => {
+            Verdict::Drop(counter) => {
+                counts[counter as usize] += 1;
+                TestRunOutput { action: XDP_DROP, frame }
+            }
+            Verdict::Forward { id, new_flow, .. } => {
+                let counted = Traffic { packets: 1, bytes: frame.len() as u64, new_flows: u64::from(new_flow) };
+                forwards[usize::from(id)] = forwards[usize::from(id)].plus(counted);
                 TestRunOutput { action: XDP_TX, frame: forwarded(&tables, &frame, id) }
             }
         };
         prop_assert_eq!(output, expected);
+        prop_assert_eq!(counters(&datapath), counts);
+        prop_assert_eq!(traffic(&datapath), forwards);
     });
 }
 

@@ -10,7 +10,7 @@
 use std::process::Command;
 
 use lab::balancing::{Balancer, Configuration, Output};
-use lab::{Lab, programs};
+use lab::{Host, Lab, programs};
 
 fn lab() -> Lab {
     Lab::builder()
@@ -35,7 +35,7 @@ fn host_state(balancer: &Balancer) -> String {
 fn refused(balancer: &Balancer) -> Output {
     let before = host_state(balancer);
     let file = balancer.file().display().to_string();
-    let output = balancer.lb_ctl(&["run", "--config", &file]).unwrap();
+    let output = balancer.lb_ctl_alone(&["run", "--config", &file]).unwrap();
     assert_eq!(
         host_state(balancer),
         before,
@@ -70,13 +70,15 @@ fn refused_after(part: &str, replacement: &str, seen: Seen, line: &str, words: &
         assert!(message.contains(word), "expected {word:?} in {message:?}");
     }
     let file = balancer.file().display().to_string();
-    let checked = balancer.lb_ctl(&["check", "--config", &file, "--host"]).unwrap();
+    let checked = balancer
+        .lb_ctl_alone(&["check", "--config", &file, "--host"])
+        .unwrap();
     assert_eq!(
         (checked.code, &checked.stderr),
         (Some(2), &output.stderr),
         "`check --host` says the same"
     );
-    let checked = balancer.lb_ctl(&["check", "--config", &file]).unwrap();
+    let checked = balancer.lb_ctl_alone(&["check", "--config", &file]).unwrap();
     assert_eq!(
         checked.code == Some(0),
         seen == Seen::OnTheHost,
@@ -205,28 +207,102 @@ fn a_backend_behind_a_router() {
     assert!(output.stderr.contains("is behind a router"), "{}", output.stderr);
 }
 
-#[test]
-fn an_interface_without_native_xdp_says_what_was_tried() {
-    let lab = lab();
-    let host = &lab.balancers()[0];
-    // A bridge is Ethernet, and has no XDP of its own.
+/// Gives a host a bridge, which is Ethernet and has no native XDP.
+fn bridge(host: &Host) {
     host.run(&["ip", "link", "add", "br7", "type", "bridge"]).unwrap();
     host.run(&["ip", "link", "set", "dev", "br7", "up"]).unwrap();
     host.run(&["ip", "addr", "add", "10.99.0.1/24", "dev", "br7"])
         .unwrap();
-    let native = Configuration::of_all_backends(&lab)
+}
+
+/// The configuration of a balancer on that bridge.
+fn on_bridge(lab: &Lab, mode: &str) -> Configuration {
+    Configuration::of_all_backends(lab)
         .with(
             "interfaces = [\"eth0\"]",
-            "mode = \"native\"\ninterfaces = [\"br7\"]",
+            &format!("mode = \"{mode}\"\ninterfaces = [\"br7\"]"),
         )
         .and_then(|text| text.with("10.77.0.101", "10.99.0.101"))
         .and_then(|text| text.with("10.77.0.102", "10.99.0.102"))
-        .unwrap();
-    let balancer = Balancer::prepare(&lab, host, native).unwrap();
+        .unwrap()
+}
+
+#[test]
+fn an_interface_without_native_xdp_says_what_was_tried() {
+    let lab = lab();
+    let host = &lab.balancers()[0];
+    bridge(host);
+    let balancer = Balancer::prepare(&lab, host, on_bridge(&lab, "native")).unwrap();
     let output = refused(&balancer);
     assert_eq!(output.code, Some(1), "the environment's fault: {}", output.stderr);
     let expected = "no XDP program could be attached to interface br7; tried native: Operation not supported";
     assert!(output.stderr.contains(expected), "{}", output.stderr);
+}
+
+#[test]
+fn a_failing_start_leaves_an_earlier_run_on_another_interface_alone() {
+    let lab = lab();
+    let host = &lab.balancers()[0];
+    let mut balancer = Balancer::start(&lab, host, Configuration::of_all_backends(&lab)).unwrap();
+    balancer
+        .daemon()
+        .unwrap()
+        .terminate(std::time::Duration::from_secs(10))
+        .unwrap();
+    bridge(host);
+    balancer.reconfigure(on_bridge(&lab, "native")).unwrap();
+    let output = refused(&balancer);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+}
+
+#[test]
+fn a_mode_that_is_impossible_leaves_the_earlier_one() {
+    let lab = lab();
+    let host = &lab.balancers()[0];
+    bridge(host);
+    let mut balancer = Balancer::start(&lab, host, on_bridge(&lab, "generic")).unwrap();
+    balancer
+        .daemon()
+        .unwrap()
+        .terminate(std::time::Duration::from_secs(10))
+        .unwrap();
+    balancer.reconfigure(on_bridge(&lab, "native")).unwrap();
+    let output = refused(&balancer);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("tried native"), "{}", output.stderr);
+}
+
+#[test]
+fn a_socket_path_that_is_a_file() {
+    let lab = lab();
+    let file = lab.directory().join("precious");
+    std::fs::write(&file, "data").unwrap();
+    let socket = lab.directory().join("balancer1.sock");
+    let changed = Configuration::of_all_backends(&lab)
+        .with(&socket.display().to_string(), &file.display().to_string())
+        .unwrap();
+    let balancer = Balancer::prepare(&lab, &lab.balancers()[0], changed).unwrap();
+    let output = refused(&balancer);
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("cannot be opened"), "{}", output.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
+}
+
+#[test]
+fn a_node_to_detach_that_is_a_path() {
+    let lab = lab();
+    let directory = tempfile::tempdir().unwrap();
+    let precious = directory.path().join("v1");
+    std::fs::create_dir(&precious).unwrap();
+    std::fs::write(precious.join("file"), "data").unwrap();
+    let balancer =
+        Balancer::prepare(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
+    for node in [directory.path().display().to_string(), "..".into(), String::new()] {
+        let output = balancer.lb_ctl_alone(&["detach", "--node", &node]).unwrap();
+        assert_eq!(output.code, Some(2), "{output:?}");
+        assert!(output.stderr.contains("expected a name"), "{output:?}");
+    }
+    assert!(precious.join("file").exists());
 }
 
 #[test]
@@ -304,6 +380,6 @@ fn not_root() {
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("needs root"), "{stderr}");
+    assert!(stderr.contains("run lb-ctl as root"), "{stderr}");
     assert_eq!(host_state(&balancer), before);
 }

@@ -137,6 +137,21 @@ pub fn cases() -> Vec<Case> {
             Outcome::Pass,
         ),
         case(
+            "a frame for another host, seen in promiscuous mode, is left to the kernel",
+            ack().destination([0x02, 0, 0, 0, 0, 0x02]),
+            Outcome::Pass,
+        ),
+        case(
+            "a broadcast frame is left to the kernel",
+            ack().destination([0xff; 6]),
+            Outcome::Pass,
+        ),
+        case(
+            "a fragment for another host is left to the kernel",
+            ack().destination([0x02, 0, 0, 0, 0, 0x02]).fragment(0x2000),
+            Outcome::Pass,
+        ),
+        case(
             "ARP is left to the kernel",
             ack().ethertype(0x0806),
             Outcome::Pass,

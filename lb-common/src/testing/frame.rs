@@ -16,6 +16,7 @@ pub const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
 /// Builds a frame with a TCP segment in an IPv4 or IPv6 packet.
 #[derive(Clone, Debug)]
 pub struct Frame {
+    destination: [u8; 6],
     client: SocketAddr,
     service: SocketAddr,
     tags: Vec<u16>,
@@ -37,6 +38,7 @@ impl Frame {
     /// An ACK without payload from `client` to `service`, which are of one family.
     pub fn new(client: SocketAddr, service: SocketAddr) -> Self {
         Self {
+            destination: BALANCER_MAC,
             client,
             service,
             tags: Vec::new(),
@@ -53,6 +55,13 @@ impl Frame {
             total_length: None,
             padding: 0,
         }
+    }
+
+    /// Sets the destination MAC address.
+    #[must_use]
+    pub fn destination(mut self, mac: [u8; 6]) -> Self {
+        self.destination = mac;
+        self
     }
 
     /// Sets the TCP control bits.
@@ -151,7 +160,7 @@ impl Frame {
     /// The bytes on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let mut frame = Vec::new();
-        frame.extend(BALANCER_MAC);
+        frame.extend(self.destination);
         frame.extend(CLIENT_MAC);
         for tag in &self.tags {
             frame.extend(tag.to_be_bytes());

@@ -3,10 +3,11 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{collections::BTreeMap, vec::Vec};
 
+use super::frame::BALANCER_MAC;
 use crate::{
     address::Address,
     decision::Tables,
-    layout::{NO_TARGET, Service, ServiceKey, Slot, Target},
+    layout::{NO_TARGET, Service, ServiceKey, Slot, Target, mac_word},
 };
 
 /// How many slots each service of [`HostTables::fixture`] has.
@@ -62,6 +63,7 @@ impl HostTables {
                 hash_seed: SEED,
                 first_slot: 0,
                 slots: 0,
+                mac: mac_word(BALANCER_MAC),
             };
             tables.services.insert(key, service);
         }
@@ -86,6 +88,7 @@ impl HostTables {
                 hash_seed: SEED,
                 first_slot,
                 slots: SLOTS,
+                mac: mac_word(BALANCER_MAC),
             },
         );
     }
@@ -95,7 +98,7 @@ fn fixture_target(id: u16) -> Target {
     let [high, low] = id.to_be_bytes();
     match id {
         NO_TARGET | UNRESOLVED_TARGET => Target::default(),
-        _ => Target::resolved([0x02, 0, 0, 1, high, low], super::frame::BALANCER_MAC),
+        _ => Target::resolved([0x02, 0, 0, 1, high, low], BALANCER_MAC),
     }
 }
 

@@ -1,61 +1,57 @@
 //! `lb-ctl detach`.
 
-use std::path::Path;
-
-use anyhow::bail;
-
-use super::{exit::UsageError, runtime};
+use super::{exit::UsageError, output::print, runtime};
 use crate::{
-    adapters::{api::client, datapath::pinned_nodes},
+    adapters::datapath::pinned_nodes,
+    core::config::{bad_name, is_name},
     daemon,
 };
 
-pub(super) fn detach(socket: &Path, node: Option<&str>) -> anyhow::Result<()> {
+pub(super) fn detach(node: Option<&str>) -> anyhow::Result<()> {
     runtime()?.block_on(async {
-        if client::is_running(socket).await {
-            bail!(
-                "a daemon answers at {} and would lose its program: stop it first, then detach",
-                socket.display()
-            );
-        }
         let node = match node {
-            Some(node) => node.to_owned(),
-            None => only_node()?,
+            Some(node) if is_name(node) => node.to_owned(),
+            Some(node) => return Err(UsageError(format!("--node: {}", bad_name(node))).into()),
+            None => match only_node()? {
+                Some(node) => node,
+                None => return print("nothing of lb-ctl is left on this host\n"),
+            },
         };
         let daemon::Detached {
             interfaces,
             maps,
             addresses,
         } = daemon::detach(&node).await?;
-        if interfaces.is_empty() && maps == 0 && addresses.is_empty() {
-            println!("nothing of {node:?} is left on this host");
-        }
-        for interface in interfaces {
-            println!("detached the XDP program from {interface}");
-        }
+        let mut lines = Vec::new();
+        lines.extend(
+            interfaces
+                .iter()
+                .map(|interface| format!("detached the XDP program from {interface}\n")),
+        );
         if maps > 0 {
-            println!("removed {maps} pinned maps of {node:?}");
+            lines.push(format!("removed {maps} pinned maps of node {node}\n"));
         }
-        for address in addresses {
-            println!("removed the VIP {address}");
+        lines.extend(
+            addresses
+                .iter()
+                .map(|address| format!("removed the VIP {address}\n")),
+        );
+        if lines.is_empty() {
+            lines.push(format!("nothing of node {node} is left on this host\n"));
         }
-        Ok(())
+        print(&lines.concat())
     })
 }
 
-/// The node whose pins are here. Without any, addresses may still have to go, for which the name does not matter.
-fn only_node() -> anyhow::Result<String> {
+/// The node whose pins are here, if there is one.
+fn only_node() -> anyhow::Result<Option<String>> {
     let mut nodes = pinned_nodes()?;
-    match (nodes.pop(), nodes.is_empty()) {
-        (None, _) => Ok(String::from("lb-ctl")),
-        (Some(node), true) => Ok(node),
-        (Some(last), false) => {
-            nodes.push(last);
-            Err(UsageError(format!(
-                "several balancers have pins on this host ({}): name one with --node",
-                nodes.join(", ")
-            ))
-            .into())
-        }
+    if nodes.len() > 1 {
+        let nodes = nodes.join(", ");
+        return Err(UsageError(format!(
+            "several balancers have pins on this host ({nodes}): name one with --node"
+        ))
+        .into());
     }
+    Ok(nodes.pop())
 }

@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
-use crate::{adapters::api::client::ClientError, core::config::ConfigErrors, daemon::HostError};
+use crate::{
+    adapters::api::client::ClientError,
+    core::{cause::chain, config::ConfigErrors},
+    daemon::HostError,
+};
 
 /// The usage was wrong in a way that clap cannot see.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +28,7 @@ pub(super) fn message(error: &anyhow::Error) -> String {
     if is_configuration(error) {
         error.to_string()
     } else {
-        format!("lb-ctl: {error:#}")
+        format!("lb-ctl: {}", chain(error.as_ref()))
     }
 }
 

@@ -1,9 +1,9 @@
 //! The command line.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
 mod config_file;
 mod detach;
 mod exit;
+mod output;
 mod run;
 mod status;
 
@@ -15,18 +15,15 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::core::config::API_SOCKET;
+
 /// A load balancer for Apache Impala: forwards in the kernel (XDP), controlled from here.
 #[derive(Debug, Parser)]
 #[command(name = "lb-ctl", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Command {
-    /// Where the daemon listens for operators.
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        default_value = "/run/lb-ctl/api.sock"
-    )]
-    socket: PathBuf,
+    /// Where the daemon listens for operators [default: /run/lb-ctl/api.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
 }
@@ -91,10 +88,12 @@ fn perform(command: &Command) -> anyhow::Result<()> {
         Action::Run {
             config,
             detach_on_exit,
-        } => run::run(&config.path, *detach_on_exit),
+        } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
         Action::Check { config, host } => check(&config.path, *host),
-        Action::Status { json } => status::status(&command.socket, *json),
-        Action::Detach { node } => detach::detach(&command.socket, node.as_deref()),
+        Action::Status { json } => {
+            status::status(command.socket.as_deref().unwrap_or(Path::new(API_SOCKET)), *json)
+        }
+        Action::Detach { node } => detach::detach(node.as_deref()),
     }
 }
 
@@ -108,12 +107,11 @@ fn check(path: &Path, host: bool) -> anyhow::Result<()> {
         })?;
     }
     let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
-    println!(
-        "{}: ok: {} services, {backends} backends",
-        path.display(),
-        config.services.len()
-    );
-    Ok(())
+    let services = config.services.len();
+    output::print(&format!(
+        "{}: ok: services: {services}, backends: {backends}\n",
+        path.display()
+    ))
 }
 
 /// One thread is plenty: packets are the kernel's work.

@@ -7,10 +7,16 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::{config_file, runtime};
+use super::{config_file, exit::UsageError, runtime};
 use crate::daemon;
 
-pub(super) fn run(path: &Path, detach_on_exit: bool) -> anyhow::Result<()> {
+pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> anyhow::Result<()> {
+    if socket.is_some() {
+        return Err(UsageError(
+            "`run` opens the socket that the configuration names (api.socket): leave --socket out".into(),
+        )
+        .into());
+    }
     let config = config_file::read(path)?;
     tracing_subscriber::fmt()
         .with_writer(stderr)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::runtime;
+use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
     core::status::{BackendStatus, CounterStatus, ServiceStatus, Status},
@@ -13,11 +13,10 @@ use crate::{
 pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
     let status = runtime()?.block_on(client::status(socket))?;
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        print(&format!("{}\n", serde_json::to_string_pretty(&status)?))
     } else {
-        print!("{}", render(&status));
+        print(&render(&status))
     }
-    Ok(())
 }
 
 /// The status for people.

@@ -1,5 +1,6 @@
 //! Pure cores: functions of their arguments, without I/O and without a clock.
 
+pub mod cause;
 pub mod config;
 pub mod interface;
 pub mod maglev;

@@ -27,7 +27,7 @@ pub struct PlannedService {
     pub key: ServiceKey,
     /// The key under which packets without a readable port find its VIP.
     pub vip_key: ServiceKey,
-    /// The entry of the service table.
+    /// The entry of the service table, without the MAC address, which is the host's.
     pub entry: Service,
     /// The target id of each of its slots.
     pub slots: Vec<u16>,
@@ -62,6 +62,7 @@ impl Plan {
                 hash_seed: config.datapath.hash_seed,
                 first_slot,
                 slots: config.datapath.slots_per_service,
+                mac: 0,
             };
             plan.services.push(PlannedService {
                 key: ServiceKey::tcp(service.vip.into(), service.port),

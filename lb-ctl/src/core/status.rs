@@ -35,7 +35,7 @@ pub struct DatapathStatus {
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// How the program is attached: `native` or `generic`.
+    /// How the program is attached: `native`, `generic`, or `none` if somebody has detached it.
     pub mode: String,
 }
 

@@ -6,10 +6,10 @@ use anyhow::Context;
 use futures::{Stream, StreamExt};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{Host, Signals, report, vips};
+use super::{Detached, Host, Signals, Started, report, take_off, vips};
 use crate::{
     adapters::{
         api::server::Request,
@@ -17,6 +17,7 @@ use crate::{
         netlink::{Event, Knowledge, Neighbour, Netlink, Watch},
     },
     core::{
+        cause::chain,
         config::Config,
         interface::{Interface, format_mac},
         next_hops::{Change, NextHops},
@@ -28,6 +29,18 @@ use crate::{
 /// neighbour that it talks to after half a minute or so, and one that it does not talk to never; we rely on it.
 const REFRESH: Duration = Duration::from_secs(5);
 
+/// How long the start waits for backends to tell their MAC addresses. Whoever is slower is resolved while running.
+const RESOLUTION_GRACE: Duration = Duration::from_secs(1);
+
+/// The interface has been deleted, and the program with it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the interface {interface} was deleted, and the XDP program with it; start lb-ctl again when it is back"
+)]
+struct InterfaceGone {
+    interface: String,
+}
+
 /// Everything the daemon knows and holds.
 pub(super) struct Controller {
     config: Config,
@@ -38,7 +51,8 @@ pub(super) struct Controller {
     netlink: Netlink,
     events: Box<dyn Stream<Item = Event> + Send + Unpin>,
     pins: Pins,
-    attachments: Vec<Attachment>,
+    /// The program on the interface, once it is there.
+    attachment: Option<Attachment>,
     added_vips: Vec<IpAddr>,
 }
 
@@ -64,14 +78,30 @@ impl Controller {
             next_hops,
             netlink,
             events: Box::new(watch.events()),
-            attachments: Vec::new(),
+            attachment: None,
             added_vips: Vec::new(),
         }
     }
 
+    /// Resolves the backends, as far as they answer soon, and attaches.
+    pub(super) async fn start(&mut self, signals: &mut Signals) -> anyhow::Result<Started> {
+        // First of all, because it says whether another daemon runs for this node.
+        self.pins.create()?;
+        tokio::select! {
+            // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
+            resolved = timeout(RESOLUTION_GRACE, self.resolve_all()) => resolved.unwrap_or(Ok(()))?,
+            () = signals.next() => {
+                self.undo().await;
+                return Ok(Started::Interrupted);
+            }
+        }
+        self.attach().await?;
+        Ok(Started::Yes)
+    }
+
     /// Asks for all backends' MAC addresses and returns when they are known.
-    pub(super) async fn resolve_all(&mut self) -> anyhow::Result<()> {
-        self.refresh().await?;
+    async fn resolve_all(&mut self) -> anyhow::Result<()> {
+        self.refresh_neighbours().await?;
         while self.next_hops.unresolved().next().is_some() {
             let event = self
                 .events
@@ -83,59 +113,92 @@ impl Controller {
         Ok(())
     }
 
-    /// Attaches the program, pins it, and puts the VIPs on the interface.
-    pub(super) async fn attach(&mut self) -> anyhow::Result<()> {
-        self.pins.create()?;
-        for interface in self.pins.interfaces()? {
-            if interface != self.host.interface.name {
-                self.pins.detach(&interface)?;
-                tracing::info!(
-                    interface,
-                    "detached the XDP program from an interface that is no longer configured"
-                );
-            }
-        }
-        let attachment = self
-            .datapath
-            .attach(&self.host.interface, self.config.datapath.mode, &self.pins)?;
-        self.attachments.push(attachment);
+    /// Attaches the program, pins it, and puts the VIPs on the interface. What an earlier run has left elsewhere goes
+    /// last, when nothing can fail any more that would have to bring it back.
+    async fn attach(&mut self) -> anyhow::Result<()> {
+        let interface = self.host.interface.clone();
+        self.attachment = Some(
+            self.datapath
+                .attach(&interface, self.config.datapath.mode, &self.pins)?,
+        );
         // Only now: until the program is replaced, the pinned maps are those that packets meet.
         self.pins.pin_maps(&self.datapath)?;
-        let vips: BTreeSet<IpAddr> = self.config.services.iter().map(|service| service.vip).collect();
-        self.added_vips = vips::reconcile(&self.netlink, self.host.interface.index, &vips).await?;
+        let vips = self.vips();
+        vips::add_missing(&self.netlink, interface.index, &vips, &mut self.added_vips).await?;
+
+        let earlier: Vec<String> = self
+            .pins
+            .interfaces()?
+            .into_iter()
+            .filter(|earlier| *earlier != interface.name)
+            .collect();
+        let elsewhere = vips::indices(&self.netlink, &earlier).await?;
+        let mut removed = vips::remove(&self.netlink, &elsewhere, |_| true).await?;
+        removed.extend(vips::remove(&self.netlink, &[interface.index], |vip| !vips.contains(&vip)).await?);
+        for vip in removed {
+            tracing::info!(%vip, "removed a VIP that is no longer configured here");
+        }
+        for interface in earlier {
+            self.pins.detach(&interface)?;
+            tracing::info!(
+                interface,
+                "detached the XDP program from an interface that is no longer configured"
+            );
+        }
         Ok(())
     }
 
-    /// Takes back what a start that failed has done. Not what an earlier run had done before.
-    pub(super) async fn undo(&mut self) -> anyhow::Result<()> {
-        vips::remove(&self.netlink, &self.added_vips).await?;
-        // An earlier run's link, once taken over, carries our program: it forwards on, as after any other end.
-        let (anew, adopted): (Vec<_>, Vec<_>) = self
-            .attachments
-            .iter()
-            .partition(|attachment| !attachment.replaced);
-        if adopted.is_empty() && !anew.is_empty() {
-            self.pins.remove()?;
-        } else {
-            self.pins.remove_empty_directories();
+    /// Takes back what a start that failed has done. Not what an earlier run had done before: its link, once taken over,
+    /// carries our program, which forwards on as after any other end.
+    pub(super) async fn undo(&mut self) {
+        let interface = self.host.interface.index;
+        let added = std::mem::take(&mut self.added_vips);
+        if let Err(error) = vips::remove(&self.netlink, &[interface], |vip| added.contains(&vip)).await {
+            tracing::error!(
+                "the VIPs that the start had added could not be removed: {}",
+                chain(&error)
+            );
         }
-        Ok(())
+        if self
+            .attachment
+            .take()
+            .is_some_and(|attachment| !attachment.replaced)
+            && let Err(error) = self.pins.detach(&self.host.interface.name)
+        {
+            tracing::error!("the XDP program could not be detached again: {}", chain(&error));
+        }
+        if self
+            .pins
+            .interfaces()
+            .is_ok_and(|interfaces| interfaces.is_empty())
+            && let Err(error) = self.pins.remove()
+        {
+            tracing::error!("the pins could not be removed: {}", chain(&error));
+        }
+    }
+
+    fn vips(&self) -> BTreeSet<IpAddr> {
+        self.config.services.iter().map(|service| service.vip).collect()
     }
 
     /// Says that the daemon does its work now.
     pub(super) fn announce(&self) {
-        for attachment in &self.attachments {
-            let Attachment {
-                interface,
-                mode,
-                replaced,
-            } = attachment;
+        if let Some(Attachment {
+            interface,
+            mode,
+            replaced,
+            refused,
+        }) = &self.attachment
+        {
             let how = if *replaced {
                 "replaced the program of an earlier run"
             } else {
                 "attached"
             };
             tracing::info!(interface, %mode, "XDP: {how}");
+            for reason in refused {
+                tracing::warn!(interface, "a better mode was not possible: {reason}");
+            }
         }
         for vip in &self.added_vips {
             tracing::info!(%vip, interface = self.host.interface.name, "added the VIP");
@@ -151,42 +214,43 @@ impl Controller {
         );
     }
 
-    /// Works until a signal comes.
-    pub(super) async fn run(&mut self, mut requests: mpsc::Receiver<Request>, signals: &mut Signals) {
+    /// Works until a signal comes, or the interface goes.
+    pub(super) async fn run(
+        &mut self,
+        mut requests: mpsc::Receiver<Request>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<()> {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let result = tokio::select! {
-                () = signals.next() => return,
+                () = signals.next() => return Ok(()),
                 Some(request) = requests.recv() => { self.on_request(request); Ok(()) }
                 Some(event) = self.events.next() => self.on_network(event).await,
                 _ = refresh.tick() => self.refresh().await,
             };
-            // The tables stay as they are, packets keep flowing, and the next refresh tries again.
             if let Err(error) = result {
-                tracing::error!("{error:#}");
+                if error.is::<InterfaceGone>() {
+                    return Err(error);
+                }
+                // The tables stay as they are, packets keep flowing, and the next refresh tries again.
+                tracing::error!("{}", chain(error.as_ref()));
             }
         }
     }
 
     /// Ends, leaving the datapath to forward on.
     pub(super) fn leave(&self) {
-        let interfaces: Vec<&str> = self
-            .attachments
-            .iter()
-            .map(|attachment| attachment.interface.as_str())
-            .collect();
         tracing::info!(
-            interfaces = interfaces.join(","),
+            interface = self.host.interface.name,
             "ended; the XDP program stays attached and forwards on (`lb-ctl detach` removes it)"
         );
     }
 
     /// Ends, taking everything off the host.
     pub(super) async fn detach(&self) -> anyhow::Result<()> {
-        vips::remove_all(&self.netlink).await?;
-        let removed = self.pins.remove()?;
-        tracing::info!(interfaces = removed.interfaces.join(","), "ended and detached");
+        let Detached { interfaces, .. } = take_off(&self.pins, &self.netlink).await?;
+        tracing::info!(interfaces = interfaces.join(","), "ended and detached");
         Ok(())
     }
 
@@ -197,11 +261,11 @@ impl Controller {
                     &self.config,
                     &self.plan,
                     &self.next_hops,
-                    &self.attachments,
+                    &self.host.interface,
                     &self.datapath,
                 );
                 // Whoever asked may have gone; that is their business.
-                let _ = answer.send(status.map_err(|error| error.to_string()));
+                let _ = answer.send(status.map_err(|error| chain(&error)));
             }
         }
     }
@@ -209,14 +273,8 @@ impl Controller {
     async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Neighbour(neighbour) => self.on_neighbour(neighbour).await,
-            Event::Interface(interface) => self.on_interface(&interface),
-            Event::InterfaceGone(gone) if gone.index == self.host.interface.index => {
-                tracing::error!(
-                    interface = gone.name,
-                    "the interface was deleted: nothing is forwarded any more; restart lb-ctl once it is back"
-                );
-                Ok(())
-            }
+            Event::Interface(interface) => self.on_interface(interface),
+            Event::InterfaceGone(gone) if gone.index == self.host.interface.index => self.interface_gone(),
             Event::InterfaceGone(_) => Ok(()),
             Event::Overrun => self.refresh().await,
         }
@@ -244,35 +302,66 @@ impl Controller {
         Ok(())
     }
 
-    fn on_interface(&mut self, interface: &Interface) -> anyhow::Result<()> {
+    fn on_interface(&mut self, interface: Interface) -> anyhow::Result<()> {
         if interface.index != self.host.interface.index {
             return Ok(());
         }
-        if interface.up != self.host.interface.up {
+        let before = std::mem::replace(&mut self.host.interface, interface);
+        let now = &self.host.interface;
+        if now.up != before.up {
             tracing::warn!(
-                interface = interface.name,
-                up = interface.up,
+                interface = now.name,
+                up = now.up,
                 "the interface changed its state"
             );
-            self.host.interface.up = interface.up;
         }
-        let Some(mac) = interface.mac else { return Ok(()) };
-        let changes = self.next_hops.source(mac);
-        if !changes.is_empty() {
-            tracing::info!(
-                interface = interface.name,
-                mac = format_mac(mac),
-                "our MAC address changed"
+        // Before the start has attached, the interface carries nothing, or an earlier run's program.
+        if self.attachment.is_some() && now.xdp != before.xdp && now.xdp.is_none() {
+            tracing::error!(
+                interface = now.name,
+                "somebody has detached the XDP program: nothing is forwarded; restart lb-ctl to attach it again"
             );
         }
+        let Some(mac) = now.mac else { return Ok(()) };
+        if mac == self.host.mac {
+            return Ok(());
+        }
+        tracing::info!(
+            interface = now.name,
+            mac = format_mac(mac),
+            "our MAC address changed"
+        );
+        self.host.mac = mac;
+        self.datapath.write_services(&self.plan, mac)?;
+        let changes = self.next_hops.source(mac);
         self.write(&changes)
     }
 
-    /// Takes in what the kernel knows, and has it confirm what it has learned, and ask for the rest.
-    async fn refresh(&mut self) -> anyhow::Result<()> {
-        if let Some(interface) = self.netlink.interface(&self.host.interface.name).await? {
-            self.on_interface(&interface)?;
+    fn interface_gone(&self) -> anyhow::Result<()> {
+        Err(InterfaceGone {
+            interface: self.host.interface.name.clone(),
         }
+        .into())
+    }
+
+    /// Compares everything anew: interface, VIPs, neighbours.
+    async fn refresh(&mut self) -> anyhow::Result<()> {
+        let (name, index) = (self.host.interface.name.clone(), self.host.interface.index);
+        match self.netlink.interface(&name).await? {
+            Some(interface) if interface.index == index => self.on_interface(interface)?,
+            _ => return self.interface_gone(),
+        }
+        let (vips, mut added) = (self.vips(), Vec::new());
+        let restored = vips::add_missing(&self.netlink, index, &vips, &mut added).await;
+        for vip in added {
+            tracing::warn!(%vip, interface = name, "somebody has removed the VIP; added it again");
+        }
+        restored?;
+        self.refresh_neighbours().await
+    }
+
+    /// Takes in what the kernel knows, and has it confirm what it has learned, and ask for the rest.
+    async fn refresh_neighbours(&mut self) -> anyhow::Result<()> {
         let index = self.host.interface.index;
         let mut missing: BTreeSet<IpAddr> = self.next_hops.addresses().collect();
         for neighbour in self.netlink.neighbours().await? {

@@ -5,13 +5,10 @@ mod host;
 mod report;
 mod vips;
 
-use std::time::Duration;
-
 use anyhow::Context;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::timeout,
 };
 
 use crate::{
@@ -24,10 +21,6 @@ use crate::{
 };
 use controller::Controller;
 pub use host::{Host, HostError};
-pub use vips::remove_all as remove_vips;
-
-/// How long the start waits for backends to tell their MAC addresses. Whoever is slower is resolved while running.
-const RESOLUTION_GRACE: Duration = Duration::from_secs(1);
 
 /// How a daemon is to behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +29,7 @@ pub struct Options {
     pub detach_on_exit: bool,
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT, or until there is nothing left to do because the interface is gone.
 ///
 /// Nothing on the host is changed before the configuration has turned out to fit it and the kernel has accepted the
 /// program; what a failing start has changed by then, it takes back.
@@ -47,56 +40,56 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
 
     let plan = Plan::of(&config);
     let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
-    datapath.write_plan(&plan)?;
+    datapath.write_plan(&plan, host.mac)?;
     let mut socket = Socket::bind(&config.api.socket).await?;
 
     let watch = Watch::start()?;
-    let mut controller = Controller::new(config, plan, host, datapath, netlink.clone(), watch);
-    let started = async {
-        // Answers to the first probes are worth waiting for: a packet for an unresolved backend would be dropped.
-        let resolution = timeout(RESOLUTION_GRACE, controller.resolve_all());
-        tokio::select! {
-            result = resolution => result.unwrap_or(Ok(()))?,
-            () = signals.next() => return Ok(false),
-        }
-        controller.attach().await.map(|()| true)
-    }
-    .await;
-
-    let outcome = match started {
-        Ok(true) => {
-            let (sender, requests) = mpsc::channel(16);
-            socket.serve(sender);
-            controller.announce();
-            controller.run(requests, &mut signals).await;
-            if options.detach_on_exit {
-                controller.detach().await
-            } else {
-                controller.leave();
-                Ok(())
-            }
-        }
-        Ok(false) => Ok(()),
+    let mut controller = Controller::new(config, plan, host, datapath, netlink, watch);
+    match controller.start(&mut signals).await {
+        Ok(Started::Yes) => {}
+        Ok(Started::Interrupted) => return Ok(()),
         Err(error) => {
-            if let Err(undo) = controller.undo().await {
-                tracing::error!("what the start had changed could not be taken back: {undo:#}");
-            }
-            Err(error)
+            controller.undo().await;
+            return Err(error);
         }
-    };
-    drop(socket);
-    outcome
+    }
+    let (sender, requests) = mpsc::channel(16);
+    socket.serve(sender);
+    controller.announce();
+    let ended = controller.run(requests, &mut signals).await;
+    if options.detach_on_exit {
+        controller.detach().await?;
+    } else {
+        controller.leave();
+    }
+    ended
+}
+
+/// How a start ended that did not fail.
+enum Started {
+    Yes,
+    /// A signal came before anything had been changed.
+    Interrupted,
 }
 
 /// Removes everything that a node has put on this host.
 pub async fn detach(node: &str) -> anyhow::Result<Detached> {
-    let removed = Pins::of(node).remove()?;
+    let mut pins = Pins::of(node);
+    pins.lock()?;
     let netlink = Netlink::connect()?;
-    let addresses = remove_vips(&netlink).await?;
+    take_off(&pins, &netlink).await
+}
+
+/// Removes program, pins and VIPs: VIPs first, since the pins tell on which interfaces they can be. All of it is tried,
+/// and the first error reported.
+async fn take_off(pins: &Pins, netlink: &Netlink) -> anyhow::Result<Detached> {
+    let interfaces = vips::indices(netlink, &pins.interfaces()?).await?;
+    let addresses = vips::remove(netlink, &interfaces, |_| true).await;
+    let removed = pins.remove()?;
     Ok(Detached {
         interfaces: removed.interfaces,
         maps: removed.maps,
-        addresses,
+        addresses: addresses?,
     })
 }
 

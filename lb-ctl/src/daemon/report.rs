@@ -3,10 +3,10 @@
 use lb_common::counter::Counter;
 
 use crate::{
-    adapters::datapath::{Attachment, Datapath, DatapathError},
+    adapters::datapath::{Datapath, DatapathError},
     core::{
         config::{Backend, Config, Service},
-        interface::format_mac,
+        interface::{Interface, format_mac},
         next_hops::NextHops,
         plan::{Plan, PlannedService},
         status::{BackendStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status},
@@ -18,13 +18,14 @@ pub(super) fn status(
     config: &Config,
     plan: &Plan,
     next_hops: &NextHops,
-    attachments: &[Attachment],
+    interface: &Interface,
     datapath: &Datapath,
 ) -> Result<Status, DatapathError> {
-    let interfaces = attachments.iter().map(|attachment| InterfaceStatus {
-        name: attachment.interface.clone(),
-        mode: attachment.mode.to_string(),
-    });
+    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
+    let interfaces = vec![InterfaceStatus {
+        name: interface.name.clone(),
+        mode: mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string()),
+    }];
     let counters = Counter::ALL.iter().map(|&counter| {
         Ok(CounterStatus {
             name: counter.name().to_owned(),
@@ -41,7 +42,7 @@ pub(super) fn status(
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         datapath: DatapathStatus {
-            interfaces: interfaces.collect(),
+            interfaces,
             counters: counters.collect::<Result<_, DatapathError>>()?,
         },
         services: services.collect::<Result<_, _>>()?,

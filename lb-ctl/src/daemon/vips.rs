@@ -1,61 +1,54 @@
 //! The VIPs on our interface.
 //!
 //! A VIP that the operator has put somewhere already is left alone; the others are added, so that the kernel answers
-//! ARP for them.
+//! ARP and neighbour discovery for them. Only addresses with our mark are ever removed, and only from interfaces of this
+//! node: another node on the same host has another interface.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use crate::adapters::netlink::{Netlink, NetlinkError};
+use crate::adapters::netlink::{Address, Netlink, NetlinkError};
 
-/// Adds the VIPs that are missing to `interface`, and removes those that an earlier run added and nobody wants any
-/// more. Returns what was added.
-pub(super) async fn reconcile(
+/// Adds the VIPs that are nowhere on this host to `interface`. Each goes into `added` at once, so that a failure later on
+/// leaves a record of what to take back.
+pub(super) async fn add_missing(
     netlink: &Netlink,
     interface: u32,
     vips: &BTreeSet<IpAddr>,
-) -> Result<Vec<IpAddr>, NetlinkError> {
+    added: &mut Vec<IpAddr>,
+) -> Result<(), NetlinkError> {
     let present = netlink.addresses().await?;
-    for address in &present {
-        if address.ours && (address.interface != interface || !vips.contains(&address.address)) {
-            netlink.remove_address(address).await?;
-            tracing::info!(vip = %address.address, "removed a VIP that is no longer configured");
-        }
-    }
-    let mut added = Vec::new();
     for &vip in vips {
-        let stays = |address: &&crate::adapters::netlink::Address| {
-            address.address == vip && (!address.ours || address.interface == interface)
-        };
-        match present.iter().find(stays) {
-            Some(address) if !address.ours => {
-                tracing::info!(%vip, "the VIP is on this host already; left as it is");
-            }
-            Some(_) => {}
-            None => {
-                netlink.add_vip(interface, vip).await?;
-                added.push(vip);
-            }
+        let counts =
+            |address: &Address| address.address == vip && (!address.ours || address.interface == interface);
+        if !present.iter().any(counts) {
+            netlink.add_vip(interface, vip).await?;
+            added.push(vip);
         }
     }
-    Ok(added)
+    Ok(())
 }
 
-/// Removes all addresses with our mark. Returns them.
-pub async fn remove_all(netlink: &Netlink) -> Result<Vec<IpAddr>, NetlinkError> {
+/// Removes addresses with our mark from these interfaces, as far as `unwanted` says so. Returns them.
+pub(super) async fn remove(
+    netlink: &Netlink,
+    interfaces: &[u32],
+    unwanted: impl Fn(IpAddr) -> bool,
+) -> Result<Vec<IpAddr>, NetlinkError> {
     let mut removed = Vec::new();
-    for address in netlink.addresses().await?.iter().filter(|address| address.ours) {
-        netlink.remove_address(address).await?;
-        removed.push(address.address);
+    for address in netlink.addresses().await? {
+        if address.ours && interfaces.contains(&address.interface) && unwanted(address.address) {
+            netlink.remove_address(&address).await?;
+            removed.push(address.address);
+        }
     }
     Ok(removed)
 }
 
-/// Removes these addresses again, as far as they carry our mark.
-pub(super) async fn remove(netlink: &Netlink, vips: &[IpAddr]) -> Result<(), NetlinkError> {
-    for address in netlink.addresses().await? {
-        if address.ours && vips.contains(&address.address) {
-            netlink.remove_address(&address).await?;
-        }
+/// The indices of those of these interfaces that exist.
+pub(super) async fn indices(netlink: &Netlink, names: &[String]) -> Result<Vec<u32>, NetlinkError> {
+    let mut indices = Vec::new();
+    for name in names {
+        indices.extend(netlink.interface(name).await?.map(|interface| interface.index));
     }
-    Ok(())
+    Ok(indices)
 }

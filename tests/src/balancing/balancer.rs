@@ -70,6 +70,11 @@ impl Configuration {
         Ok(self)
     }
 
+    /// The text of the file.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The name of the node, under which its pins are.
     pub fn node(&self) -> &str {
         &self.node
@@ -157,6 +162,11 @@ impl Balancer {
             .arg(&self.configuration.socket)
             .args(arguments);
         run(&mut command)
+    }
+
+    /// Runs `lb-ctl` like [`Balancer::lb_ctl`], but without naming this balancer's socket.
+    pub fn lb_ctl_alone(&self, arguments: &[&str]) -> Result<Output> {
+        run(self.host.command(programs::find("lb-ctl")?)?.args(arguments))
     }
 
     /// The command line that shows the status, for people to type.

@@ -76,8 +76,8 @@ fn parse_job(text: &str) -> Result<Job, String> {
 
 #[derive(Args)]
 struct Demo {
-    /// Number of connections that the clients open, with a few queries each.
-    #[arg(long, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Number of connections that the clients open, with a few queries each. With few, a coordinator may get none.
+    #[arg(long, default_value_t = 120, value_name = "N", value_parser = clap::value_parser!(u32).range(30..=10_000))]
     connections: u32,
     /// Leave the lab running, and say how to look around.
     #[arg(long)]

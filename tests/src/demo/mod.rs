@@ -61,22 +61,23 @@ pub fn run(options: Options) -> Result<()> {
          then one of 100 rows."
     );
     let begin = Instant::now();
-    let answers = workload::run(&lab, client, vip, connections, QUERIES_PER_CONNECTION)?;
-    println!("   done in {:.1} s", begin.elapsed().as_secs_f64());
-
-    println!(
-        "\n5. Who served what. Packets came in through the balancer; answers went straight to the client."
-    );
-    let verdict = report(&answers, &coordinators, &balancer);
+    let verdict = workload::run(&lab, client, vip, connections, QUERIES_PER_CONNECTION).and_then(|answers| {
+        println!("   done in {:.1} s", begin.elapsed().as_secs_f64());
+        println!(
+            "\n5. Who served what. Packets came in through the balancer; answers went straight to the client."
+        );
+        report(&answers, &coordinators, &balancer)?;
+        let total: u64 = answers.queries.values().sum();
+        println!("\nAll {total} queries were answered, by all {COORDINATORS} coordinators.");
+        Ok(())
+    });
+    // A failure is what one wants to look at most.
     if options.keep {
         let hints = hints(&lab, &balancer, vip)?;
         lab.keep()?;
         println!("{hints}");
     }
-    let total: u64 = answers.queries.values().sum();
-    verdict?;
-    println!("\nAll {total} queries were answered, by all {COORDINATORS} coordinators.");
-    Ok(())
+    verdict
 }
 
 /// Prints what client, coordinators and balancer have counted, side by side, and judges it.

@@ -43,7 +43,7 @@ pub fn down(selection: &Selection) -> Result<Vec<(String, Result<Removed>)>> {
             if *selection == Selection::Only && kept.len() > 1 {
                 let ids: Vec<_> = kept.iter().map(|lock| run_id(lock.directory())).collect();
                 bail!(
-                    "there are {} kept labs, name one of them or use --all: {}",
+                    "there are {} kept labs: name one of them, or take all down with `lab down --all`: {}",
                     kept.len(),
                     ids.join(", ")
                 );

@@ -37,6 +37,12 @@ const PACKAGES: &[Package] = &[
         needed: Needed::Always,
     },
     Package {
+        name: "curl",
+        program: "curl",
+        purpose: "looks at coordinators of a demo that is kept",
+        needed: Needed::InLab,
+    },
+    Package {
         name: "iproute2",
         program: "ip",
         purpose: "looks into the lab's network",

@@ -18,7 +18,7 @@ use crate::core::status::Status;
 pub enum ClientError {
     /// Nobody answers.
     #[error(
-        "no daemon answers at {path} ({source}): start it with `lb-ctl run --config FILE`, or name its socket with --socket"
+        "no daemon answers at {path}: start it with `lb-ctl run --config FILE`, or name its socket with --socket"
     )]
     NoDaemon {
         /// The path of the socket.
@@ -27,9 +27,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The socket is not for this user.
-    #[error(
-        "the socket {path} is not accessible: {source}; run lb-ctl as root or as a member of the socket's group"
-    )]
+    #[error("the socket {path} is not accessible; run lb-ctl as root or as a member of the socket's group")]
     NotPermitted {
         /// The path of the socket.
         path: PathBuf,
@@ -37,7 +35,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The conversation broke off.
-    #[error("the daemon at {path} broke off its answer: {source}")]
+    #[error("the daemon at {path} broke off its answer")]
     Broken {
         /// The path of the socket.
         path: PathBuf,
@@ -53,18 +51,13 @@ pub enum ClientError {
         reason: String,
     },
     /// The answer is not what this version expects.
-    #[error("the daemon's answer is not understood: {0}; are daemon and command of the same version?")]
+    #[error("the daemon's answer is not understood; are daemon and command of the same version?")]
     Format(#[from] serde_json::Error),
 }
 
 /// Asks for the whole status.
 pub async fn status(socket: &Path) -> Result<Status, ClientError> {
     get(socket, "/status").await
-}
-
-/// Whether a daemon answers at the socket.
-pub async fn is_running(socket: &Path) -> bool {
-    UnixStream::connect(socket).await.is_ok()
 }
 
 async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, ClientError> {

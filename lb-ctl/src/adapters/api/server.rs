@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -28,7 +28,7 @@ pub enum ApiError {
     #[error("another lb-ctl already answers at {0}: stop it first, or give this one another api.socket")]
     InUse(PathBuf),
     /// The file system refuses.
-    #[error("the API socket {path} cannot be opened: {source}")]
+    #[error("the API socket {path} cannot be opened")]
     Socket {
         /// The path of the socket.
         path: PathBuf,
@@ -51,12 +51,14 @@ impl Socket {
             path: path.to_owned(),
             source,
         };
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(ApiError::InUse(path.to_owned()));
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
+        match UnixStream::connect(path).await {
+            Ok(_) => return Err(ApiError::InUse(path.to_owned())),
+            // Nobody listens: a daemon that was killed has left its socket. Only that is removed; whatever else has the
+            // name is not ours, and the attempt to bind says so.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
+                fs::remove_file(path).map_err(failed)?;
+            }
+            Err(_) => {}
         }
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(failed)?;
@@ -82,6 +84,10 @@ impl Socket {
             }
         });
     }
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 impl Drop for Socket {

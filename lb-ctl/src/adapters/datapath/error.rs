@@ -12,16 +12,20 @@ use aya::{
 /// Why the XDP program or its maps could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
+    /// A daemon runs for the node.
+    #[error("a daemon is running for node {node}: stop it first")]
+    NodeBusy {
+        /// The node's name.
+        node: String,
+    },
     /// The caller may not use BPF.
-    #[error(
-        "loading BPF programs needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON): run lb-ctl as root"
-    )]
+    #[error("the kernel's BPF programs and pins are for root: run lb-ctl as root")]
     NotPermitted,
     /// The maps could not be created, or the object could not be read.
-    #[error("the XDP program's maps could not be created: {}", chain(.0))]
+    #[error("the XDP program's maps could not be created")]
     Load(#[source] Box<EbpfError>),
     /// The kernel refused the program.
-    #[error("the kernel refused the XDP program; lb-ctl needs Linux 6.1 or newer: {}", chain(.0))]
+    #[error("the kernel refused the XDP program; lb-ctl needs Linux 6.1 or newer")]
     Verify(#[source] Box<ProgramError>),
     /// The object file in this binary is not the one that this code was written for.
     #[error(
@@ -32,13 +36,13 @@ pub enum DatapathError {
         missing: &'static str,
     },
     /// A map could not be read or written.
-    #[error("a BPF map could not be accessed: {}", chain(.0))]
+    #[error("a BPF map could not be accessed")]
     Map(#[from] MapError),
     /// A program operation failed.
-    #[error("the XDP program could not be used: {}", chain(.0))]
+    #[error("the XDP program could not be used")]
     Program(#[from] ProgramError),
     /// The slot table could not be mapped.
-    #[error("mapping {bytes} bytes of the slot table into memory failed: {source}")]
+    #[error("mapping {bytes} bytes of the slot table into memory failed")]
     MapSlots {
         /// How much was to be mapped.
         bytes: usize,
@@ -74,7 +78,7 @@ pub enum DatapathError {
         program: Option<u32>,
     },
     /// The BPF file system could not be used.
-    #[error("{path}: {what}: {source}")]
+    #[error("{path}: {what}")]
     FileSystem {
         /// The path.
         path: PathBuf,
@@ -84,7 +88,7 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// A map or link could not be pinned.
-    #[error("pinning to {path} failed: {}", chain(.source))]
+    #[error("pinning to {path} failed")]
     Pin {
         /// The path of the pin.
         path: PathBuf,
@@ -92,7 +96,7 @@ pub enum DatapathError {
         source: Box<PinError>,
     },
     /// A pinned link could not be used.
-    #[error("the XDP link pinned at {path} could not be used: {}; `lb-ctl detach` removes it", chain(.source))]
+    #[error("the XDP link pinned at {path} could not be used; `lb-ctl detach` removes it")]
     Link {
         /// The path of the pin.
         path: PathBuf,
@@ -117,21 +121,6 @@ impl DatapathError {
             Self::Verify(Box::new(error))
         }
     }
-}
-
-/// An error and its causes in one line, for sources that do not name their causes themselves.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 /// The kernel's reason in a chain of errors.

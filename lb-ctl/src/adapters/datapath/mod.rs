@@ -3,6 +3,7 @@
 mod attachment;
 mod error;
 mod force_detach;
+mod pin_names;
 mod pins;
 mod pod;
 mod slots;
@@ -14,7 +15,7 @@ use aya::{
 };
 use lb_common::{
     counter::Counter,
-    layout::{Service, ServiceKey, Slot, Target, Traffic, map},
+    layout::{Service, ServiceKey, Slot, Target, Traffic, mac_word, map},
 };
 
 pub use attachment::Attachment;
@@ -22,7 +23,7 @@ pub use error::DatapathError;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 
 use super::programs;
-use crate::core::{config::DatapathConfig, plan::Plan};
+use crate::core::{config::DatapathConfig, interface::Mac, plan::Plan};
 use pod::Raw;
 use slots::SlotTable;
 
@@ -81,18 +82,25 @@ impl Datapath {
         Ok(Self { slots, ebpf })
     }
 
-    /// Writes services and slots. Slots first: a service is visible to packets only once its slots are there.
-    pub fn write_plan(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+    /// Writes slots and services. Slots first: a service is visible to packets only once its slots are there.
+    pub fn write_plan(&mut self, plan: &Plan, mac: Mac) -> Result<(), DatapathError> {
         for service in &plan.services {
             for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
                 self.write_slot(index, Slot::untracked(target))?;
             }
-            let vip = Service {
-                slots: 0,
+        }
+        self.write_services(plan, mac)
+    }
+
+    /// Writes the services, for an interface with this MAC address.
+    pub fn write_services(&mut self, plan: &Plan, mac: Mac) -> Result<(), DatapathError> {
+        for service in &plan.services {
+            let entry = Service {
+                mac: mac_word(mac),
                 ..service.entry
             };
-            self.write_service(service.vip_key, vip)?;
-            self.write_service(service.key, service.entry)?;
+            self.write_service(service.vip_key, Service { slots: 0, ..entry })?;
+            self.write_service(service.key, entry)?;
         }
         Ok(())
     }

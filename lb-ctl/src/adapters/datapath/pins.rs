@@ -1,29 +1,45 @@
 //! What keeps the datapath alive without a process: pins in the BPF file system.
 //!
 //! A node's pins are in `/sys/fs/bpf/lb-ctl/<node>/v<layout version>`: the maps under their names, and a link
-//! `link-<interface>` for each interface that carries the program.
+//! `link-<interface>` for each interface that carries the program. The node's directory is also what a process locks
+//! while it is that node's daemon.
 
 use std::{
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use lb_common::layout;
-use rustix::fs::statfs;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, open, statfs},
+    io::Errno,
+    mount::{MountFlags, mount},
+};
 
-use super::{Datapath, error::DatapathError, force_detach::force_detach};
+use super::{
+    Datapath,
+    error::DatapathError,
+    force_detach::force_detach,
+    pin_names::{
+        directory_of_node, directory_of_version, interface_of_pin, is_version, node_of_directory,
+        pin_of_interface,
+    },
+};
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const OURS: &str = "/sys/fs/bpf/lb-ctl";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-const LINK_PREFIX: &str = "link-";
 
 /// The pins of one node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pins {
+    name: String,
     node: PathBuf,
     directory: PathBuf,
+    /// Held as long as this value lives. The kernel lets go of it with the process, however that ends.
+    lock: Option<OwnedFd>,
 }
 
 /// What [`Pins::remove`] removed.
@@ -37,47 +53,57 @@ pub struct Removed {
 
 /// The nodes that have pins on this host.
 pub fn nodes() -> Result<Vec<String>, DatapathError> {
-    let path = Path::new(OURS);
-    let mut nodes: Vec<String> = entries(path)?
-        .into_iter()
-        .filter_map(|entry| name_of(&entry))
+    let mut nodes: Vec<String> = entries(Path::new(OURS))?
+        .iter()
+        .map(|path| node_of_directory(&name_of(path)))
         .collect();
     nodes.sort_unstable();
     Ok(nodes)
 }
 
 impl Pins {
-    /// The pins of `node`; creates nothing. A node's name has no characters that mean something in a path.
+    /// The pins of `node`; creates nothing. The name must be [one](crate::core::config::is_name).
     pub fn of(node: &str) -> Self {
-        let node = Path::new(OURS).join(node);
-        let directory = node.join(format!("v{}", layout::VERSION));
-        Self { node, directory }
+        let path = Path::new(OURS).join(directory_of_node(node));
+        let directory = path.join(directory_of_version(layout::VERSION));
+        Self {
+            name: node.to_owned(),
+            node: path,
+            directory,
+            lock: None,
+        }
     }
 
-    /// Mounts the BPF file system where that has not been done, and creates the directory.
-    pub fn create(&self) -> Result<(), DatapathError> {
-        let mounted = statfs(BPF_FILE_SYSTEM)
-            .map_err(|error| failed(BPF_FILE_SYSTEM, "looking for the BPF file system", error.into()))?;
-        // The type of the magic number differs between architectures.
-        #[allow(
-            clippy::unnecessary_cast,
-            reason = "the field's type differs between architectures"
-        )]
-        if mounted.f_type as i64 != BPF_FS_MAGIC {
-            rustix::mount::mount(
-                "bpf",
-                BPF_FILE_SYSTEM,
-                "bpf",
-                rustix::mount::MountFlags::NOSUID
-                    | rustix::mount::MountFlags::NODEV
-                    | rustix::mount::MountFlags::NOEXEC,
-                None,
-            )
-            .map_err(|error| failed(BPF_FILE_SYSTEM, "mounting the BPF file system", error.into()))?;
-            tracing::info!(path = BPF_FILE_SYSTEM, "mounted the BPF file system");
-        }
+    /// Mounts the BPF file system where that has not been done, creates the directories, and makes this process the
+    /// node's daemon, of which there can be one.
+    pub fn create(&mut self) -> Result<(), DatapathError> {
+        mount_bpf_file_system()?;
         fs::create_dir_all(&self.directory)
-            .map_err(|error| failed(&self.directory, "creating the directory", error))
+            .map_err(|error| failed(&self.directory, "creating the directory", error))?;
+        self.lock()
+    }
+
+    /// Makes sure that no daemon runs for the node, and none starts while this value lives. Nothing to do without pins.
+    pub fn lock(&mut self) -> Result<(), DatapathError> {
+        let locked = open(
+            &self.node,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .and_then(|directory| {
+            flock(&directory, FlockOperation::NonBlockingLockExclusive).map(|()| directory)
+        });
+        match locked {
+            Ok(directory) => self.lock = Some(directory),
+            Err(Errno::NOENT) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(DatapathError::NodeBusy {
+                    node: self.name.clone(),
+                });
+            }
+            Err(error) => return Err(failed(&self.node, "locking the node's pins", error.into())),
+        }
+        Ok(())
     }
 
     /// Pins the maps of `datapath`, in place of those of an earlier run.
@@ -95,14 +121,22 @@ impl Pins {
         Ok(())
     }
 
-    /// Where the link of an interface is pinned. Interface names have no slash.
+    /// Where the link of an interface is pinned.
     pub(super) fn link(&self, interface: &str) -> PathBuf {
-        self.directory.join(format!("{LINK_PREFIX}{interface}"))
+        self.directory.join(pin_of_interface(interface))
     }
 
-    /// The interfaces that have a pinned link.
+    /// The interfaces that have a pinned link, of this layout version or another.
     pub fn interfaces(&self) -> Result<Vec<String>, DatapathError> {
-        interfaces_in(&self.directory)
+        let mut interfaces = Vec::new();
+        for version in self.versions()? {
+            interfaces.extend(
+                entries(&version)?
+                    .iter()
+                    .filter_map(|path| interface_of_pin(&name_of(path))),
+            );
+        }
+        Ok(interfaces)
     }
 
     /// Detaches the program from an interface, if it is attached, and removes the link's pin.
@@ -113,19 +147,19 @@ impl Pins {
     /// Removes all pins of the node, of this layout version and others, thereby detaching the program everywhere.
     pub fn remove(&self) -> Result<Removed, DatapathError> {
         let mut removed = Removed::default();
-        for version in entries(&self.node)? {
-            removed.interfaces.extend(interfaces_in(&version)?);
+        for version in self.versions()? {
+            let (links, maps): (Vec<PathBuf>, Vec<PathBuf>) = entries(&version)?
+                .into_iter()
+                .partition(|path| interface_of_pin(&name_of(path)).is_some());
             // Links go first: without them no packet reaches a program whose maps are losing their names.
-            let (links, maps): (Vec<PathBuf>, Vec<PathBuf>) =
-                entries(&version)?.into_iter().partition(|path| is_link(path));
-            removed.maps += maps.len();
-            for path in &links {
-                detach(path)?;
+            for link in &links {
+                detach(link)?;
+                removed.interfaces.extend(interface_of_pin(&name_of(link)));
             }
-            for path in &maps {
-                remove_file(path)?;
+            for map in &maps {
+                remove_file(map)?;
+                removed.maps += 1;
             }
-            remove_directory(&version)?;
         }
         self.remove_empty_directories();
         Ok(removed)
@@ -133,26 +167,48 @@ impl Pins {
 
     /// Removes the directories that [`Pins::create`] made, as far as nothing is in them.
     pub fn remove_empty_directories(&self) {
-        for directory in [self.directory.as_path(), self.node.as_path(), Path::new(OURS)] {
+        let versions = self.versions().unwrap_or_default();
+        for directory in versions
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([self.node.as_path(), Path::new(OURS)])
+        {
             // Other versions, or other nodes, may well have pins there.
             let _ = fs::remove_dir(directory);
         }
     }
+
+    /// The directories of all layout versions. Whatever else is in the node's directory is not ours.
+    fn versions(&self) -> Result<Vec<PathBuf>, DatapathError> {
+        Ok(entries(&self.node)?
+            .into_iter()
+            .filter(|path| is_version(&name_of(path)))
+            .collect())
+    }
 }
 
-fn is_link(path: &Path) -> bool {
-    name_of(path).is_some_and(|name| name.starts_with(LINK_PREFIX))
+fn mount_bpf_file_system() -> Result<(), DatapathError> {
+    let mounted = statfs(BPF_FILE_SYSTEM)
+        .map_err(|error| failed(BPF_FILE_SYSTEM, "looking for the BPF file system", error.into()))?;
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the field's type differs between architectures"
+    )]
+    if mounted.f_type as i64 != BPF_FS_MAGIC {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("bpf", BPF_FILE_SYSTEM, "bpf", flags, None)
+            .map_err(|error| failed(BPF_FILE_SYSTEM, "mounting the BPF file system", error.into()))?;
+        tracing::info!(path = BPF_FILE_SYSTEM, "mounted the BPF file system");
+    }
+    Ok(())
 }
 
-fn interfaces_in(directory: &Path) -> Result<Vec<String>, DatapathError> {
-    let names = entries(directory)?.into_iter().filter_map(|path| name_of(&path));
-    Ok(names
-        .filter_map(|name| name.strip_prefix(LINK_PREFIX).map(ToOwned::to_owned))
-        .collect())
-}
-
-fn name_of(path: &Path) -> Option<String> {
-    Some(path.file_name()?.to_str()?.to_owned())
+/// The last part of a path; empty, which is no name, when it is not UTF-8.
+fn name_of(path: &Path) -> String {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The paths in a directory; none when it does not exist.
@@ -174,10 +230,6 @@ fn remove_file(path: &Path) -> Result<(), DatapathError> {
     ignore_absence(fs::remove_file(path)).map_err(|error| failed(path, "removing the pin", error))
 }
 
-fn remove_directory(path: &Path) -> Result<(), DatapathError> {
-    ignore_absence(fs::remove_dir(path)).map_err(|error| failed(path, "removing the directory", error))
-}
-
 fn ignore_absence(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -186,9 +238,13 @@ fn ignore_absence(result: io::Result<()>) -> io::Result<()> {
 }
 
 fn failed(path: impl Into<PathBuf>, what: &'static str, source: io::Error) -> DatapathError {
-    DatapathError::FileSystem {
-        path: path.into(),
-        what,
-        source,
+    match source.kind() {
+        // bpffs belongs to root.
+        io::ErrorKind::PermissionDenied => DatapathError::NotPermitted,
+        _ => DatapathError::FileSystem {
+            path: path.into(),
+            what,
+            source,
+        },
     }
 }

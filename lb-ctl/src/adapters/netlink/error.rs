@@ -6,10 +6,10 @@ use std::{io, net::IpAddr};
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// No netlink socket.
-    #[error("the kernel's network configuration cannot be reached over netlink: {0}")]
+    #[error("the kernel's network configuration cannot be reached over netlink")]
     Connect(#[source] io::Error),
     /// A request failed.
-    #[error("{what} failed: {source}")]
+    #[error("{what} failed")]
     Request {
         /// What was asked.
         what: String,

@@ -2,7 +2,7 @@
 
 use futures::{Stream, StreamExt, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::MulticastGroup;
 
 use super::{Neighbour, NetlinkError, interfaces};
@@ -49,6 +49,12 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
         NetlinkPayload::InnerMessage(message) => match message {
             RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message) => {
                 Neighbour::of(message).map(Event::Neighbour)
+            }
+            // What a bridge says about its ports comes as links too, deletions included.
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message)
+                if message.header.interface_family == AddressFamily::Bridge =>
+            {
+                None
             }
             RouteNetlinkMessage::NewLink(message) => Some(Event::Interface(interfaces::parse(message))),
             RouteNetlinkMessage::DelLink(message) => Some(Event::InterfaceGone(interfaces::parse(message))),

@@ -15,7 +15,8 @@ pub(super) const SLOTS_PER_SERVICE: u32 = 65_537;
 pub(super) const MAX_SERVICES: u32 = 64;
 pub(super) const MAX_BACKENDS: u32 = 1024;
 pub(super) const XDP_MODE: XdpModeChoice = XdpModeChoice::Auto;
-pub(super) const API_SOCKET: &str = "/run/lb-ctl/api.sock";
+/// The default of `api.socket`.
+pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";
 pub(super) const FORWARD: Forward = Forward::Dsr;
 pub(super) const AFFINITY: Affinity = Affinity::None;
 pub(super) const BALANCE: Balance = Balance::Hash;
