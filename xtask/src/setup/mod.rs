@@ -7,6 +7,7 @@
 mod apt;
 mod bpffs;
 mod debian;
+mod download;
 mod linker;
 mod packages;
 mod python;
