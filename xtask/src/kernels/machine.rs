@@ -18,7 +18,7 @@ use crate::command;
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// How long a machine may take. The emulation is some ten times slower than the hardware.
-const DEADLINE: Duration = Duration::from_mins(3);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// What the kernel says goes to the console, below errors nothing; a panic ends the machine.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
@@ -27,6 +27,9 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 pub(crate) struct Machine {
     qemu: Child,
     console: Receiver<io::Result<Vec<u8>>>,
+    switched_on: Instant,
+    /// How long it may take.
+    limit: Duration,
 }
 
 impl Machine {
@@ -46,11 +49,16 @@ impl Machine {
             .arg("-kernel")
             .arg(image)
             .args(["-append", COMMAND_LINE])
-            .stdin(Stdio::from(initramfs.file))
-            .stdout(Stdio::piped());
+            .stdin(Stdio::from(initramfs.file));
+        Self::start(&mut qemu, LIMIT)
+    }
+
+    /// Starts an emulator that has the machine's console as its standard output.
+    fn start(qemu: &mut Command, limit: Duration) -> Result<Self> {
         let mut qemu = qemu
+            .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start `{}`", command::display(&qemu)))?;
+            .with_context(|| format!("cannot start `{}`", command::display(qemu)))?;
         let console = qemu
             .stdout
             .take()
@@ -58,23 +66,22 @@ impl Machine {
         Ok(Self {
             qemu,
             console: lines(console),
+            switched_on: Instant::now(),
+            limit,
         })
     }
 
     /// Shows each line of the console until the machine ends or is made to, and says which of the two.
     pub(crate) fn watch(mut self, mut see: impl FnMut(&str)) -> Result<String> {
-        let end = Instant::now() + DEADLINE;
         loop {
-            match self
-                .console
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
+            let left = self.limit.saturating_sub(self.switched_on.elapsed());
+            match self.console.recv_timeout(left) {
                 Ok(line) => see(&String::from_utf8_lossy(
                     &line.context("cannot read the machine's console")?,
                 )),
                 Err(RecvTimeoutError::Disconnected) => return Ok(describe(self.wait()?)),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Ok(format!("switched off after {} s", DEADLINE.as_secs()));
+                    return Ok(format!("the machine was switched off after {:?}", self.limit));
                 }
             }
         }
@@ -112,4 +119,32 @@ fn lines(console: ChildStdout) -> Receiver<io::Result<Vec<u8>>> {
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is seen of a machine that is emulated by a shell script, and how it ends.
+    fn watch(script: &str, limit: Duration) -> (Vec<String>, String) {
+        let machine = Machine::start(Command::new("sh").args(["-c", script]), limit).unwrap();
+        let mut seen = Vec::new();
+        let end = machine.watch(|line| seen.push(line.to_owned())).unwrap();
+        (seen, end)
+    }
+
+    #[test]
+    fn a_machine_is_watched_until_it_ends() {
+        let (seen, end) = watch("echo one; printf two; exit 3", Duration::from_mins(1));
+        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(end, "the emulator ended: exit status: 3");
+        assert_eq!(watch("exit 0", Duration::from_mins(1)).1, "the machine ended");
+    }
+
+    #[test]
+    fn a_machine_that_takes_too_long_is_switched_off() {
+        let (seen, end) = watch("echo $$; exec sleep 600", Duration::from_secs(1));
+        assert_eq!(end, "the machine was switched off after 1s");
+        assert!(!Path::new("/proc").join(&seen[0]).exists());
+    }
 }
