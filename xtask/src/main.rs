@@ -40,7 +40,7 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Run the tests of tiers 0 to 2 (root needed for tiers 1 and 2) and end with one summary line
+    /// Run the tests of tiers 0 to 2 (root needed for 1 and 2), of tier 3 on demand, and end with one summary line
     Test {
         /// Run only tests whose name contains one of these
         filter: Vec<String>,
