@@ -118,11 +118,14 @@ fn host_and_kernel_agree_on_damaged_frames() {
         proptest::collection::vec((0usize..80, any::<u8>()), 0..5),
         14usize..120,
     );
-    let config = ProptestConfig {
-        cases: 20_000,
+    let mut config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
     };
+    // The default has taken the number of cases from this variable, if it is set.
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 20_000;
+    }
     proptest!(config, |((original, damage, length) in damaged)| {
         let mut frame = originals[original].clone();
         for (offset, value) in damage {

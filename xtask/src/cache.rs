@@ -110,6 +110,15 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
 }
 
+/// The paths of what is in a directory.
+pub(crate) fn read_directory(directory: &Path) -> Result<Vec<PathBuf>> {
+    let cannot_read = || format!("cannot read {}", directory.display());
+    fs::read_dir(directory)
+        .with_context(cannot_read)?
+        .map(|entry| Ok(entry.with_context(cannot_read)?.path()))
+        .collect()
+}
+
 /// The right to change the cache.
 pub(crate) struct Lock {
     file: File,

@@ -11,6 +11,7 @@ mod building;
 mod cache;
 mod command;
 mod demo;
+mod kernels;
 mod libtest;
 mod lint;
 mod setup;
@@ -19,6 +20,7 @@ mod testing;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use kernels::Kernel;
 use setup::Scope;
 
 #[derive(Parser)]
@@ -38,10 +40,19 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
-    /// Run the tests of tiers 0 to 2 (root needed for tiers 1 and 2) and end with one summary line
+    /// Run the tests of tiers 0 to 2 (root needed for 1 and 2), of tier 3 on demand, and end with one summary line
     Test {
         /// Run only tests whose name contains one of these
         filter: Vec<String>,
+        /// Run the tests of tier 1 also on other kernels, in emulated machines: on all, or on those named here
+        #[arg(
+            long,
+            value_name = "SERIES",
+            value_delimiter = ',',
+            num_args = 0..=1,
+            default_missing_value = "6.1,6.12"
+        )]
+        kernels: Vec<Kernel>,
     },
     /// Check formatting, clippy and the documentation
     Lint,
@@ -58,7 +69,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Setup => setup::run(Scope::Lab).map(|_| ExitCode::SUCCESS),
         Task::Build { release } => building::run(release).map(|()| ExitCode::SUCCESS),
-        Task::Test { filter } => testing::run(&filter),
+        Task::Test { filter, kernels } => testing::run(&filter, &kernels),
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Demo { arguments } => demo::run(&arguments).map(|never| match never {}),
     };

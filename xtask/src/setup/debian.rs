@@ -5,15 +5,14 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
 
 use super::{
     apt::{self, Offer},
+    download,
     toolchain::{self, LLVM, OLDEST_RUST, Toolchain},
 };
 use crate::{
@@ -63,21 +62,17 @@ fn library_directories(directory: &Path) -> Result<Vec<PathBuf>> {
         .iter()
         .filter(|parent| parent.is_dir())
     {
-        for entry in read_directory(parent)? {
-            if entry.is_dir() && read_directory(&entry)?.iter().any(|file| is_shared_library(file)) {
+        for entry in cache::read_directory(parent)? {
+            if entry.is_dir()
+                && cache::read_directory(&entry)?
+                    .iter()
+                    .any(|file| is_shared_library(file))
+            {
                 found.insert(entry);
             }
         }
     }
     Ok(found.into_iter().collect())
-}
-
-fn read_directory(directory: &Path) -> Result<Vec<PathBuf>> {
-    let cannot_read = || format!("cannot read {}", directory.display());
-    fs::read_dir(directory)
-        .with_context(cannot_read)?
-        .map(|entry| Ok(entry.with_context(cannot_read)?.path()))
-        .collect()
 }
 
 fn is_shared_library(file: &Path) -> bool {
@@ -88,34 +83,10 @@ fn is_shared_library(file: &Path) -> bool {
 
 /// Downloads the packages and unpacks them.
 pub(super) fn install(cache: &Cache, lock: &Lock) -> Result<()> {
-    if !apt::is_there() {
-        bail!("Debian's packages: this system has no apt");
-    }
-    let packages = match select() {
-        Ok(packages) => packages,
-        // A fresh container has no lists, an old machine has old ones.
-        Err(_) => after_update(lock)?,
-    };
-    let packages = match download(cache, lock, &packages) {
-        Ok(()) => packages,
-        Err(error) => {
-            // Archives delete a version soon after its successor has come.
-            let newer = after_update(lock)?;
-            if newer == packages {
-                return Err(error);
-            }
-            download(cache, lock, &newer)?;
-            newer
-        }
-    };
-    unpack(cache, lock, &packages)
-}
-
-/// The packages that make the toolchain, by lists that are up to date.
-fn after_update(lock: &Lock) -> Result<Vec<Offer>> {
-    // Some foreign source may be out of order without any harm to these packages.
-    let updated = apt::update(lock);
-    select().map_err(|error| updated.err().unwrap_or(error))
+    let unpacked = download::unpacked(cache, lock, DIRECTORY, select)?;
+    check(&unpacked)?;
+    command::remove_directory(&cache.path(DIRECTORY))?;
+    cache::rename(&unpacked, &cache.path(DIRECTORY))
 }
 
 /// The packages that make the toolchain.
@@ -186,64 +157,6 @@ fn check_selection(packages: &[Offer]) -> Result<()> {
         Some(llvm) => bail!("Debian's packages: {COMPILER} uses LLVM {llvm}, too new for the linker"),
         None => bail!("Debian's packages: {COMPILER} depends on no libllvm package"),
     }
-}
-
-fn downloads(cache: &Cache) -> PathBuf {
-    cache.path("debian-rust.packages")
-}
-
-fn download(cache: &Cache, lock: &Lock, packages: &[Offer]) -> Result<()> {
-    let size = packages.iter().map(|offer| offer.size).sum::<u64>() / 1_000_000;
-    let names: Vec<_> = packages.iter().map(|offer| offer.package.as_str()).collect();
-    println!(
-        "setup: downloading {size} MB of Debian packages: {}",
-        names.join(" ")
-    );
-    // Kept until everything is unpacked: apt-get goes on with an interrupted download.
-    let directory = downloads(cache);
-    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let mut download = Command::new("apt-get");
-    download
-        .current_dir(&directory)
-        .args(apt::FAIL_FAST)
-        // The user for downloads cannot look into somebody's home; signatures are checked all the same.
-        .args(["-o", "APT::Sandbox::User=root", "-qq", "download"])
-        .args(
-            packages
-                .iter()
-                .map(|offer| format!("{}={}", offer.package, offer.version)),
-        );
-    lock.capture(&mut download)
-        .context("Debian's packages could not be downloaded")?;
-    Ok(())
-}
-
-fn unpack(cache: &Cache, lock: &Lock, packages: &[Offer]) -> Result<()> {
-    println!("setup: unpacking them in {}", cache.path(DIRECTORY).display());
-    let partial = cache.path("debian-rust.partial");
-    command::remove_directory(&partial)?;
-    let files = read_directory(&downloads(cache))?;
-    for package in packages {
-        let prefix = file_prefix(package);
-        let is_the_package = |file: &&PathBuf| {
-            file.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
-        };
-        let file = files
-            .iter()
-            .find(is_the_package)
-            .with_context(|| format!("apt-get should have downloaded a file {prefix}…"))?;
-        lock.capture(Command::new("dpkg").arg("-x").arg(file).arg(&partial))?;
-    }
-    check(&partial)?;
-    command::remove_directory(&cache.path(DIRECTORY))?;
-    cache::rename(&partial, &cache.path(DIRECTORY))?;
-    command::remove_directory(&downloads(cache))
-}
-
-/// How the name of the package's file begins; the architecture follows.
-fn file_prefix(offer: &Offer) -> String {
-    format!("{}_{}_", offer.package, offer.version.replace(':', "%3a"))
 }
 
 #[cfg(test)]
@@ -322,13 +235,5 @@ mod tests {
         assert!(with(&|packages| packages[1].version = "1.95.0-1".into()).contains("does not fit"));
         assert!(with(&|packages| packages[4].package = "libllvm23".into()).contains("LLVM 23"));
         assert!(check_selection(&[]).is_err());
-    }
-
-    #[test]
-    fn file_names_encode_the_epoch() {
-        assert_eq!(
-            file_prefix(&offer("libllvm22", "1:22.1.8-1", &[])),
-            "libllvm22_1%3a22.1.8-1_"
-        );
     }
 }

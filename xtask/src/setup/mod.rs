@@ -7,6 +7,8 @@
 mod apt;
 mod bpffs;
 mod debian;
+mod download;
+mod kernels;
 mod linker;
 mod packages;
 mod python;
@@ -21,32 +23,56 @@ use toolchain::{LLVM, Toolchain};
 use crate::{
     cache::{Cache, Lock},
     command,
+    kernels::Kernel,
 };
 
 /// How much has to be set up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Scope {
+pub(crate) enum Scope<'a> {
     /// What compiling needs. No step of it needs root, except where there is no C compiler.
     Build,
     /// Also what demo and tests need.
     Lab,
+    /// Also what tests on other kernels need.
+    Kernels(&'a [Kernel]),
+}
+
+impl<'a> Scope<'a> {
+    const fn kernels(self) -> &'a [Kernel] {
+        match self {
+            Self::Build | Self::Lab => &[],
+            Self::Kernels(kernels) => kernels,
+        }
+    }
 }
 
 /// What a complete set-up offers to the other tasks.
 pub(crate) struct Ready {
     /// The interpreter of the Python environment that has the Impala client. There in scope `Lab` only.
     pub(crate) python: PathBuf,
+    /// The kernels of scope `Kernels`, each with its image.
+    pub(crate) kernels: Vec<(Kernel, PathBuf)>,
+    /// The shell for machines with those kernels.
+    pub(crate) busybox: PathBuf,
+}
+
+impl Ready {
+    fn find(cache: &Cache, scope: Scope<'_>) -> Self {
+        let image = |&kernel: &Kernel| Some((kernel, kernels::image(cache, kernel)?));
+        Self {
+            python: python::interpreter_of_environment(cache),
+            kernels: scope.kernels().iter().filter_map(image).collect(),
+            busybox: kernels::busybox(cache),
+        }
+    }
 }
 
 /// Makes sure that everything in `scope` is there.
-pub(crate) fn run(scope: Scope) -> Result<Ready> {
+pub(crate) fn run(scope: Scope<'_>) -> Result<Ready> {
     let cache = Cache::locate()?;
-    let ready = Ready {
-        python: python::interpreter_of_environment(&cache),
-    };
     if let Some(done) = complete(&cache, scope)? {
         println!("setup: complete ({done})");
-        return Ok(ready);
+        return Ok(Ready::find(&cache, scope));
     }
 
     let lock = cache.lock()?;
@@ -58,7 +84,7 @@ pub(crate) fn run(scope: Scope) -> Result<Ready> {
         return Err(with_what_is_missing(&cache, scope, &error));
     };
     println!("setup: complete ({done})");
-    Ok(ready)
+    Ok(Ready::find(&cache, scope))
 }
 
 /// What is there and what is not.
@@ -72,10 +98,14 @@ struct Survey {
     python: Option<String>,
     /// Whether it is mounted.
     bpffs: bool,
+    /// Those without an image.
+    kernels: Vec<Kernel>,
+    /// Whether there is the shell for machines with other kernels, or no need of it.
+    busybox: bool,
 }
 
 impl Survey {
-    fn take(cache: &Cache, scope: Scope) -> Result<Self> {
+    fn take(cache: &Cache, scope: Scope<'_>) -> Result<Self> {
         let lab = scope >= Scope::Lab;
         let toolchain = toolchain::find(cache);
         let linker = match &toolchain {
@@ -90,6 +120,8 @@ impl Survey {
             linker,
             python,
             bpffs: !lab || bpffs::is_mounted()?,
+            kernels: kernels::missing(cache, scope.kernels()),
+            busybox: scope.kernels().is_empty() || kernels::busybox(cache).is_file(),
         })
     }
 
@@ -106,12 +138,20 @@ impl Survey {
         if !self.bpffs {
             missing.push(format!("the BPF file system, mounted on {}", bpffs::MOUNT_POINT));
         }
+        missing.extend(
+            self.kernels
+                .iter()
+                .map(|kernel| format!("Linux {}", kernel.series())),
+        );
+        if !self.busybox {
+            missing.push("a shell for machines with other kernels".into());
+        }
         missing
     }
 }
 
 /// One line about what is there, if nothing is missing.
-fn complete(cache: &Cache, scope: Scope) -> Result<Option<String>> {
+fn complete(cache: &Cache, scope: Scope<'_>) -> Result<Option<String>> {
     let survey = Survey::take(cache, scope)?;
     let nothing_missing = survey.missing().is_empty();
     let (Ok(toolchain), Some(linker), true) = (survey.toolchain, survey.linker, nothing_missing) else {
@@ -124,7 +164,7 @@ fn complete(cache: &Cache, scope: Scope) -> Result<Option<String>> {
 }
 
 /// Installs what the survey found missing, cheap and local things last: what needs the network should fail first.
-fn provide(cache: &Cache, lock: &Lock, scope: Scope, survey: Survey) -> Result<()> {
+fn provide(cache: &Cache, lock: &Lock, scope: Scope<'_>, survey: Survey) -> Result<()> {
     for missing in survey.missing() {
         println!("setup: missing: {missing}");
     }
@@ -140,6 +180,9 @@ fn provide(cache: &Cache, lock: &Lock, scope: Scope, survey: Survey) -> Result<(
         None => linker::install(cache, lock, toolchain.version.llvm)?,
     };
     toolchain::describe(cache, &toolchain, &linker)?;
+    if !(survey.kernels.is_empty() && survey.busybox) {
+        kernels::install(cache, lock, &survey.kernels)?;
+    }
     if scope >= Scope::Lab {
         if survey.python.is_some() {
             python::install(cache, lock)?;
@@ -152,7 +195,7 @@ fn provide(cache: &Cache, lock: &Lock, scope: Scope, survey: Survey) -> Result<(
 }
 
 /// The error, followed by everything that is still missing: a user without network learns in one go what to fetch.
-fn with_what_is_missing(cache: &Cache, scope: Scope, error: &anyhow::Error) -> anyhow::Error {
+fn with_what_is_missing(cache: &Cache, scope: Scope<'_>, error: &anyhow::Error) -> anyhow::Error {
     let missing = match Survey::take(cache, scope) {
         Ok(survey) => survey.missing(),
         Err(_) => Vec::new(),

@@ -21,6 +21,7 @@ pub(super) struct Package {
 enum Needed {
     Always,
     InLab,
+    ForKernels,
 }
 
 const PACKAGES: &[Package] = &[
@@ -48,6 +49,12 @@ const PACKAGES: &[Package] = &[
         purpose: "looks into the lab's network",
         needed: Needed::InLab,
     },
+    Package {
+        name: "qemu-system-x86",
+        program: crate::kernels::QEMU,
+        purpose: "runs other kernels",
+        needed: Needed::ForKernels,
+    },
 ];
 
 /// The modules that make a Python environment are a package of their own on Debian.
@@ -65,10 +72,14 @@ impl fmt::Display for Package {
 }
 
 /// The packages that have to be installed.
-pub(super) fn missing(scope: Scope, environment_is_missing: bool) -> Vec<&'static Package> {
+pub(super) fn missing(scope: Scope<'_>, environment_is_missing: bool) -> Vec<&'static Package> {
     let mut missing: Vec<_> = PACKAGES
         .iter()
-        .filter(|package| package.needed == Needed::Always || scope >= Scope::Lab)
+        .filter(|package| match package.needed {
+            Needed::Always => true,
+            Needed::InLab => scope >= Scope::Lab,
+            Needed::ForKernels => !scope.kernels().is_empty(),
+        })
         .filter(|package| command::find_program(package.program).is_none())
         .collect();
     if environment_is_missing && !super::python::can_make_environments() {
