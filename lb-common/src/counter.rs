@@ -41,6 +41,8 @@ counters! {
         "A packet was dropped because a slot or target that must exist was missing: a fault of the controller.";
     DropExtensionHeader = 6, "drop_extension_header",
         "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
+    RecordLost = 7, "record_lost",
+        "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
 }
 
 impl Counter {

@@ -68,6 +68,10 @@ pub struct Service {
     /// The MAC address of our interface, as [`mac_word`] makes it. Frames to another one are not for us, though an
     /// interface in promiscuous mode lets them in.
     pub mac: u64,
+    /// Names the service in the keys of flows.
+    pub id: u16,
+    /// Always 0.
+    pub reserved: [u16; 3],
 }
 
 /// A MAC address as one number that is compared at once: its 6 bytes as on the wire, in the order of the host's memory.
@@ -89,7 +93,7 @@ pub struct Slot {
     pub current: u16,
     /// Whether packets of this slot consult the flow table.
     pub tracked: bool,
-    /// When the settled path was last used: seconds of the monotonic clock, modulo 2^16.
+    /// When the settled path was last used, in [ticks](crate::clock::ticks), modulo 2^16.
     pub settled_seen: u16,
 }
 
@@ -127,6 +131,58 @@ impl Slot {
             settled_seen: (bits >> 48) as u16,
         }
     }
+}
+
+/// Names a flow: the key of both tables of records. The service stands for VIP, port and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C, align(8))]
+pub struct FlowKey {
+    /// The client's address.
+    client: Address,
+    /// The client's port.
+    client_port: u16,
+    /// The service's id.
+    service: u16,
+    reserved: u32,
+}
+
+impl FlowKey {
+    /// The key of the flow between a client and a service.
+    #[inline(always)]
+    pub const fn new(client: Address, client_port: u16, service: u16) -> Self {
+        Self {
+            client,
+            client_port,
+            service,
+            reserved: 0,
+        }
+    }
+}
+
+/// What is known of a connection in a tracked slot: an *established* record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowRecord {
+    /// The target on which the connection lives.
+    pub target: u16,
+    /// 1 once a FIN or RST has been seen, else 0.
+    pub closing: u16,
+    /// When the last packet came, in [ticks](crate::clock::ticks).
+    pub last_seen: u32,
+}
+
+/// What is known of a connection in a tracked slot of which there has been a SYN only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct HalfOpen {
+    /// The target that the SYN was given.
+    pub target: u16,
+    /// Always 0.
+    pub reserved: u16,
+    /// The SYN's sequence number.
+    pub sequence: u32,
+    /// When it came, in [ticks](crate::clock::ticks).
+    pub opened: u32,
 }
 
 /// Where packets for a backend are sent.
@@ -207,6 +263,12 @@ impl Traffic {
 pub mod map {
     /// Hash, [`ServiceKey`](super::ServiceKey) to [`Service`](super::Service).
     pub const SERVICES: &str = "SERVICES";
+    /// Hash, [`FlowKey`](super::FlowKey) to [`FlowRecord`](super::FlowRecord). Never evicts.
+    pub const FLOWS: &str = "FLOWS";
+    /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`HalfOpen`](super::HalfOpen).
+    pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Array of one `u32`: not 0 while records are running short.
+    pub const RECORDS_SHORT: &str = "RECORDS_SHORT";
     /// Memory-mapped array of [`Slot::to_bits`](super::Slot::to_bits), each service's slots in one piece.
     pub const SLOTS: &str = "SLOTS";
     /// Array of [`Target`](super::Target), indexed by target id.
@@ -226,7 +288,10 @@ mod tests {
     #[test]
     fn values_have_no_hidden_padding() {
         assert_eq!(size_of::<ServiceKey>(), 24);
-        assert_eq!(size_of::<Service>(), 24);
+        assert_eq!(size_of::<Service>(), 32);
+        assert_eq!(size_of::<FlowKey>(), 24);
+        assert_eq!(size_of::<FlowRecord>(), 8);
+        assert_eq!(size_of::<HalfOpen>(), 12);
         assert_eq!(size_of::<Target>(), 16);
         assert_eq!(size_of::<Traffic>(), 24);
     }

@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod address;
+pub mod clock;
 pub mod counter;
 pub mod decision;
 pub mod forward;
@@ -18,5 +19,6 @@ pub mod hash;
 pub mod headers;
 pub mod layout;
 pub mod packet;
+pub mod slot_rule;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

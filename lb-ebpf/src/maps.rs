@@ -3,14 +3,17 @@
 //! Sizes given here are those of the default configuration; the controller sets the real ones when it loads the program.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use lb_common::{
+    clock,
     counter::Counter,
-    decision::Tables,
-    layout::{Service, ServiceKey, Slot, Target, Traffic},
+    decision::{Memory, Tables},
+    layout::{FlowKey, FlowRecord, HalfOpen, Service, ServiceKey, Slot, Target, Traffic},
+    slot_rule::{self, Choice, Effect, Event, Records},
 };
 
 // The names are those of `lb_common::layout::map`.
@@ -22,6 +25,18 @@ static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(128, B
 /// Slots of all services. The controller maps it into its memory and stores whole words.
 #[map]
 static SLOTS: Array<u64> = Array::with_max_entries(64 * 65_537, BPF_F_MMAPABLE);
+
+/// Established records. Allocated in advance, and never evicted: only the controller removes what is over.
+#[map]
+static FLOWS: HashMap<FlowKey, FlowRecord> = HashMap::with_max_entries(262_144, 0);
+
+/// Half-open records. A flood of SYNs evicts the oldest of them, and nothing else.
+#[map]
+static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Whether established records are running short: the controller's word.
+#[map]
+static RECORDS_SHORT: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Targets by id.
 #[map]
@@ -61,6 +76,122 @@ impl Tables for Maps {
         // The kernel copies a new entry over the old one. A packet that reads in between gets a mixture of two MAC addresses
         // and is lost, as it was with the old one.
         TARGETS.get(u32::from(id))
+    }
+
+    #[inline(always)]
+    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32) -> u16 {
+        tracked_target(flow, slot.to_bits(), pack(event), index)
+    }
+
+    #[inline(always)]
+    fn remember(&self, memory: &Memory) {
+        let Memory { flow, slot, effect } = memory;
+        match effect {
+            Effect::Nothing => {}
+            Effect::SettledUsed => settled_used(*slot),
+            Effect::Seen | Effect::Closing => {
+                if let Some(record) = FLOWS.get_ptr_mut(flow) {
+                    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are
+                    // written whole; that another CPU writes to the same record at once does no harm.
+                    let record = unsafe { &mut *record };
+                    record.last_seen = self.now();
+                    if *effect == Effect::Closing {
+                        record.closing = 1;
+                    }
+                }
+            }
+            Effect::Open(half_open) => {
+                // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
+                let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
+            }
+            Effect::Establish(record) => {
+                if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
+                    // The half-open record stays: it serves the connection while it is in its first window.
+                    count(Counter::RecordLost);
+                } else {
+                    let _ = HALF_OPEN.remove(flow);
+                }
+            }
+        }
+    }
+}
+
+impl Records for Maps {
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<FlowRecord> {
+        // SAFETY: as in `service`: any bits are a valid record. Another CPU may write to it meanwhile, whole fields only.
+        unsafe { FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn half_open(&self, key: &FlowKey) -> Option<HalfOpen> {
+        // SAFETY: as above.
+        unsafe { HALF_OPEN.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: a helper without arguments, which every program type may call since Linux 5.11.
+        clock::ticks(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn is_short(&self) -> bool {
+        RECORDS_SHORT.get(0).is_some_and(|short| *short != 0)
+    }
+
+    #[inline(always)]
+    fn is_alive(&self, target: u16) -> bool {
+        TARGETS.get(u32::from(target)).is_some_and(Target::is_resolved)
+    }
+}
+
+/// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets
+/// of untracked slots, which are nearly all. The arguments are words because that is what BPF functions take.
+#[inline(never)]
+fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32) -> u16 {
+    let Choice { target, effect } = slot_rule::choose(unpack(event), Slot::from_bits(slot), flow, &Maps);
+    Maps.remember(&Memory {
+        flow: *flow,
+        slot: index,
+        effect,
+    });
+    target
+}
+
+/// An event in one word: the sequence number, then a bit each.
+#[inline(always)]
+const fn pack(event: Event) -> u64 {
+    event.sequence as u64 | (event.opens as u64) << 32 | (event.closes as u64) << 33
+}
+
+/// The inverse of [`pack`].
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the number is the word's lower half"
+)]
+const fn unpack(word: u64) -> Event {
+    Event {
+        opens: word >> 32 & 1 != 0,
+        closes: word >> 33 & 1 != 0,
+        sequence: word as u32,
+    }
+}
+
+/// Notes the time at which a slot's settled path was used.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the slot keeps the time modulo 2^16"
+)]
+fn settled_used(slot: u32) {
+    if let Some(word) = SLOTS.get_ptr_mut(slot) {
+        // `settled_seen` is the highest 16 bits of the word, on a little-endian machine its last two bytes.
+        let settled_seen = word.cast::<u16>().wrapping_add(3);
+        // SAFETY: the two bytes are inside of the word, which is the map's memory, and aligned. Only they are stored, so that
+        // a move which the controller stores at the same time is not undone.
+        unsafe { settled_seen.write_volatile(Maps.now() as u16) };
     }
 }
 

@@ -27,6 +27,8 @@ fn loaded() -> (Datapath, HostTables) {
         services: u32::try_from(tables.services.len()).unwrap(),
         slots: u32::try_from(tables.slots.len()).unwrap(),
         targets: u32::from(TARGETS),
+        flows: 1024,
+        half_open: 1024,
     };
     let mut datapath = Datapath::load(sizes).expect("the kernel accepts the program; tests need root");
     for (index, &bits) in (0..).zip(&tables.slots) {
@@ -181,7 +183,7 @@ fn a_slot_beyond_the_table_is_refused() {
     assert!(
         error
             .to_string()
-            .contains(&format!("slot {beyond} was to be written")),
+            .contains(&format!("slot {beyond} was asked for")),
         "{error}"
     );
 }

@@ -19,6 +19,8 @@ pub struct Segment {
     pub port: u16,
     /// The control bits.
     pub flags: tcp::Flags,
+    /// The sequence number.
+    pub sequence: u32,
 }
 
 /// Why a TCP packet cannot be forwarded.
@@ -99,6 +101,7 @@ pub fn parse(packet: &(impl Packet + ?Sized)) -> Parsed {
         vip: destination,
         port: tcp.destination_port(),
         flags: tcp.flags(),
+        sequence: tcp.sequence(),
     })
 }
 

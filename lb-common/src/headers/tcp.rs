@@ -35,6 +35,12 @@ impl Flags {
     pub const fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
     }
+
+    /// Whether this segment ends a connection, or its sender's half of it: FIN or RST.
+    #[inline(always)]
+    pub const fn closes(self) -> bool {
+        self.0 & (Self::FIN | Self::RST) != 0
+    }
 }
 
 impl Header {
@@ -54,6 +60,12 @@ impl Header {
     #[inline(always)]
     pub const fn destination_port(&self) -> u16 {
         u16::from_be_bytes([self.0[2], self.0[3]])
+    }
+
+    /// The sequence number.
+    #[inline(always)]
+    pub const fn sequence(&self) -> u32 {
+        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
     }
 
     /// Length of the header with its options, in bytes: at most 60, below 20 only when malformed.

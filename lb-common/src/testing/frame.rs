@@ -23,6 +23,7 @@ pub struct Frame {
     ethertype: Option<u16>,
     protocol: u8,
     flags: u8,
+    sequence: u32,
     version: Option<u8>,
     ip_options: Vec<u8>,
     fragment: u16,
@@ -45,6 +46,7 @@ impl Frame {
             ethertype: None,
             protocol: tcp::PROTOCOL,
             flags: Flags::ACK,
+            sequence: 1000,
             version: None,
             ip_options: Vec::new(),
             fragment: 0x4000, // don't fragment, as TCP senders set it
@@ -68,6 +70,13 @@ impl Frame {
     #[must_use]
     pub fn flags(mut self, flags: u8) -> Self {
         self.flags = flags;
+        self
+    }
+
+    /// Sets the sequence number.
+    #[must_use]
+    pub fn sequence(mut self, sequence: u32) -> Self {
+        self.sequence = sequence;
         self
     }
 
@@ -221,7 +230,7 @@ impl Frame {
         let mut tcp = Vec::new();
         tcp.extend(self.client.port().to_be_bytes());
         tcp.extend(self.service.port().to_be_bytes());
-        tcp.extend(1000u32.to_be_bytes());
+        tcp.extend(self.sequence.to_be_bytes());
         tcp.extend(2000u32.to_be_bytes());
         tcp.push(self.data_offset.unwrap_or(words) << 4);
         tcp.push(self.flags);

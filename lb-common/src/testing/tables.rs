@@ -1,13 +1,14 @@
 //! The tables as ordinary collections.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::{collections::BTreeMap, vec::Vec};
+use std::{cell::RefCell, collections::BTreeMap, vec::Vec};
 
 use super::frame::BALANCER_MAC;
 use crate::{
     address::Address,
-    decision::Tables,
-    layout::{NO_TARGET, Service, ServiceKey, Slot, Target, mac_word},
+    decision::{Memory, Tables},
+    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, ServiceKey, Slot, Target, mac_word},
+    slot_rule::{Effect, Records},
 };
 
 /// How many slots each service of [`HostTables::fixture`] has.
@@ -47,6 +48,16 @@ pub struct HostTables {
     pub slots: Vec<u64>,
     /// The targets by id.
     pub targets: Vec<Target>,
+    /// The established records.
+    pub flows: BTreeMap<FlowKey, FlowRecord>,
+    /// The half-open records.
+    pub half_open: BTreeMap<FlowKey, HalfOpen>,
+    /// The time, in ticks.
+    pub now: u32,
+    /// Whether records are running short.
+    pub short: bool,
+    /// What decisions wanted remembered, and has not been carried out.
+    memories: RefCell<Vec<Memory>>,
 }
 
 impl HostTables {
@@ -64,6 +75,8 @@ impl HostTables {
                 first_slot: 0,
                 slots: 0,
                 mac: mac_word(BALANCER_MAC),
+                id: 0,
+                reserved: [0; 3],
             };
             tables.services.insert(key, service);
         }
@@ -75,6 +88,45 @@ impl HostTables {
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         tables
+    }
+
+    /// Carries out what decisions have wanted remembered.
+    pub fn carry_out(&mut self) {
+        for memory in self.memories.take() {
+            self.perform(&memory);
+        }
+    }
+
+    /// Carries out what a decision wants remembered, as the XDP program does.
+    pub fn perform(&mut self, memory: &Memory) {
+        let Memory { flow, slot, effect } = *memory;
+        match effect {
+            Effect::Nothing => {}
+            Effect::SettledUsed => {
+                if let Some(word) = self.slots.get_mut(slot as usize) {
+                    let [low, high, ..] = self.now.to_le_bytes();
+                    let settled_seen = u16::from_le_bytes([low, high]);
+                    *word = Slot {
+                        settled_seen,
+                        ..Slot::from_bits(*word)
+                    }
+                    .to_bits();
+                }
+            }
+            Effect::Seen | Effect::Closing => {
+                if let Some(record) = self.flows.get_mut(&flow) {
+                    record.last_seen = self.now;
+                    record.closing |= u16::from(effect == Effect::Closing);
+                }
+            }
+            Effect::Open(half_open) => {
+                self.half_open.insert(flow, half_open);
+            }
+            Effect::Establish(record) => {
+                self.flows.insert(flow, record);
+                self.half_open.remove(&flow);
+            }
+        }
     }
 
     fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) {
@@ -89,6 +141,8 @@ impl HostTables {
                 first_slot,
                 slots: SLOTS,
                 mac: mac_word(BALANCER_MAC),
+                id: 0,
+                reserved: [0; 3],
             },
         );
     }
@@ -113,5 +167,31 @@ impl Tables for HostTables {
 
     fn target(&self, id: u16) -> Option<&Target> {
         self.targets.get(usize::from(id))
+    }
+
+    fn remember(&self, memory: &Memory) {
+        self.memories.borrow_mut().push(*memory);
+    }
+}
+
+impl Records for HostTables {
+    fn flow(&self, key: &FlowKey) -> Option<FlowRecord> {
+        self.flows.get(key).copied()
+    }
+
+    fn half_open(&self, key: &FlowKey) -> Option<HalfOpen> {
+        self.half_open.get(key).copied()
+    }
+
+    fn now(&self) -> u32 {
+        self.now
+    }
+
+    fn is_short(&self) -> bool {
+        self.short
+    }
+
+    fn is_alive(&self, target: u16) -> bool {
+        self.target(target).is_some_and(Target::is_resolved)
     }
 }

@@ -52,7 +52,8 @@ impl Plan {
             targets: Vec::new(),
         };
         let mut first_slot = 0;
-        for service in &config.services {
+        // The configuration allows fewer services than there are ids.
+        for (service_id, service) in (0..).zip(&config.services) {
             let targets: Vec<u16> = service
                 .backends
                 .iter()
@@ -63,6 +64,8 @@ impl Plan {
                 first_slot,
                 slots: config.datapath.slots_per_service,
                 mac: 0,
+                id: service_id,
+                reserved: [0; 3],
             };
             plan.services.push(PlannedService {
                 key: ServiceKey::tcp(service.vip.into(), service.port),

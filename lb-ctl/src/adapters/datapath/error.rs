@@ -50,7 +50,7 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// A slot beyond the table.
-    #[error("slot {index} was to be written, the table has {slots}: a fault of the controller")]
+    #[error("slot {index} was asked for, the table has {slots}: a fault of the controller")]
     NoSuchSlot {
         /// The slot.
         index: u32,

@@ -10,12 +10,12 @@ mod slots;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, PerCpuArray},
+    maps::{Array, HashMap, Map, MapError, PerCpuArray},
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use lb_common::{
     counter::Counter,
-    layout::{Service, ServiceKey, Slot, Target, Traffic, mac_word, map},
+    layout::{FlowKey, FlowRecord, HalfOpen, Service, ServiceKey, Slot, Target, Traffic, mac_word, map},
 };
 
 pub use attachment::Attachment;
@@ -39,7 +39,16 @@ pub struct Sizes {
     pub slots: u32,
     /// Entries of the target table, the unused id 0 included.
     pub targets: u32,
+    /// Established records.
+    pub flows: u32,
+    /// Half-open records.
+    pub half_open: u32,
 }
+
+/// Room for connections in tracked slots.
+const FLOWS: u32 = 262_144;
+/// Room for connections in tracked slots of which there has been a SYN only.
+const HALF_OPEN: u32 = 65_536;
 
 impl Sizes {
     /// The sizes that a configuration asks for. Its bounds keep them within 32 bits.
@@ -48,6 +57,8 @@ impl Sizes {
             services: config.max_services.saturating_mul(2),
             slots: config.max_services.saturating_mul(config.slots_per_service),
             targets: config.max_backends.saturating_add(1),
+            flows: FLOWS,
+            half_open: HALF_OPEN,
         }
     }
 }
@@ -75,6 +86,8 @@ impl Datapath {
             .map_max_entries(map::SLOTS, sizes.slots)
             .map_max_entries(map::TARGETS, sizes.targets)
             .map_max_entries(map::TRAFFIC, sizes.targets)
+            .map_max_entries(map::FLOWS, sizes.flows)
+            .map_max_entries(map::HALF_OPEN, sizes.half_open)
             .load(programs::BALANCER)
             .map_err(DatapathError::load)?;
         xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
@@ -115,6 +128,30 @@ impl Datapath {
     /// Writes a slot, atomically.
     pub fn write_slot(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
         self.slots.store(index, slot)
+    }
+
+    /// Reads a slot.
+    pub fn slot(&self, index: u32) -> Result<Slot, DatapathError> {
+        self.slots.load(index)
+    }
+
+    /// The established record of a flow.
+    pub fn flow_record(&self, key: FlowKey) -> Result<Option<FlowRecord>, DatapathError> {
+        let flows = HashMap::<_, Raw<FlowKey>, Raw<FlowRecord>>::try_from(find(&self.ebpf, map::FLOWS)?)?;
+        present(flows.get(&Raw(key), 0))
+    }
+
+    /// The half-open record of a flow.
+    pub fn half_open_record(&self, key: FlowKey) -> Result<Option<HalfOpen>, DatapathError> {
+        let half_open =
+            HashMap::<_, Raw<FlowKey>, Raw<HalfOpen>>::try_from(find(&self.ebpf, map::HALF_OPEN)?)?;
+        present(half_open.get(&Raw(key), 0))
+    }
+
+    /// Says whether established records are running short, so that new connections do without where they can.
+    pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
+        let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
+        Ok(setting.set(0, u32::from(short), 0)?)
     }
 
     /// Writes an entry of the target table.
@@ -164,6 +201,15 @@ impl Datapath {
         self.ebpf
             .map_mut(name)
             .ok_or(DatapathError::Object { missing: name })
+    }
+}
+
+/// A value that may be absent.
+fn present<T: Copy>(found: Result<Raw<T>, MapError>) -> Result<Option<T>, DatapathError> {
+    match found {
+        Ok(Raw(value)) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

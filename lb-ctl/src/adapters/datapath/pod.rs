@@ -1,6 +1,6 @@
 //! Values that are copied in and out of maps as bytes.
 
-use lb_common::layout::{Service, ServiceKey, Target, Traffic};
+use lb_common::layout::{FlowKey, FlowRecord, HalfOpen, Service, ServiceKey, Target, Traffic};
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
 #[derive(Clone, Copy, Debug)]
@@ -16,3 +16,9 @@ unsafe impl aya::Pod for Raw<Service> {}
 unsafe impl aya::Pod for Raw<Target> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Traffic> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<FlowKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<FlowRecord> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<HalfOpen> {}

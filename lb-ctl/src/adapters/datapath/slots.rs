@@ -57,20 +57,26 @@ impl SlotTable {
 
     /// Writes a slot in one store.
     pub(super) fn store(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
-        let word = self
-            .words()
-            .get(index as usize)
-            .ok_or(DatapathError::NoSuchSlot {
-                index,
-                slots: self.length,
-            })?;
-        word.store(slot.to_bits(), Ordering::Release);
+        self.word(index)?.store(slot.to_bits(), Ordering::Release);
         Ok(())
+    }
+
+    /// Reads a slot in one load.
+    pub(super) fn load(&self, index: u32) -> Result<Slot, DatapathError> {
+        Ok(Slot::from_bits(self.word(index)?.load(Ordering::Acquire)))
+    }
+
+    fn word(&self, index: u32) -> Result<&AtomicU64, DatapathError> {
+        let beyond = DatapathError::NoSuchSlot {
+            index,
+            slots: self.length,
+        };
+        self.words().get(index as usize).ok_or(beyond)
     }
 
     fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping holds `length` words from a page-aligned address, stays until drop, and whoever else
-        // accesses it (the kernel program) does so in whole words.
+        // accesses it (the kernel program) loads whole words and stores whole fields.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.length as usize) }
     }
 }

@@ -1,0 +1,415 @@
+//! Which target a packet of a tracked slot goes to, and what is to be remembered of it.
+//!
+//! A tracked slot has two targets: `settled`, on which live all connections that nobody has recorded, and `current`, which
+//! new ones get. So that a slot can move without breaking a connection:
+//!
+//! - A SYN makes a *half-open* record of the target it was given and of its sequence number. Only a packet that continues
+//!   that number, within the first window, turns it into an *established* record. A spoofed or delayed SYN is never
+//!   continued, so it cannot pull a live connection to another target.
+//! - An established record in use decides alone. One that is closing, or idle for a minute, gives way to a new connection
+//!   between the same ports, once that has proved itself by its number.
+//! - Whatever has no record goes to `settled`.
+//!
+//! What it cannot tell: a SYN that was forwarded before its slot was tracked left no record. If it is sent again after the
+//! slot has moved, while the first answer is on its way, two targets answer, and the client is reset once it continues
+//! with the first. That takes a handshake of more than a second across a move. The like holds for a network that delays a
+//! duplicate of a SYN until after a move, for a connection that has sent less than a window by then.
+//!
+//! The rule only decides. What it wants remembered is an [`Effect`], which whoever owns the tables carries out.
+
+use crate::{
+    clock,
+    layout::{FlowKey, FlowRecord, HalfOpen, Slot},
+};
+
+/// After how many ticks without a packet an established record gives way to a new connection: a minute.
+pub const IDLE: u32 = 56;
+
+/// How far the first packets of a connection may be ahead of its SYN. The window of a SYN-ACK is never scaled
+/// (RFC 7323, 2.2), so a client cannot send more before it has heard from the server again.
+pub const FIRST_WINDOW: u32 = 65_535;
+
+/// What the rule needs to know about a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Whether it asks for a new connection: SYN without ACK.
+    pub opens: bool,
+    /// Whether it ends one: FIN or RST.
+    pub closes: bool,
+    /// Its sequence number.
+    pub sequence: u32,
+}
+
+/// The records that the rule looks up, each at most once and only if it matters.
+pub trait Records {
+    /// The established record of a flow.
+    fn flow(&self, key: &FlowKey) -> Option<FlowRecord>;
+    /// The half-open record of a flow.
+    fn half_open(&self, key: &FlowKey) -> Option<HalfOpen>;
+    /// The time, in [ticks](clock::ticks).
+    fn now(&self) -> u32;
+    /// Whether records are running short, so that new connections should do without where they can.
+    fn is_short(&self) -> bool;
+    /// Whether packets can be forwarded to a target.
+    fn is_alive(&self, target: u16) -> bool;
+}
+
+/// What is to be remembered of a packet that was forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Nothing,
+    /// The settled path was used: the slot's `settled_seen` becomes now.
+    SettledUsed,
+    /// The flow's established record was used: it was seen now.
+    Seen,
+    /// The flow is ending: its established record was seen now, and gives way from now on.
+    Closing,
+    /// The flow gets a half-open record, in place of an earlier one.
+    Open(HalfOpen),
+    /// The flow gets an established record, in place of an earlier one and of the half-open one.
+    Establish(FlowRecord),
+}
+
+/// The rule's decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The target's id.
+    pub target: u16,
+    /// What is to be remembered if the packet is forwarded.
+    pub effect: Effect,
+}
+
+/// Decides about a packet of a tracked slot.
+#[inline(always)]
+pub fn choose(event: Event, slot: Slot, key: &FlowKey, records: &impl Records) -> Choice {
+    let now = records.now();
+    let record = records.flow(key);
+    match record {
+        Some(record) if record.closing == 0 && clock::since(now, record.last_seen) <= IDLE => {
+            in_use(event, record, now)
+        }
+        _ if event.opens => open(event, slot, key, record.is_some(), now, records),
+        _ => follow(event, slot, key, record, now, records),
+    }
+}
+
+/// A packet of a flow whose record is in use.
+#[inline(always)]
+fn in_use(event: Event, record: FlowRecord, now: u32) -> Choice {
+    // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
+    let effect = if event.opens {
+        Effect::Nothing
+    } else {
+        seen(event, record, now)
+    };
+    Choice {
+        target: record.target,
+        effect,
+    }
+}
+
+/// What a packet does to its flow's record.
+#[inline(always)]
+fn seen(event: Event, record: FlowRecord, now: u32) -> Effect {
+    match event {
+        Event { closes: true, .. } => Effect::Closing,
+        _ if record.last_seen == now => Effect::Nothing,
+        _ => Effect::Seen,
+    }
+}
+
+/// What a packet without a record does to its slot.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the slot keeps the time modulo 2^16"
+)]
+fn settled_used(slot: Slot, now: u32) -> Effect {
+    // Most packets come in the same tick as the one before. Written once, the slot's cache line stays shared.
+    if slot.settled_seen == now as u16 {
+        Effect::Nothing
+    } else {
+        Effect::SettledUsed
+    }
+}
+
+/// A SYN without a record in use.
+#[inline(always)]
+fn open(
+    event: Event,
+    slot: Slot,
+    key: &FlowKey,
+    has_record: bool,
+    now: u32,
+    records: &impl Records,
+) -> Choice {
+    let target = match records.half_open(key) {
+        // A retransmission, or another attempt from the same port: the newest number counts.
+        Some(earlier) => earlier.target,
+        // An old record would get the new connection's packets: it has to be overruled, wherever that goes.
+        None if has_record => slot.current,
+        // Without a record it goes to `settled`: nothing to remember if it belongs there, or may.
+        None if slot.current == slot.settled || (records.is_short() && records.is_alive(slot.settled)) => {
+            return Choice {
+                target: slot.settled,
+                effect: settled_used(slot, now),
+            };
+        }
+        None => slot.current,
+    };
+    let half_open = HalfOpen {
+        target,
+        reserved: 0,
+        sequence: event.sequence,
+        opened: now,
+    };
+    Choice {
+        target,
+        effect: Effect::Open(half_open),
+    }
+}
+
+/// Any other packet without a record in use.
+#[inline(always)]
+fn follow(
+    event: Event,
+    slot: Slot,
+    key: &FlowKey,
+    record: Option<FlowRecord>,
+    now: u32,
+    records: &impl Records,
+) -> Choice {
+    if let Some(half_open) = records.half_open(key) {
+        let distance = event.sequence.wrapping_sub(half_open.sequence.wrapping_add(1));
+        if distance <= FIRST_WINDOW {
+            let target = half_open.target;
+            let record = FlowRecord {
+                target,
+                closing: u16::from(event.closes),
+                last_seen: now,
+            };
+            return Choice {
+                target,
+                effect: Effect::Establish(record),
+            };
+        }
+    }
+    match record {
+        // It closes, or has been idle. A record that closes stays so; an idle flow that speaks again is in use.
+        Some(record) => Choice {
+            target: record.target,
+            effect: seen(event, record, now),
+        },
+        None => Choice {
+            target: slot.settled,
+            effect: settled_used(slot, now),
+        },
+    }
+}
+
+#[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{address::Address, layout::Target, testing::HostTables};
+
+    const SYN: Event = Event {
+        opens: true,
+        closes: false,
+        sequence: 1000,
+    };
+    const SLOT: Slot = Slot {
+        settled: 1,
+        current: 2,
+        tracked: true,
+        settled_seen: 0,
+    };
+    const NOW: u32 = 500;
+
+    fn key() -> FlowKey {
+        FlowKey::new(Address::v4([10, 0, 0, 1]), 40000, 7)
+    }
+
+    fn data(sequence: u32) -> Event {
+        Event {
+            opens: false,
+            closes: false,
+            sequence,
+        }
+    }
+
+    fn tables() -> HostTables {
+        let targets = [
+            Target::default(),
+            Target::resolved([2; 6], [4; 6]),
+            Target::resolved([2; 6], [4; 6]),
+        ];
+        let mut tables = HostTables::default();
+        tables.now = NOW;
+        tables.targets = targets.into();
+        tables
+    }
+
+    fn with_record(last_seen: u32, closing: u16) -> HostTables {
+        let mut tables = tables();
+        tables.flows.insert(
+            key(),
+            FlowRecord {
+                target: 1,
+                closing,
+                last_seen,
+            },
+        );
+        tables
+    }
+
+    fn with_half_open(target: u16) -> HostTables {
+        let mut tables = tables();
+        let half_open = HalfOpen {
+            target,
+            reserved: 0,
+            sequence: 1000,
+            opened: NOW,
+        };
+        tables.half_open.insert(key(), half_open);
+        tables
+    }
+
+    fn opened(target: u16) -> Choice {
+        let half_open = HalfOpen {
+            target,
+            reserved: 0,
+            sequence: 1000,
+            opened: NOW,
+        };
+        Choice {
+            target,
+            effect: Effect::Open(half_open),
+        }
+    }
+
+    #[test]
+    fn a_new_connection_goes_to_current_and_is_noted() {
+        assert_eq!(choose(SYN, SLOT, &key(), &tables()), opened(2));
+    }
+
+    #[test]
+    fn a_packet_without_a_record_goes_to_settled() {
+        let choice = choose(data(5), SLOT, &key(), &tables());
+        assert_eq!(
+            choice,
+            Choice {
+                target: 1,
+                effect: Effect::SettledUsed
+            }
+        );
+    }
+
+    #[test]
+    fn a_record_in_use_gets_every_packet_a_syn_included_which_keeps_nothing_alive() {
+        let tables = with_record(NOW - IDLE, 0);
+        assert_eq!(
+            choose(data(5), SLOT, &key(), &tables),
+            Choice {
+                target: 1,
+                effect: Effect::Seen
+            }
+        );
+        assert_eq!(
+            choose(SYN, SLOT, &key(), &tables),
+            Choice {
+                target: 1,
+                effect: Effect::Nothing
+            }
+        );
+        let end = Event {
+            closes: true,
+            ..data(5)
+        };
+        assert_eq!(
+            choose(end, SLOT, &key(), &tables),
+            Choice {
+                target: 1,
+                effect: Effect::Closing
+            }
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_idle_or_closing_gives_way_to_a_new_connection() {
+        assert_eq!(
+            choose(SYN, SLOT, &key(), &with_record(NOW - IDLE - 1, 0)),
+            opened(2)
+        );
+        assert_eq!(choose(SYN, SLOT, &key(), &with_record(NOW, 1)), opened(2));
+    }
+
+    #[test]
+    fn it_gives_way_only_to_a_packet_that_continues_the_new_number() {
+        let mut tables = with_record(NOW - IDLE - 1, 0);
+        tables.half_open = with_half_open(2).half_open;
+        let established = FlowRecord {
+            target: 2,
+            closing: 0,
+            last_seen: NOW,
+        };
+        for sequence in [1001, 1001 + FIRST_WINDOW] {
+            let choice = choose(data(sequence), SLOT, &key(), &tables);
+            assert_eq!(
+                choice,
+                Choice {
+                    target: 2,
+                    effect: Effect::Establish(established)
+                }
+            );
+        }
+        for sequence in [1000, 1002 + FIRST_WINDOW] {
+            let choice = choose(data(sequence), SLOT, &key(), &tables);
+            assert_eq!(
+                choice,
+                Choice {
+                    target: 1,
+                    effect: Effect::Seen
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_retransmitted_syn_follows_its_record_though_the_slot_has_moved() {
+        let moved = Slot { current: 3, ..SLOT };
+        assert_eq!(choose(SYN, moved, &key(), &with_half_open(2)), opened(2));
+    }
+
+    #[test]
+    fn where_settled_is_current_a_new_connection_needs_no_record() {
+        let slot = Slot { current: 1, ..SLOT };
+        assert_eq!(
+            choose(SYN, slot, &key(), &tables()),
+            Choice {
+                target: 1,
+                effect: Effect::SettledUsed
+            }
+        );
+        // Unless an old one would get its packets.
+        assert_eq!(choose(SYN, slot, &key(), &with_record(NOW, 1)), opened(1));
+    }
+
+    #[test]
+    fn when_records_are_short_new_connections_go_to_settled_if_that_is_alive() {
+        let mut tables = tables();
+        tables.short = true;
+        assert_eq!(
+            choose(SYN, SLOT, &key(), &tables),
+            Choice {
+                target: 1,
+                effect: Effect::SettledUsed
+            }
+        );
+        tables.targets[1] = Target::default();
+        assert_eq!(choose(SYN, SLOT, &key(), &tables), opened(2));
+    }
+}

@@ -1,0 +1,341 @@
+//! Tier 1: tracked slots in the kernel. The same packets, one after the other, through the XDP program with its maps and
+//! through the decision with ordinary collections: same fate, same memory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+
+use lb_common::counter::Counter;
+use lb_common::decision::{Verdict, decide};
+use lb_common::forward::direct_server_return;
+use lb_common::headers::tcp::Flags;
+use lb_common::layout::{FlowKey, ServiceKey, Slot};
+use lb_common::testing::cases::{CLIENT, CLIENT6};
+use lb_common::testing::tables::{ONE, ONE6, TARGETS};
+use lb_common::testing::{Frame, HostTables};
+use lb_ctl::adapters::datapath::{Datapath, Sizes};
+use proptest::prelude::*;
+use rustix::time::{ClockId, clock_gettime};
+
+const XDP_TX: u32 = 3;
+
+/// The program and the host's tables, filled alike; the slots of one service are all tracked, from target 1 to target 2.
+struct Twins {
+    kernel: Datapath,
+    host: HostTables,
+    service: SocketAddr,
+    client: SocketAddr,
+}
+
+impl Twins {
+    fn new(client: SocketAddr, service: SocketAddr, flows: u32) -> Self {
+        let host = HostTables::fixture();
+        let kernel = Datapath::load(Sizes {
+            services: u32::try_from(host.services.len()).unwrap(),
+            slots: u32::try_from(host.slots.len()).unwrap(),
+            targets: u32::from(TARGETS),
+            flows,
+            half_open: 1024,
+        });
+        let mut twins = Self {
+            kernel: kernel.expect("tests need root"),
+            host,
+            service,
+            client,
+        };
+        twins.fill();
+        twins
+    }
+
+    fn fill(&mut self) {
+        for (index, &bits) in (0..).zip(&self.host.slots) {
+            self.kernel.write_slot(index, Slot::from_bits(bits)).unwrap();
+        }
+        for (id, &target) in (0..).zip(&self.host.targets) {
+            self.kernel.write_target(id, target).unwrap();
+        }
+        for (&key, &service) in &self.host.services {
+            self.kernel.write_service(key, service).unwrap();
+        }
+    }
+
+    /// Gives all slots of the service this content, on both sides.
+    fn set_slots(&mut self, slot: Slot) {
+        let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
+        for index in service.first_slot..service.first_slot + service.slots {
+            self.host.slots[index as usize] = slot.to_bits();
+            self.kernel.write_slot(index, slot).unwrap();
+        }
+    }
+
+    fn key(&self, port: u16) -> FlowKey {
+        FlowKey::new(self.client.ip().into(), port, 0)
+    }
+
+    /// Sends a segment through both, which must agree. Returns the target, if it was forwarded.
+    fn send(&mut self, port: u16, flags: u8, sequence: u32) -> Option<u16> {
+        let client = SocketAddr::new(self.client.ip(), port);
+        let frame = Frame::new(client, self.service)
+            .flags(flags)
+            .sequence(sequence)
+            .bytes();
+        self.host.now = ticks();
+        let (target, expected) = match decide(frame.as_slice(), &self.host) {
+            Verdict::Forward { id, target, .. } => {
+                let mut expected = frame.clone();
+                direct_server_return(expected.as_mut_slice(), target).unwrap();
+                (Some(id), expected)
+            }
+            _ => (None, frame.clone()),
+        };
+        self.host.carry_out();
+        let output = self.kernel.test_run(&frame).unwrap();
+        assert_eq!(output.action == XDP_TX, target.is_some());
+        assert_eq!(
+            output.frame, expected,
+            "port {port}, flags {flags:#x}, sequence {sequence}"
+        );
+        self.compare(port);
+        target
+    }
+
+    /// Compares what both remember of a flow. Times may differ by the tick that began in between.
+    fn compare(&self, port: u16) {
+        let key = self.key(port);
+        let kernel = self.kernel.flow_record(key).unwrap();
+        let host = self.host.flows.get(&key);
+        assert_eq!(
+            kernel.map(|it| (it.target, it.closing)),
+            host.map(|it| (it.target, it.closing)),
+            "port {port}"
+        );
+        if let (Some(kernel), Some(host)) = (kernel, host) {
+            assert!(
+                kernel.last_seen.wrapping_sub(host.last_seen) <= 1,
+                "{kernel:?} {host:?}"
+            );
+        }
+        let kernel = self.kernel.half_open_record(key).unwrap();
+        let host = self.host.half_open.get(&key);
+        assert_eq!(
+            kernel.map(|it| (it.target, it.sequence)),
+            host.map(|it| (it.target, it.sequence)),
+            "port {port}"
+        );
+    }
+}
+
+/// The time as the program sees it.
+fn ticks() -> u32 {
+    let time = clock_gettime(ClockId::MonotonicCoarse);
+    let nanoseconds =
+        u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap();
+    lb_common::clock::ticks(nanoseconds)
+}
+
+fn tracked(settled: u16, current: u16) -> Slot {
+    Slot {
+        settled,
+        current,
+        tracked: true,
+        settled_seen: 0,
+    }
+}
+
+#[test]
+fn old_connections_stay_and_new_ones_go_to_the_new_target() {
+    for (client, service) in [(CLIENT, ONE), (CLIENT6, ONE6)] {
+        let mut twins = Twins::new(client, service, 1024);
+        twins.set_slots(tracked(1, 2));
+        assert_eq!(
+            twins.send(1000, Flags::ACK, 5),
+            Some(1),
+            "an old connection has no record"
+        );
+        assert_eq!(
+            twins.send(2000, Flags::SYN, 100),
+            Some(2),
+            "a new one goes to the new target"
+        );
+        assert_eq!(twins.send(2000, Flags::SYN, 100), Some(2), "its SYN again, too");
+        assert_eq!(
+            twins.send(2000, Flags::ACK, 500_000),
+            Some(1),
+            "what does not continue it is not its"
+        );
+        assert_eq!(
+            twins.send(2000, Flags::ACK, 101),
+            Some(2),
+            "what does makes it known"
+        );
+        assert_eq!(
+            twins.send(2000, Flags::ACK, 500_000),
+            Some(2),
+            "from then on all is its"
+        );
+        twins.set_slots(tracked(1, 3));
+        assert_eq!(
+            twins.send(2000, Flags::ACK, 500_001),
+            Some(2),
+            "also when the slot moves on"
+        );
+        assert_eq!(twins.send(2000, Flags::FIN | Flags::ACK, 500_001), Some(2));
+        assert_eq!(
+            twins.send(2000, Flags::SYN, 900_000),
+            Some(3),
+            "once it ends its port is free"
+        );
+        assert_eq!(
+            twins.send(2000, Flags::ACK, 500_002),
+            Some(2),
+            "though the last acknowledgement finds its way"
+        );
+        assert_eq!(twins.send(2000, Flags::ACK, 900_001), Some(3));
+        assert_eq!(
+            twins.send(1000, Flags::ACK, 6),
+            Some(1),
+            "and the old connection is where it was"
+        );
+    }
+}
+
+#[test]
+fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else() {
+    let mut twins = Twins::new(CLIENT, ONE, 1024);
+    let before = tracked(1, 2);
+    twins.set_slots(before);
+    twins.send(1000, Flags::ACK, 5);
+    let service = twins.host.services[&ServiceKey::tcp(ONE.ip().into(), ONE.port())];
+    let indices = service.first_slot..service.first_slot + service.slots;
+    let changed: Vec<Slot> = indices
+        .map(|index| twins.kernel.slot(index).unwrap())
+        .filter(|slot| *slot != before)
+        .collect();
+    let [slot] = changed[..] else {
+        panic!("one slot was used, these changed: {changed:?}")
+    };
+    assert_eq!(
+        Slot {
+            settled_seen: 0,
+            ..slot
+        },
+        before
+    );
+    let now = ticks() & 0xffff;
+    assert!(
+        now.wrapping_sub(u32::from(slot.settled_seen)) & 0xffff <= 1,
+        "{slot:?} at {now}"
+    );
+}
+
+#[test]
+fn when_records_are_short_new_connections_stay_on_the_settled_target() {
+    let mut twins = Twins::new(CLIENT, ONE, 1024);
+    twins.set_slots(tracked(1, 2));
+    twins.kernel.set_records_short(true).unwrap();
+    twins.host.short = true;
+    assert_eq!(twins.send(1000, Flags::SYN, 5), Some(1));
+    assert_eq!(twins.send(1000, Flags::ACK, 6), Some(1));
+}
+
+#[test]
+fn a_connection_that_cannot_be_recorded_is_counted() {
+    let mut twins = Twins::new(CLIENT, ONE, 1);
+    twins.set_slots(tracked(1, 2));
+    let establish = |twins: &mut Twins, port: u16| {
+        let client = SocketAddr::new(CLIENT.ip(), port);
+        for (flags, sequence) in [(Flags::SYN, 100), (Flags::ACK, 101)] {
+            let frame = Frame::new(client, ONE).flags(flags).sequence(sequence).bytes();
+            twins.kernel.test_run(&frame).unwrap();
+        }
+    };
+    // The kernel keeps a few spare elements for each CPU, so it takes some more than one.
+    for port in 1..=200 {
+        establish(&mut twins, port);
+    }
+    let lost = twins.kernel.counter(Counter::RecordLost).unwrap();
+    let recorded = (1..=200)
+        .filter(|&port| twins.kernel.flow_record(twins.key(port)).unwrap().is_some())
+        .count();
+    assert!(recorded >= 1 && lost >= 1);
+    assert_eq!(lost + recorded as u64, 200, "each is recorded or counted");
+}
+
+#[test]
+fn a_flood_of_syns_pushes_out_no_established_connection() {
+    let mut twins = Twins::new(CLIENT, ONE, 1024);
+    twins.set_slots(tracked(1, 2));
+    for port in 1..=100 {
+        twins.send(port, Flags::SYN, 100);
+        assert_eq!(twins.send(port, Flags::ACK, 101), Some(2));
+    }
+    for spoofed in 0..20_000u32 {
+        let [_, a, b, c] = spoofed.to_be_bytes();
+        let client = SocketAddr::from(([203, a, b, c], 40_000));
+        let frame = Frame::new(client, ONE)
+            .flags(Flags::SYN)
+            .sequence(spoofed)
+            .bytes();
+        twins.kernel.test_run(&frame).unwrap();
+    }
+    for port in 1..=100 {
+        assert_eq!(twins.send(port, Flags::ACK, 102), Some(2), "port {port}");
+    }
+    assert_eq!(
+        twins.send(101, Flags::SYN, 100),
+        Some(2),
+        "and new ones still come in"
+    );
+    assert_eq!(twins.send(101, Flags::ACK, 101), Some(2));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Send { port: u16, flags: u8, sequence: u32 },
+    Slots { settled: u16, current: u16 },
+    Short(bool),
+}
+
+#[test]
+fn host_and_kernel_remember_the_same() {
+    let twins = RefCell::new(Twins::new(CLIENT, ONE, 4096));
+    let flags = prop_oneof![
+        3 => Just(Flags::SYN),
+        4 => Just(Flags::ACK),
+        1 => Just(Flags::FIN | Flags::ACK),
+        1 => Just(Flags::RST),
+        1 => any::<u8>(),
+    ];
+    let step = prop_oneof![
+        8 => (1u16..5, flags, prop_oneof![0u32..4, any::<u32>()])
+            .prop_map(|(port, flags, sequence)| Step::Send { port, flags, sequence }),
+        1 => (0u16..4, 0u16..4).prop_map(|(settled, current)| Step::Slots { settled, current }),
+        1 => any::<bool>().prop_map(Step::Short),
+    ];
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(steps in proptest::collection::vec(step, 1..60))| {
+        let twins = &mut *twins.borrow_mut();
+        twins.set_slots(tracked(1, 2));
+        for step in steps {
+            match step {
+                Step::Send { port, flags, sequence } => {
+                    twins.send(port, flags, sequence);
+                }
+                Step::Slots { settled, current } => twins.set_slots(tracked(settled, current)),
+                Step::Short(short) => {
+                    twins.kernel.set_records_short(short).unwrap();
+                    twins.host.short = short;
+                }
+            }
+        }
+    });
+}
