@@ -13,6 +13,7 @@ extern crate std;
 pub mod counter;
 pub mod decision;
 pub mod forward;
+pub mod harness;
 pub mod hash;
 pub mod headers;
 pub mod layout;
