@@ -15,6 +15,7 @@ pub mod clock;
 pub mod counter;
 pub mod decision;
 pub mod forward;
+pub mod harness;
 pub mod hash;
 pub mod headers;
 pub mod layout;

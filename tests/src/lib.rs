@@ -16,6 +16,7 @@
 //! ```
 
 pub mod balancing;
+pub mod bench;
 pub mod clients;
 pub mod demo;
 mod hosts;

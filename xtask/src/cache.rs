@@ -15,7 +15,7 @@ use crate::command;
 
 /// `$XDG_CACHE_HOME/lb-ctl`, or `~/.cache/lb-ctl`.
 ///
-/// `lb-ctl/build.rs` looks for the description of the BPF toolchain in the same place.
+/// `bpf-build` looks for the description of the BPF toolchain in the same place.
 pub(crate) struct Cache {
     directory: PathBuf,
 }

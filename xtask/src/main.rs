@@ -7,6 +7,7 @@
     reason = "a command-line tool tells what it does on stdout"
 )]
 
+mod bench;
 mod building;
 mod cache;
 mod command;
@@ -63,6 +64,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure: `bench datapath` tells nanoseconds per packet of the XDP program (needs root)
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What to measure, and how; `cargo xtask bench --help` lists it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -72,6 +80,7 @@ fn main() -> ExitCode {
         Task::Test { filter, kernels } => testing::run(&filter, &kernels),
         Task::Lint => lint::run().map(|()| ExitCode::SUCCESS),
         Task::Demo { arguments } => demo::run(&arguments).map(|never| match never {}),
+        Task::Bench { arguments } => bench::run(&arguments).map(|never| match never {}),
     };
     outcome.unwrap_or_else(|error| {
         // `{:#}`, because a backtrace helps nobody who runs a build tool.

@@ -1,4 +1,4 @@
-//! `lab`: brings a lab up and down by hand, and cleans up behind those that programs run.
+//! `lab`: brings a lab up and down by hand, cleans up behind those that programs run, and measures.
 #![allow(clippy::print_stdout, reason = "it is a command-line program")]
 
 use std::path::PathBuf;
@@ -23,6 +23,9 @@ enum Command {
     Up(Up),
     /// Send queries of a real client through the balancer to three coordinators, and show what happened.
     Demo(Demo),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Take down labs that were kept.
     Down(Down),
     /// Take a lab down when its owner dies. Started by the lab itself.
@@ -88,6 +91,19 @@ struct Demo {
     down: Option<Option<String>>,
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// Time per packet of the XDP program, above that of a program that only swaps MAC addresses.
+    Datapath {
+        /// Print one line of JSON for each case instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// How often each case is timed, in turn with the others.
+        #[arg(long, default_value_t = 51, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rounds: u32,
+    },
+}
+
 #[derive(Args)]
 struct Down {
     /// The lab to take down. May be left out if only one was kept.
@@ -105,6 +121,9 @@ fn main() -> ExitCode {
         Command::Demo(Demo {
             connections, keep, ..
         }) => lab::demo::run(lab::demo::Options { connections, keep }),
+        Command::Bench(Bench::Datapath { json, rounds }) => {
+            lab::bench::run(lab::bench::Options { rounds, json })
+        }
         Command::Down(arguments) => down(arguments),
         Command::Reap { directory } => lab::reap(directory),
     };

@@ -1,4 +1,4 @@
-//! The Rust toolchain that compiles for BPF, and the description of it that `lb-ctl/build.rs` reads.
+//! The Rust toolchain that compiles for BPF, and the description of it that `bpf-build` reads.
 //!
 //! The stable toolchain that builds everything else cannot do it: it has no core library for the BPF targets, and is not
 //! allowed to compile one. Two kinds can: a rustup nightly with the component `rust-src`, and Debian's packages.
@@ -20,7 +20,7 @@ use crate::{
 /// The description's file name in the cache.
 const DESCRIPTION: &str = "bpf-toolchain";
 
-/// The versions of LLVM with which this works: older ones do not know the misaligned access that `lb-ctl/build.rs` asks
+/// The versions of LLVM with which this works: older ones do not know the misaligned access that `bpf-build` asks
 /// for, and for newer ones the linker cannot be built without LLVM's headers.
 pub(super) const LLVM: std::ops::RangeInclusive<u32> = 22..=22;
 
@@ -75,7 +75,7 @@ impl Toolchain {
         })
     }
 
-    /// The lines that `lb-ctl/build.rs` reads.
+    /// The lines that `bpf-build` reads.
     fn description(&self, linker: &Path) -> Result<String> {
         let mut lines = vec![
             "# How lb-ctl's build script compiles the BPF programs. Written by `cargo xtask setup`."

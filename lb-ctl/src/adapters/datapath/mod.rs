@@ -192,6 +192,15 @@ impl Datapath {
         })
     }
 
+    /// The loaded program, for whoever wants to know about it or to call it from another program.
+    pub fn program(&self) -> Result<&Xdp, DatapathError> {
+        let program = self
+            .ebpf
+            .program(PROGRAM)
+            .ok_or(DatapathError::Object { missing: PROGRAM })?;
+        Ok(program.try_into()?)
+    }
+
     /// The maps by name, for pinning.
     fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
         self.ebpf.maps()

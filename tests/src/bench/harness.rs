@@ -1,0 +1,157 @@
+//! The harness in the kernel.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, ProgramArray};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, Pod};
+use lb_common::harness::{FRAME_LENGTH, Stimulus, map, program};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+pub(super) const XDP_DROP: u32 = 1;
+pub(super) const XDP_PASS: u32 = 2;
+pub(super) const XDP_TX: u32 = 3;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/harness"));
+/// The names of the programs in the object file.
+const HARNESS: &str = "harness";
+const FLOOR: &str = "floor";
+
+/// A program that the harness calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Called {
+    Floor,
+    UnderTest,
+}
+
+/// The loaded harness.
+pub(super) struct Harness {
+    ebpf: Ebpf,
+}
+
+/// What became of one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Output {
+    pub(super) action: u32,
+    pub(super) frame: Vec<u8>,
+}
+
+/// What came of many frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timed {
+    /// What was done with the last one.
+    pub(super) action: u32,
+    /// What all of them took.
+    pub(super) time: Duration,
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw(Stimulus);
+
+// SAFETY: `Stimulus` is `repr(C)`, `Copy`, of integers only and without padding, as a test in `lb-common` asserts.
+unsafe impl Pod for Raw {}
+
+impl Harness {
+    /// Loads the harness, and the floor, around a program under test.
+    pub(super) fn around(under_test: &ProgramFd) -> Result<Self> {
+        let mut ebpf = Ebpf::load(OBJECT).context("cannot load the harness")?;
+        for name in [FLOOR, HARNESS] {
+            let program: &mut Xdp = ebpf
+                .program_mut(name)
+                .with_context(|| no_such_thing(name))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("the kernel refused the program {name}"))?;
+        }
+        let floor = xdp(&ebpf, FLOOR)?.fd()?.try_clone()?;
+        let map = ebpf
+            .map_mut(map::PROGRAMS)
+            .with_context(|| no_such_thing(map::PROGRAMS))?;
+        let mut programs = ProgramArray::try_from(map)?;
+        programs.set(program::FLOOR, &floor, 0)?;
+        programs.set(program::UNDER_TEST, under_test, 0)?;
+        Ok(Self { ebpf })
+    }
+
+    /// Sets which frames are made from now on, beginning behind the first `made` ones, and what they are for.
+    pub(super) fn prepare(&mut self, stimulus: &Stimulus, called: Called, made: u32) -> Result<()> {
+        let mut stimulus = *stimulus;
+        stimulus.made = made;
+        stimulus.program = match called {
+            Called::Floor => program::FLOOR,
+            Called::UnderTest => program::UNDER_TEST,
+        };
+        let map = self
+            .ebpf
+            .map_mut(map::STIMULUS)
+            .with_context(|| no_such_thing(map::STIMULUS))?;
+        Array::<_, Raw>::try_from(map)?.set(0, Raw(stimulus), 0)?;
+        Ok(())
+    }
+
+    /// Makes one frame and shows what became of it.
+    pub(super) fn once(&mut self) -> Result<Output> {
+        // Room for what forwarding may add.
+        let mut frame = vec![0; FRAME_LENGTH + 256];
+        let result = self.program()?.test_run(TestRunOptions {
+            data_in: Some(&[0; FRAME_LENGTH]),
+            data_out: Some(&mut frame),
+            ..TestRunOptions::default()
+        })?;
+        frame.truncate(result.data_size_out as usize);
+        Ok(Output {
+            action: result.return_value,
+            frame,
+        })
+    }
+
+    /// Makes many frames and times them all.
+    ///
+    /// In CPU time of this thread: the kernel's own result is in whole nanoseconds per frame and may include time in which
+    /// somebody else had the CPU.
+    pub(super) fn run(&mut self, frames: u32) -> Result<Timed> {
+        let program = self.program()?;
+        let begin = cpu_time()?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(&[0; FRAME_LENGTH]),
+            repeat: frames,
+            ..TestRunOptions::default()
+        })?;
+        let time = cpu_time()?.saturating_sub(begin);
+        ensure!(
+            !time.is_zero(),
+            "the clock of this thread's CPU time does not advance"
+        );
+        Ok(Timed {
+            action: result.return_value,
+            time,
+        })
+    }
+
+    pub(super) fn program(&self) -> Result<&Xdp> {
+        xdp(&self.ebpf, HARNESS)
+    }
+
+    pub(super) fn floor(&self) -> Result<&Xdp> {
+        xdp(&self.ebpf, FLOOR)
+    }
+}
+
+fn xdp<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Xdp> {
+    Ok(ebpf
+        .program(name)
+        .with_context(|| no_such_thing(name))?
+        .try_into()?)
+}
+
+fn no_such_thing(name: &str) -> String {
+    format!("the harness's object has no {name}: it was built from other sources")
+}
+
+fn cpu_time() -> Result<Duration> {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
+    Ok(Duration::new(tv_sec.try_into()?, tv_nsec.try_into()?))
+}

@@ -1,0 +1,136 @@
+//! The bench: nanoseconds per packet of the XDP program, by the method of DESIGN.md section 9.
+//!
+//! Frames are made by a harness in the kernel (`lb_common::harness`), so that the program under test meets a fresh packet
+//! of another flow each time. The same harness around a program that only swaps MAC addresses is the *floor*; what a case
+//! takes beyond the floor of the same round is its *net* time. On a machine that others use too, the two vary
+//! together: compare ratios, not nanoseconds.
+
+pub mod cases;
+mod check;
+mod harness;
+mod report;
+mod statistics;
+mod subject;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use cases::Case;
+use harness::{Called, Harness};
+use report::{Figures, Instructions};
+use statistics::Sample;
+use subject::Subject;
+
+/// Packets in each timed run: some 10 ms.
+const PACKETS: u32 = 1 << 17;
+/// Packets before each timed run: enough to bring all slots of a service back into the CPU's caches.
+const PACKETS_TO_WARM_UP: u32 = 1 << 16;
+
+/// How the bench is to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How often each case is timed.
+    pub rounds: u32,
+    /// One line of JSON for each case instead of a table.
+    pub json: bool,
+}
+
+/// The harness with the program under test in it.
+pub struct Bench {
+    subject: Subject,
+    harness: Harness,
+}
+
+/// Measures all cases and prints what came out.
+pub fn run(options: Options) -> Result<()> {
+    let mut bench = Bench::load()?;
+    let cases = cases::all();
+    for case in &cases {
+        bench.check(case)?;
+    }
+    // After everything that may run elsewhere.
+    stay_on_one_cpu()?;
+    let samples = bench.measure(&cases, options.rounds)?;
+    let instructions = bench.instructions()?;
+    let figures: Vec<_> = cases
+        .iter()
+        .zip(&samples)
+        .map(|(case, samples)| Figures::of(case, samples, &instructions))
+        .collect();
+    if options.json {
+        report::print_json(&figures)
+    } else {
+        report::print_table(&figures, &instructions, options.rounds);
+        Ok(())
+    }
+}
+
+impl Bench {
+    /// Loads the balancer's program, fills its tables, and loads the harness around it.
+    pub fn load() -> Result<Self> {
+        let subject = Subject::load()?;
+        let harness = Harness::around(subject.datapath.program()?.fd()?)?;
+        Ok(Self { subject, harness })
+    }
+
+    /// Times all cases `rounds` times in turn; the samples of each case.
+    fn measure(&mut self, cases: &[Case], rounds: u32) -> Result<Vec<Vec<Sample>>> {
+        let mut samples = vec![Vec::new(); cases.len()];
+        let floor_case = cases.first().context("there are no cases")?;
+        for round in 0..rounds {
+            let floor = self.time(floor_case, Called::Floor, round)?;
+            for (case, samples) in cases.iter().zip(&mut samples) {
+                let ns = self.time(case, Called::UnderTest, round)?;
+                samples.push(Sample { ns, floor });
+            }
+        }
+        Ok(samples)
+    }
+
+    /// Nanoseconds per packet. An error if the program did not do with every packet what the case is about.
+    fn time(&mut self, case: &Case, called: Called, round: u32) -> Result<f64> {
+        // Each round goes on where the last one stopped.
+        let made = round.wrapping_mul(PACKETS + PACKETS_TO_WARM_UP);
+        self.harness.prepare(&case.stimulus, called, made)?;
+        self.harness.run(PACKETS_TO_WARM_UP)?;
+        let before = self.subject.counts()?;
+        let timed = self.harness.run(PACKETS)?;
+        let after = self.subject.counts()?;
+
+        let (action, counted) = match called {
+            Called::Floor => (harness::XDP_TX, 0),
+            Called::UnderTest => (case.fate.action(), case.fate.counted() * u64::from(PACKETS)),
+        };
+        ensure!(
+            timed.action == action,
+            "{case}: expected the action {action} to the end, found {}",
+            timed.action
+        );
+        let found = after.total().wrapping_sub(before.total());
+        ensure!(
+            found == counted,
+            "{case}: expected {counted} of {PACKETS} packets to be counted, found {found}; \
+             does somebody else use this program?"
+        );
+        Ok(timed.time.as_secs_f64() * 1e9 / f64::from(PACKETS))
+    }
+
+    fn instructions(&self) -> Result<Instructions> {
+        Ok(Instructions {
+            balancer: report::Program::of(&self.subject.datapath.program()?.info()?),
+            floor: report::Program::of(&self.harness.floor()?.info()?),
+            harness: report::Program::of(&self.harness.program()?.info()?),
+        })
+    }
+}
+
+/// Keeps this thread on one CPU, the last that it may use: the first ones get most interrupts.
+fn stay_on_one_cpu() -> Result<()> {
+    let allowed = sched_getaffinity(None).context("cannot find out on which CPUs this thread may run")?;
+    let last = (0..CpuSet::MAX_CPU)
+        .rfind(|&cpu| allowed.is_set(cpu))
+        .context("this thread may run on no CPU")?;
+    let mut only = CpuSet::new();
+    only.set(last);
+    sched_setaffinity(None, &only).with_context(|| format!("cannot stay on CPU {last}"))
+}

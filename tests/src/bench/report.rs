@@ -1,0 +1,143 @@
+//! What came out, for people and for programs.
+#![allow(clippy::print_stdout, reason = "this is the bench's result")]
+
+use anyhow::Result;
+use aya::programs::ProgramInfo;
+use serde::Serialize;
+
+use super::cases::Case;
+use super::statistics::{Quartiles, Sample};
+
+/// How large a loaded program is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    /// BPF instructions, after the verifier has removed what cannot be reached and put its own in.
+    instructions: u32,
+    /// Instructions that the verifier looked at, on all paths together.
+    verified: u32,
+    /// Bytes of machine code.
+    machine_code: u32,
+}
+
+/// The sizes of all programs that took part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instructions {
+    pub(super) balancer: Program,
+    pub(super) floor: Program,
+    pub(super) harness: Program,
+}
+
+/// One case's result. The field names are a contract: each is a key of the JSON output.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Figures {
+    bench: &'static str,
+    mode: &'static str,
+    family: Option<u8>,
+    slots: Option<String>,
+    flows: u32,
+    ns: f64,
+    floor_ns: f64,
+    net_ns: f64,
+    spread_ns: f64,
+    /// Net time as a multiple of the floor.
+    floors: f64,
+    /// Of the program under test, as [`Program`] has them.
+    instructions: u32,
+    verified_instructions: u32,
+    machine_code_bytes: u32,
+}
+
+impl Program {
+    pub(super) fn of(info: &ProgramInfo) -> Self {
+        /// Length of an instruction, in bytes.
+        const INSTRUCTION: u32 = 8;
+        Self {
+            instructions: info.size_translated().unwrap_or(0) / INSTRUCTION,
+            verified: info.verified_instruction_count().unwrap_or(0),
+            machine_code: info.size_jitted(),
+        }
+    }
+}
+
+impl Figures {
+    pub(super) fn of(case: &Case, samples: &[Sample], instructions: &Instructions) -> Self {
+        let ns = Quartiles::of(samples.iter().map(|sample| sample.ns));
+        let floor = Quartiles::of(samples.iter().map(|sample| sample.floor));
+        // Of each round by itself, so that what slows a whole round down cancels out.
+        let net = Quartiles::of(samples.iter().map(|sample| sample.ns - sample.floor));
+        let Program {
+            instructions,
+            verified,
+            machine_code,
+        } = instructions.balancer;
+        Self {
+            bench: "datapath",
+            mode: case.mode,
+            family: case.family,
+            slots: case.slots.map(|slots| slots.to_string()),
+            flows: case.flows,
+            ns: rounded(ns.median),
+            floor_ns: rounded(floor.median),
+            net_ns: rounded(net.median),
+            spread_ns: rounded(net.spread()),
+            floors: rounded(net.median / floor.median),
+            instructions,
+            verified_instructions: verified,
+            machine_code_bytes: machine_code,
+        }
+    }
+}
+
+/// To two decimals: more would be noise.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+pub(super) fn print_json(figures: &[Figures]) -> Result<()> {
+    for figures in figures {
+        println!("{}", serde_json::to_string(figures)?);
+    }
+    Ok(())
+}
+
+pub(super) fn print_table(figures: &[Figures], instructions: &Instructions, rounds: u32) {
+    println!(
+        "{:<16} {:>6}  {:<10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "mode", "family", "slots", "flows", "ns", "floor", "net", "spread", "floors"
+    );
+    for case in figures {
+        println!(
+            "{:<16} {:>6}  {:<10} {:>8} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.2}",
+            case.mode,
+            case.family
+                .map_or_else(|| "-".to_owned(), |family| family.to_string()),
+            case.slots.as_deref().unwrap_or("-"),
+            case.flows,
+            case.ns,
+            case.floor_ns,
+            case.net_ns,
+            case.spread_ns,
+            case.floors,
+        );
+    }
+    println!(
+        "\nNanoseconds per packet, medians of {rounds} rounds. net: beyond the floor of the same round, which is \
+         the same\nharness around a program that only swaps MAC addresses. spread: interquartile range of net. \
+         floors: net / floor.\n"
+    );
+    println!(
+        "{:<16} {:>12} {:>12} {:>12}",
+        "program", "instructions", "verified", "machine code"
+    );
+    let programs = [
+        ("balancer", instructions.balancer),
+        ("floor", instructions.floor),
+        ("harness", instructions.harness),
+    ];
+    for (name, program) in programs {
+        println!(
+            "{name:<16} {:>12} {:>12} {:>6} bytes",
+            program.instructions, program.verified, program.machine_code
+        );
+    }
+}
