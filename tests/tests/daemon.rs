@@ -217,7 +217,7 @@ fn a_daemon_without_its_interface_ends_and_says_so() {
     let status = daemon.wait(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(1));
     let log = daemon.output().unwrap();
-    assert!(log.contains("the interface eth0 was deleted"), "{log}");
+    assert!(log.contains("the interface eth0 was deleted or renamed"), "{log}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ const RESOLUTION_GRACE: Duration = Duration::from_secs(1);
 /// The interface has been deleted, and the program with it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the interface {interface} was deleted, and the XDP program with it; start lb-ctl again when it is back"
+    "the interface {interface} was deleted or renamed; if deleted, the XDP program went with it; start lb-ctl again when it is back"
 )]
 struct InterfaceGone {
     interface: String,
@@ -121,6 +121,7 @@ impl Controller {
             self.datapath
                 .attach(&interface, self.config.datapath.mode, &self.pins)?,
         );
+        self.refresh_interface().await?;
         // Only now: until the program is replaced, the pinned maps are those that packets meet.
         self.pins.pin_maps(&self.datapath)?;
         let vips = self.vips();
@@ -151,6 +152,10 @@ impl Controller {
     /// Takes back what a start that failed has done. Not what an earlier run had done before: its link, once taken over,
     /// carries our program, which forwards on as after any other end.
     pub(super) async fn undo(&mut self) {
+        if !self.pins.are_locked() {
+            // Another daemon's: nothing of it is ours to take back.
+            return;
+        }
         let interface = self.host.interface.index;
         let added = std::mem::take(&mut self.added_vips);
         if let Err(error) = vips::remove(&self.netlink, &[interface], |vip| added.contains(&vip)).await {
@@ -273,9 +278,12 @@ impl Controller {
     async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Neighbour(neighbour) => self.on_neighbour(neighbour).await,
-            Event::Interface(interface) => self.on_interface(interface),
+            // What the event says may be out of date, our own attaching for example: ask what is true now.
+            Event::Interface(interface) if interface.index == self.host.interface.index => {
+                self.refresh_interface().await
+            }
             Event::InterfaceGone(gone) if gone.index == self.host.interface.index => self.interface_gone(),
-            Event::InterfaceGone(_) => Ok(()),
+            Event::Interface(_) | Event::InterfaceGone(_) => Ok(()),
             Event::Overrun => self.refresh().await,
         }
     }
@@ -303,9 +311,6 @@ impl Controller {
     }
 
     fn on_interface(&mut self, interface: Interface) -> anyhow::Result<()> {
-        if interface.index != self.host.interface.index {
-            return Ok(());
-        }
         let before = std::mem::replace(&mut self.host.interface, interface);
         let now = &self.host.interface;
         if now.up != before.up {
@@ -344,13 +349,18 @@ impl Controller {
         .into())
     }
 
+    /// Takes in what is true of our interface now.
+    async fn refresh_interface(&mut self) -> anyhow::Result<()> {
+        match self.netlink.interface(&self.host.interface.name).await? {
+            Some(interface) if interface.index == self.host.interface.index => self.on_interface(interface),
+            _ => self.interface_gone(),
+        }
+    }
+
     /// Compares everything anew: interface, VIPs, neighbours.
     async fn refresh(&mut self) -> anyhow::Result<()> {
+        self.refresh_interface().await?;
         let (name, index) = (self.host.interface.name.clone(), self.host.interface.index);
-        match self.netlink.interface(&name).await? {
-            Some(interface) if interface.index == index => self.on_interface(interface)?,
-            _ => return self.interface_gone(),
-        }
         let (vips, mut added) = (self.vips(), Vec::new());
         let restored = vips::add_missing(&self.netlink, index, &vips, &mut added).await;
         for vip in added {

@@ -106,6 +106,11 @@ impl Pins {
         Ok(())
     }
 
+    /// Whether this process is the node's daemon.
+    pub fn are_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
     /// Pins the maps of `datapath`, in place of those of an earlier run.
     ///
     /// The new program has its maps by then, so the names may change hands one after the other.
