@@ -1,6 +1,7 @@
 //! The demo: real HiveServer2 queries of a real client, through the balancer, to three coordinators.
 #![allow(clippy::print_stdout, reason = "the demo tells a story")]
 
+pub mod outcome;
 pub mod workload;
 
 use std::time::Instant;
@@ -9,10 +10,13 @@ use anyhow::{Result, bail};
 
 use crate::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, WEB_PORT, start_coordinators};
 use crate::hosts::lab::Lab;
+use outcome::Row;
 use workload::Answers;
 
 const COORDINATORS: u8 = 3;
 const QUERIES_PER_CONNECTION: u32 = 3;
+/// How many failures are shown one by one.
+const SHOWN_PROBLEMS: usize = 10;
 
 /// How the demo is to run.
 #[derive(Clone, Copy, Debug)]
@@ -80,39 +84,20 @@ pub fn run(options: Options) -> Result<()> {
     verdict
 }
 
-/// Prints what client, coordinators and balancer have counted, side by side, and judges it.
+/// Prints what clients, coordinators and balancer have counted, side by side. An error if it is not as it should be.
 fn report(answers: &Answers, coordinators: &[Coordinator], balancer: &Balancer) -> Result<()> {
-    println!("                 seen by the clients        by the coordinator   by the balancer");
-    println!(
-        "   coordinator   connections    queries     statements           new flows    packets    bytes"
-    );
     let backends = balancer.backends()?;
-    let mut problems = answers.failures.clone();
-    for coordinator in coordinators {
-        let name = &coordinator.name;
-        let seen = |counts: &std::collections::BTreeMap<String, u64>| counts.get(name).copied().unwrap_or(0);
-        let (connections, queries) = (seen(&answers.connections), seen(&answers.queries));
-        let statements = coordinator.state()?.coordinator.queries_finished;
-        let Some(counted) = backends.iter().find(|backend| backend.name == *name) else {
-            bail!("the balancer does not know {name}");
-        };
-        println!(
-            "   {name:<13} {connections:>11} {queries:>10} {statements:>14} {:>19} {:>10} {:>8}",
-            counted.new_flows, counted.packets, counted.bytes
-        );
-        if queries == 0 {
-            problems.push(format!("{name} got no query"));
-        }
-        if counted.new_flows < connections {
-            problems.push(format!(
-                "the balancer counted {} new flows for {name}, the clients made {connections}: \
-                 they did not all go through it",
-                counted.new_flows
-            ));
-        }
-    }
-    for problem in &problems {
+    let rows = coordinators
+        .iter()
+        .map(|coordinator| Row::of(coordinator, answers, &backends))
+        .collect::<Result<Vec<_>>>()?;
+    print!("{}", indented(&outcome::table(&rows)));
+    let problems = outcome::problems(answers, &rows);
+    for problem in problems.iter().take(SHOWN_PROBLEMS) {
         println!("   FAILED: {problem}");
+    }
+    if problems.len() > SHOWN_PROBLEMS {
+        println!("   … and {} more", problems.len() - SHOWN_PROBLEMS);
     }
     match problems.len() {
         0 => Ok(()),

@@ -12,7 +12,7 @@ use crate::hosts::lab::{Host, Lab};
 use crate::programs;
 
 /// What the clients saw.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct Answers {
     /// Connections by the coordinator that they reached.
     pub connections: BTreeMap<String, u64>,
