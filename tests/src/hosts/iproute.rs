@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 /// Runs the commands in the namespace (in this process's own for `None`) with one `ip -batch`, which is several times
-/// faster than one process each. All are tried; the error tells of every one that failed.
-pub(crate) fn batch(namespace: Option<&str>, commands: &[String]) -> Result<()> {
+/// faster than one process each. All are tried; the error tells of every one that failed. `ip` holds `witness` as its
+/// standard output, on which these commands print nothing.
+pub(crate) fn batch(namespace: Option<&str>, commands: &[String], witness: Stdio) -> Result<()> {
     let mut ip = Command::new("ip");
     if let Some(namespace) = namespace {
         ip.args(["-n", namespace]);
@@ -15,7 +16,7 @@ pub(crate) fn batch(namespace: Option<&str>, commands: &[String]) -> Result<()> 
     let mut ip = ip
         .args(["-force", "-batch", "-"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(witness)
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot run `ip`, which the lab needs: install iproute2")?;

@@ -292,7 +292,10 @@ impl Life {
         let registry = Registry::lock()?;
         sweep(&registry);
         let lock = registry.create_run()?;
-        match Run::begin(&lock).and_then(|run| Ok((run, Reaper::start(&lock)?))) {
+        match Run::begin(&lock).and_then(|run| {
+            let reaper = Reaper::start(&lock, &run)?;
+            Ok((run, reaper))
+        }) {
             Ok((run, reaper)) => Ok(Self {
                 run: Arc::new(run),
                 guards: Some((lock, reaper)),

@@ -45,8 +45,13 @@ impl Namespace {
             .iter()
             .map(|n| format!("netns add {}", n.full_name))
             .collect();
-        iproute::batch(None, &commands)?;
+        iproute::batch(None, &commands, run.witness()?)?;
         Ok(namespaces)
+    }
+
+    /// Runs `ip` commands in the namespace, with one process.
+    pub(crate) fn ip_batch(&self, commands: &[String]) -> Result<()> {
+        iproute::batch(Some(&self.full_name), commands, self.run.witness()?)
     }
 
     /// The name within the lab, such as `backend1`.

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::hosts::iproute;
 use crate::hosts::lab::Host;
 use crate::hosts::namespace::Namespace;
 use crate::hosts::offload;
@@ -65,9 +64,9 @@ pub(crate) fn build(switch: &Namespace, hosts: &[&Host], vips: &[Vip]) -> Result
             apply_settings(host, BACKEND_SETTINGS)?;
         }
     }
-    iproute::batch(Some(switch.full_name()), &switch_commands(hosts))?;
+    switch.ip_batch(&switch_commands(hosts))?;
     for host in hosts {
-        iproute::batch(Some(host.full_name()), &host_commands(host, vips))?;
+        host.ip_batch(&host_commands(host, vips))?;
         host.enter(|| offload::switch_off(HOST_INTERFACE))??;
     }
     let balancers = hosts.iter().filter(|host| host.role() == Role::Balancer);

@@ -1,11 +1,12 @@
 //! The reaper: a process that takes a run down when its owner dies without having done so, however it dies.
 //!
 //! The owner starts it before it makes anything else, and keeps the write end of a pipe that nobody else has. The end
-//! of that pipe is the owner's death, unless a farewell came first. Children of the owner inherit the write end only
+//! of that pipe is the owner's death, unless a farewell came first. The processes of the lab inherit the write end only
 //! between fork and exec, so that the pipe ends after the last of them has arrived in its namespace, where it is found.
+//! The programs that build the lab hold it until they end: what they make after the owner's death is found too.
 
 use std::fs::File;
-use std::io::{self, PipeWriter, Read as _, Write as _};
+use std::io::{self, PipeWriter, Read, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::lifetime::manifest::Manifest;
 use crate::lifetime::registry::{Registry, RunLock};
+use crate::lifetime::run::Run;
 use crate::lifetime::teardown::tear_down;
 use crate::programs;
 
@@ -30,7 +32,7 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     /// Starts the reaper of the run that `lock` holds.
-    pub(crate) fn start(lock: &RunLock) -> Result<Self> {
+    pub(crate) fn start(lock: &RunLock, run: &Run) -> Result<Self> {
         let (reader, pipe) = io::pipe().context("cannot create the pipe to the reaper")?;
         let log = lock.directory().join("reaper.log");
         let log = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
@@ -57,6 +59,10 @@ impl Reaper {
         let process = command
             .spawn()
             .with_context(|| format!("cannot start the reaper {}", command.get_program().display()))?;
+        run.set_pipe(
+            pipe.try_clone()
+                .context("cannot duplicate the pipe to the reaper")?,
+        );
         Ok(Self { process, pipe })
     }
 
@@ -84,16 +90,28 @@ pub fn reap(directory: PathBuf) -> Result<()> {
         bail!("`lab reap` is started by the lab itself, with the lock of a run as its standard output");
     }
     let lock = RunLock::inherited(directory, lock);
-    let mut heard = Vec::new();
-    io::stdin()
-        .lock()
-        .read_to_end(&mut heard)
-        .context("cannot read from the run's owner")?;
-    if heard == FAREWELL || Manifest::read(lock.directory())?.kept {
+    if hears_farewell(&mut io::stdin().lock()).context("cannot read from the run's owner")?
+        || Manifest::read(lock.directory())?.kept
+    {
         return Ok(());
     }
     tear_down(&lock)?;
     Registry::tidy()
+}
+
+/// Listens until the owner says farewell (`true`), or has died and with it the last program that built for it.
+fn hears_farewell(pipe: &mut impl Read) -> io::Result<bool> {
+    let mut heard = Vec::new();
+    let mut piece = [0; 64];
+    while !heard.ends_with(FAREWELL) {
+        match pipe.read(&mut piece) {
+            Ok(0) => return Ok(false),
+            Ok(length) => heard.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// Signals that are meant for the owner often reach its reaper too, from `kill` by name or a service manager. The reaper
@@ -103,5 +121,18 @@ fn ignore_signals() {
         // SAFETY: SIG_IGN installs no handler, so there is no code that could run at a wrong moment, and the signals
         // are valid numbers that may be ignored.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_farewell_is_heard_behind_what_builders_have_said() {
+        assert!(hears_farewell(&mut &b"farewell"[..]).unwrap());
+        assert!(hears_farewell(&mut &b"noise\nfarewell"[..]).unwrap());
+        assert!(!hears_farewell(&mut &b""[..]).unwrap());
+        assert!(!hears_farewell(&mut &b"fare"[..]).unwrap());
     }
 }

@@ -1,8 +1,10 @@
 //! One run of a lab: its name, its directory, and what is written down about it.
 
 use std::fs;
+use std::io::PipeWriter;
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +18,8 @@ pub(crate) struct Run {
     id: String,
     directory: PathBuf,
     kept: AtomicBool,
+    /// The pipe to the reaper, once there is one.
+    pipe: OnceLock<PipeWriter>,
 }
 
 impl Run {
@@ -25,6 +29,7 @@ impl Run {
             id: run_id(lock.directory()),
             directory: lock.directory().to_owned(),
             kept: false.into(),
+            pipe: OnceLock::new(),
         };
         let command = std::env::args().next().unwrap_or_default();
         run.record(&[Entry::Owner {
@@ -34,6 +39,24 @@ impl Run {
         let logs = run.logs();
         fs::create_dir(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         Ok(run)
+    }
+
+    /// Has the run's builders hold the pipe to its reaper.
+    pub(crate) fn set_pipe(&self, pipe: PipeWriter) {
+        // There is one reaper, so this happens once.
+        let _ = self.pipe.set(pipe);
+    }
+
+    /// What a program that builds something for the run gets as its standard output: the pipe to the reaper. So if the
+    /// owner is killed meanwhile, the reaper waits for the builder's end, and finds all that it has made.
+    pub(crate) fn witness(&self) -> Result<Stdio> {
+        match self.pipe.get() {
+            Some(pipe) => Ok(pipe
+                .try_clone()
+                .context("cannot duplicate the pipe to the reaper")?
+                .into()),
+            None => Ok(Stdio::null()),
+        }
     }
 
     /// The run's name, which no other run on this machine has at the same time.
@@ -97,6 +120,7 @@ mod tests {
             id: "x".to_owned(),
             directory: directory.path().to_owned(),
             kept: AtomicBool::new(false),
+            pipe: OnceLock::new(),
         };
         for path in ["/", "/sys", "relative/path", "/sys/fs/bpf/../../etc"] {
             let error = run.record_path(Path::new(path)).unwrap_err().to_string();

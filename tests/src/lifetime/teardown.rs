@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -94,7 +95,7 @@ fn delete_namespaces(names: &[String]) -> Result<Vec<String>> {
         .collect();
     if !existing.is_empty() {
         let lines: Vec<_> = existing.iter().map(|name| format!("netns del {name}")).collect();
-        iproute::batch(None, &lines)?;
+        iproute::batch(None, &lines, Stdio::null())?;
     }
     Ok(existing)
 }
