@@ -11,13 +11,18 @@ use lab::balancing::{Balancer, Configuration, PATIENCE};
 use lab::{Host, Lab, wait_until};
 use serde_json::Value as Json;
 
-fn running() -> (Lab, Balancer) {
-    let lab = Lab::builder()
+/// A lab with a balancer and two backends, on which nothing runs.
+fn two_backends() -> Lab {
+    Lab::builder()
         .balancers(1)
         .backends(2)
         .clients(0)
         .start()
-        .unwrap();
+        .unwrap()
+}
+
+fn running() -> (Lab, Balancer) {
+    let lab = two_backends();
     let balancer = Balancer::start(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
     (lab, balancer)
 }
@@ -145,12 +150,7 @@ fn sigterm_leaves_the_datapath_and_detach_removes_it() {
 
 #[test]
 fn a_throwaway_run_leaves_nothing() {
-    let lab = Lab::builder()
-        .balancers(1)
-        .backends(2)
-        .clients(0)
-        .start()
-        .unwrap();
+    let lab = two_backends();
     let mut balancer =
         Balancer::prepare(&lab, &lab.balancers()[0], Configuration::of_all_backends(&lab)).unwrap();
     balancer.run(&["--detach-on-exit"]).unwrap();
@@ -263,12 +263,7 @@ fn node_names_with_dots_have_pins_too() {
 
 #[test]
 fn a_vip_that_the_operator_has_put_there_is_left_alone() {
-    let lab = Lab::builder()
-        .balancers(1)
-        .backends(2)
-        .clients(0)
-        .start()
-        .unwrap();
+    let lab = two_backends();
     let host = &lab.balancers()[0];
     let vip = lab.vips()[0].v4.to_string();
     host.run(&["ip", "addr", "add", &format!("{vip}/32"), "dev", "lo"])
@@ -311,12 +306,7 @@ fn a_vip_that_is_no_longer_configured_goes_at_the_next_start() {
 
 #[test]
 fn generic_mode_is_used_when_asked_for_and_said_so() {
-    let lab = Lab::builder()
-        .balancers(1)
-        .backends(2)
-        .clients(0)
-        .start()
-        .unwrap();
+    let lab = two_backends();
     let generic = Configuration::of_all_backends(&lab)
         .with(
             "interfaces = [\"eth0\"]",

@@ -132,7 +132,10 @@ impl Survey {
             missing.push("a Rust toolchain that compiles for BPF".into());
         }
         if self.linker.is_none() {
-            missing.push(format!("bpf-linker {} (built from crates.io)", linker::VERSION));
+            missing.push(format!(
+                "bpf-linker {} (built by `cargo install`)",
+                linker::VERSION
+            ));
         }
         missing.extend(self.python.clone());
         if !self.bpffs {

@@ -46,7 +46,7 @@ pub(super) fn missing(cache: &Cache) -> Result<Option<String>> {
     let stamp = stamp()?;
     let complete = fs::read_to_string(stamp_file(cache)).is_ok_and(|written| written == stamp)
         && command::is_executable(&interpreter_of_environment(cache));
-    Ok((!complete).then(|| format!("the Python packages of {REQUIREMENTS} (from PyPI)")))
+    Ok((!complete).then(|| format!("the Python packages of {REQUIREMENTS} (installed by pip)")))
 }
 
 fn stamp() -> Result<String> {
