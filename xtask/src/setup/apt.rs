@@ -27,6 +27,17 @@ pub(super) struct Offer {
     pub(super) depends: Vec<String>,
 }
 
+/// An offer for tests.
+#[cfg(test)]
+pub(super) fn offer(package: &str, version: &str, depends: &[&str]) -> Offer {
+    Offer {
+        package: package.into(),
+        version: version.into(),
+        size: 1,
+        depends: depends.iter().map(|&name| name.into()).collect(),
+    }
+}
+
 /// What apt would install for each of these names. Names that it does not know are missing from the answer.
 pub(super) fn offers<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Offer>> {
     // It complains about names that it does not know, and answers for the others nevertheless.

@@ -162,15 +162,7 @@ fn check_selection(packages: &[Offer]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn offer(package: &str, version: &str, depends: &[&str]) -> Offer {
-        Offer {
-            package: package.into(),
-            version: version.into(),
-            size: 1,
-            depends: depends.iter().map(|&name| name.into()).collect(),
-        }
-    }
+    use crate::setup::apt::offer;
 
     fn archive() -> Vec<Offer> {
         vec![

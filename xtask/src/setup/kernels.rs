@@ -123,15 +123,7 @@ fn find(kernel: Kernel, offers: impl Fn(&[String]) -> Result<Vec<Offer>>) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn offer(package: &str, version: &str, depends: &[&str]) -> Offer {
-        Offer {
-            package: package.into(),
-            version: version.into(),
-            size: 1,
-            depends: depends.iter().map(|&name| name.into()).collect(),
-        }
-    }
+    use crate::setup::apt::offer;
 
     fn find_in(archive: &[Offer], kernel: Kernel) -> Result<String> {
         let offers = |names: &[String]| {

@@ -13,6 +13,7 @@ use aya_obj::programs::XdpAttachType;
 use super::{
     Datapath, Pins,
     error::{DatapathError, os_error},
+    pins::detach_link,
     xdp,
 };
 use crate::core::{
@@ -52,7 +53,7 @@ impl Datapath {
         let pin = pins.link(&interface.name);
         let Some((mode, link)) = earlier_link(&pin, interface.xdp.as_ref())? else {
             // What may be pinned here belongs to an interface that has gone, or has another name now.
-            pins.detach(&interface.name)?;
+            detach_link(&pin)?;
             return self.attach_anew(interface, modes, &pin);
         };
         if modes.contains(&mode) {
@@ -65,7 +66,7 @@ impl Datapath {
                     refused: Vec::new(),
                 });
             }
-            pins.detach(&interface.name)?;
+            detach_link(&pin)?;
             return self.attach_anew(interface, modes, &pin);
         }
         let mut earlier = interface
@@ -74,7 +75,7 @@ impl Datapath {
             .and_then(|attached| earlier_program(attached).transpose())
             .transpose()?;
         drop(link);
-        pins.detach(&interface.name)?;
+        detach_link(&pin)?;
         let attached = self.attach_anew(interface, modes, &pin);
         if let (Err(_), Some(earlier)) = (&attached, &mut earlier) {
             attach_in_one_of(earlier, interface, &[mode], &pin)?;

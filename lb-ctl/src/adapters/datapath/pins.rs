@@ -144,9 +144,12 @@ impl Pins {
         Ok(interfaces)
     }
 
-    /// Detaches the program from an interface, if it is attached, and removes the link's pin.
+    /// Detaches the program from an interface, if it is attached, and removes the link's pin, of whatever layout version.
     pub fn detach(&self, interface: &str) -> Result<(), DatapathError> {
-        detach(&self.link(interface))
+        for version in self.versions()? {
+            detach_link(&version.join(pin_of_interface(interface)))?;
+        }
+        Ok(())
     }
 
     /// Removes all pins of the node, of this layout version and others, thereby detaching the program everywhere.
@@ -158,7 +161,7 @@ impl Pins {
                 .partition(|path| interface_of_pin(&name_of(path)).is_some());
             // Links go first: without them no packet reaches a program whose maps are losing their names.
             for link in &links {
-                detach(link)?;
+                detach_link(link)?;
                 removed.interfaces.extend(interface_of_pin(&name_of(link)));
             }
             for map in &maps {
@@ -226,7 +229,8 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     }
 }
 
-fn detach(link: &Path) -> Result<(), DatapathError> {
+/// Detaches what a pinned link attaches, and removes the pin. Neither need be there.
+pub(super) fn detach_link(link: &Path) -> Result<(), DatapathError> {
     ignore_absence(force_detach(link)).map_err(|error| failed(link, "detaching the XDP program", error))?;
     remove_file(link)
 }
