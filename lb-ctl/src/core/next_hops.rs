@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use lb_common::layout::Target;
+use lb_common::layout::{Forwarding, NextHop, Target};
 
-use super::interface::Mac;
+use super::{interface::Mac, plan::PlannedTarget};
+
+/// The longest IP packet that an Ethernet interface takes unless it is told otherwise, in bytes.
+const ETHERNET_MTU: u16 = 1500;
 
 /// A target whose entry in the target table must be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,21 +22,30 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub struct NextHops {
     source: Mac,
-    by_address: BTreeMap<IpAddr, NextHop>,
+    by_address: BTreeMap<IpAddr, Neighbour>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct NextHop {
+struct Neighbour {
     mac: Option<Mac>,
-    targets: Vec<u16>,
+    targets: Vec<(u16, Forwarding)>,
 }
 
 impl NextHops {
     /// Starts with nothing resolved. `source` is our interface's MAC address.
-    pub fn new(source: Mac, targets: impl IntoIterator<Item = (u16, IpAddr)>) -> Self {
-        let mut by_address = BTreeMap::<IpAddr, NextHop>::new();
-        for (id, address) in targets {
-            by_address.entry(address).or_default().targets.push(id);
+    pub fn new<'a>(source: Mac, targets: impl IntoIterator<Item = &'a PlannedTarget>) -> Self {
+        let mut by_address = BTreeMap::<IpAddr, Neighbour>::new();
+        for &PlannedTarget {
+            id,
+            address,
+            forwarding,
+        } in targets
+        {
+            by_address
+                .entry(address)
+                .or_default()
+                .targets
+                .push((id, forwarding));
         }
         Self { source, by_address }
     }
@@ -48,7 +60,7 @@ impl NextHops {
         match self.by_address.get_mut(&address) {
             Some(hop) if mac.is_some() && hop.mac != mac => {
                 hop.mac = mac;
-                hop.changes(source).collect()
+                hop.changes(address, source).collect()
             }
             _ => Vec::new(),
         }
@@ -61,8 +73,8 @@ impl NextHops {
         }
         self.source = source;
         self.by_address
-            .values()
-            .flat_map(|hop| hop.changes(source))
+            .iter()
+            .flat_map(|(&address, hop)| hop.changes(address, source))
             .collect()
     }
 
@@ -90,12 +102,18 @@ impl NextHops {
     }
 }
 
-impl NextHop {
-    fn changes(&self, source: Mac) -> impl Iterator<Item = Change> {
+impl Neighbour {
+    fn changes(&self, address: IpAddr, source: Mac) -> impl Iterator<Item = Change> {
         self.mac.into_iter().flat_map(move |mac| {
-            self.targets.iter().map(move |&id| Change {
+            let next_hop = NextHop {
+                mac,
+                source,
+                egress: 0,
+                mtu: ETHERNET_MTU,
+            };
+            self.targets.iter().map(move |&(id, forwarding)| Change {
                 id,
-                target: Target::resolved(mac, source),
+                target: Target::new(address.into(), forwarding, Some(next_hop)),
             })
         })
     }
@@ -113,16 +131,32 @@ mod tests {
         IpAddr::from([10, 0, 0, host])
     }
 
-    fn change(id: u16, mac: Mac) -> Change {
+    /// The entry that target `id`, on backend `host`, should get.
+    fn change(id: u16, host: u8, mac: Mac) -> Change {
+        change_from(id, host, mac, OURS)
+    }
+
+    fn change_from(id: u16, host: u8, mac: Mac, source: Mac) -> Change {
+        let next_hop = NextHop {
+            mac,
+            source,
+            egress: 0,
+            mtu: 1500,
+        };
         Change {
             id,
-            target: Target::resolved(mac, OURS),
+            target: Target::new(address(host).into(), Forwarding::Dsr, Some(next_hop)),
         }
     }
 
     /// Backend .1 serves two services (targets 1 and 3), backend .2 one.
     fn next_hops() -> NextHops {
-        NextHops::new(OURS, [(1, address(1)), (2, address(2)), (3, address(1))])
+        let targets = [(1, 1), (2, 2), (3, 1)].map(|(id, host)| PlannedTarget {
+            id,
+            address: address(host),
+            forwarding: Forwarding::Dsr,
+        });
+        NextHops::new(OURS, &targets)
     }
 
     #[test]
@@ -131,7 +165,7 @@ mod tests {
         assert_eq!(hops.unresolved().count(), 2);
         assert_eq!(
             hops.neighbour(address(1), Some(FIRST)),
-            [change(1, FIRST), change(3, FIRST)]
+            [change(1, 1, FIRST), change(3, 1, FIRST)]
         );
         assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(2)]);
     }
@@ -147,7 +181,7 @@ mod tests {
     fn a_backend_that_moves_to_another_card_is_followed() {
         let mut hops = next_hops();
         hops.neighbour(address(2), Some(FIRST));
-        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, SECOND)]);
+        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, 2, SECOND)]);
     }
 
     #[test]
@@ -168,13 +202,7 @@ mod tests {
         let mut hops = next_hops();
         hops.neighbour(address(2), Some(FIRST));
         let changes = hops.source(SECOND);
-        assert_eq!(
-            changes,
-            [Change {
-                id: 2,
-                target: Target::resolved(FIRST, SECOND)
-            }]
-        );
+        assert_eq!(changes, [change_from(2, 2, FIRST, SECOND)]);
         assert_eq!(hops.source(SECOND), []);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::layout::{NO_TARGET, Service, ServiceKey};
+use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey};
 
 use super::{
     config::{Backend, Config},
@@ -27,7 +27,7 @@ pub struct PlannedService {
     pub key: ServiceKey,
     /// The key under which packets without a readable port find its VIP.
     pub vip_key: ServiceKey,
-    /// The entry of the service table, without the MAC address, which is the host's.
+    /// The entry of the service table.
     pub entry: Service,
     /// The target id of each of its slots.
     pub slots: Vec<u16>,
@@ -42,6 +42,8 @@ pub struct PlannedTarget {
     pub id: u16,
     /// The backend's own address.
     pub address: IpAddr,
+    /// How packets reach it.
+    pub forwarding: Forwarding,
 }
 
 impl Plan {
@@ -63,9 +65,11 @@ impl Plan {
                 hash_seed: config.datapath.hash_seed,
                 first_slot,
                 slots: config.datapath.slots_per_service,
-                mac: 0,
+                flags: 0,
                 id: service_id,
-                reserved: [0; 3],
+                port_mask: u16::MAX,
+                affinity_timeout: 0,
+                reserved: 0,
             };
             plan.services.push(PlannedService {
                 key: ServiceKey::tcp(service.vip.into(), service.port),
@@ -89,6 +93,7 @@ impl Plan {
         self.targets.push(PlannedTarget {
             id,
             address: backend.address,
+            forwarding: Forwarding::Dsr,
         });
         id
     }

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::Context;
 use futures::{Stream, StreamExt};
+use lb_common::layout::Node;
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
@@ -65,10 +66,7 @@ impl Controller {
         netlink: Netlink,
         watch: Watch,
     ) -> Self {
-        let next_hops = NextHops::new(
-            host.mac,
-            plan.targets.iter().map(|target| (target.id, target.address)),
-        );
+        let next_hops = NextHops::new(host.mac, &plan.targets);
         Self {
             pins: Pins::of(&config.node.name),
             config,
@@ -337,7 +335,7 @@ impl Controller {
             "our MAC address changed"
         );
         self.host.mac = mac;
-        self.datapath.write_services(&self.plan, mac)?;
+        self.datapath.write_node(&Node::new([mac], false))?;
         let changes = self.next_hops.source(mac);
         self.write(&changes)
     }

@@ -6,6 +6,7 @@ mod report;
 mod vips;
 
 use anyhow::Context;
+use lb_common::layout::Node;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -40,7 +41,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
 
     let plan = Plan::of(&config);
     let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
-    datapath.write_plan(&plan, host.mac)?;
+    datapath.write_plan(&plan)?;
+    datapath.write_node(&Node::new([host.mac], false))?;
     let mut socket = Socket::bind(&config.api.socket).await?;
 
     let watch = Watch::start()?;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 use lb_common::counter::Counter;
 use lb_common::hash;
-use lb_common::layout::{NO_TARGET, ServiceKey, Target, Traffic};
+use lb_common::layout::{NO_TARGET, NextHop, Node, ServiceKey, Target, Traffic};
 use lb_common::testing::frame::BALANCER_MAC;
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use lb_ctl::core::config::{self, HostDefaults};
@@ -46,9 +46,17 @@ impl Subject {
         }
         let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
         for target in &plan.targets {
-            datapath.write_target(target.id, Target::resolved(mac(target.id), BALANCER_MAC))?;
+            let next_hop = NextHop {
+                mac: mac(target.id),
+                source: BALANCER_MAC,
+                egress: 0,
+                mtu: 1500,
+            };
+            let entry = Target::new(target.address.into(), target.forwarding, Some(next_hop));
+            datapath.write_target(target.id, entry)?;
         }
-        datapath.write_plan(&plan, BALANCER_MAC)?;
+        datapath.write_plan(&plan)?;
+        datapath.write_node(&Node::new([BALANCER_MAC], false))?;
         Ok(Self { datapath, plan })
     }
 

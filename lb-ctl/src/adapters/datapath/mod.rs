@@ -15,7 +15,7 @@ use aya::{
 };
 use lb_common::{
     counter::Counter,
-    layout::{FlowKey, FlowRecord, HalfOpen, Service, ServiceKey, Slot, Target, Traffic, mac_word, map},
+    layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, Traffic, map},
 };
 
 pub use attachment::Attachment;
@@ -23,7 +23,7 @@ pub use error::DatapathError;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 
 use super::programs;
-use crate::core::{config::DatapathConfig, interface::Mac, plan::Plan};
+use crate::core::{config::DatapathConfig, plan::Plan};
 use pod::Raw;
 use slots::SlotTable;
 
@@ -87,7 +87,9 @@ impl Datapath {
             .map_max_entries(map::TARGETS, sizes.targets)
             .map_max_entries(map::TRAFFIC, sizes.targets)
             .map_max_entries(map::FLOWS, sizes.flows)
+            .map_max_entries(map::RETURNS, sizes.flows)
             .map_max_entries(map::HALF_OPEN, sizes.half_open)
+            .map_max_entries(map::HALF_OPEN_RETURNS, sizes.half_open)
             .load(programs::BALANCER)
             .map_err(DatapathError::load)?;
         xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
@@ -96,26 +98,27 @@ impl Datapath {
     }
 
     /// Writes slots and services. Slots first: a service is visible to packets only once its slots are there.
-    pub fn write_plan(&mut self, plan: &Plan, mac: Mac) -> Result<(), DatapathError> {
+    pub fn write_plan(&mut self, plan: &Plan) -> Result<(), DatapathError> {
         for service in &plan.services {
             for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
                 self.write_slot(index, Slot::untracked(target))?;
             }
         }
-        self.write_services(plan, mac)
-    }
-
-    /// Writes the services, for an interface with this MAC address.
-    pub fn write_services(&mut self, plan: &Plan, mac: Mac) -> Result<(), DatapathError> {
         for service in &plan.services {
-            let entry = Service {
-                mac: mac_word(mac),
+            let vip = Service {
+                slots: 0,
                 ..service.entry
             };
-            self.write_service(service.vip_key, Service { slots: 0, ..entry })?;
-            self.write_service(service.key, entry)?;
+            self.write_service(service.vip_key, vip)?;
+            self.write_service(service.key, service.entry)?;
         }
         Ok(())
+    }
+
+    /// Writes what the program knows of this host. Before that it forwards nothing.
+    pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
+        let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
+        Ok(nodes.set(0, Raw(*node), 0)?)
     }
 
     /// Writes an entry of the service table.
