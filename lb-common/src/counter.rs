@@ -43,6 +43,8 @@ counters! {
         "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
     RecordLost = 7, "record_lost",
         "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
+    ResetSent = 8, "reset_sent",
+        "A packet was answered with a TCP reset because its service has no backend that could take it.";
 }
 
 impl Counter {

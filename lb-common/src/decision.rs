@@ -4,7 +4,7 @@ use crate::{
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
-    layout::{FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target},
+    layout::{FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target, flag},
     packet::Packet,
     slot_rule::{self, Effect, Event, Records},
 };
@@ -47,6 +47,13 @@ pub enum Verdict<'a> {
     Pass,
     /// It is dropped and counted.
     Drop(Counter),
+    /// Its sender is told that nobody takes it, by an RST.
+    Reset {
+        /// Under which it is counted when an RST is sent.
+        sent: Counter,
+        /// Under which it is counted when it is [not to be answered](crate::forward::reset) and dropped instead.
+        dropped: Counter,
+    },
     /// It goes to a backend.
     Forward {
         /// The id of the target, under which the packet is counted.
@@ -121,7 +128,14 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
         slot.current
     };
     if id == NO_TARGET {
-        return Verdict::Drop(Counter::DropNoBackend);
+        return if service.flags & flag::RESETS == 0 {
+            Verdict::Drop(Counter::DropNoBackend)
+        } else {
+            Verdict::Reset {
+                sent: Counter::ResetSent,
+                dropped: Counter::DropNoBackend,
+            }
+        };
     }
     let Some(target) = tables.target(id) else {
         return Verdict::Drop(Counter::DropTableInconsistent);
@@ -153,16 +167,20 @@ fn is_for_us(packet: &(impl Packet + ?Sized), tables: &impl Tables) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        forward::direct_server_return,
+        forward::{direct_server_return, reset},
         testing::{self, HostTables, Outcome, tables::UNRESOLVED_TARGET},
     };
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    fn outcome(verdict: Verdict<'_>) -> Outcome {
+    fn outcome(verdict: Verdict<'_>, frame: &[u8]) -> Outcome {
         match verdict {
             Verdict::Pass => Outcome::Pass,
             Verdict::Drop(counter) => Outcome::Drop(counter),
+            Verdict::Reset { sent, dropped } => match reset(&mut frame.to_vec()) {
+                Some(()) => Outcome::Reset(sent),
+                None => Outcome::Drop(dropped),
+            },
             Verdict::Forward { id, new_flow, .. } => Outcome::Forward { id, new_flow },
         }
     }
@@ -171,7 +189,7 @@ mod tests {
     fn every_case_meets_its_fate() {
         let tables = HostTables::fixture();
         for case in testing::cases() {
-            let found = outcome(decide(case.frame.as_slice(), &tables));
+            let found = outcome(decide(case.frame.as_slice(), &tables), &case.frame);
             assert_eq!(found, case.outcome, "{}", case.sentence);
         }
     }

@@ -27,6 +27,14 @@ impl Frame {
         }
     }
 
+    /// Has a function of its own change the frame, which takes it from the context anew, and follows what that has moved.
+    #[inline(always)]
+    pub(crate) fn changed_by<R>(&mut self, change: impl FnOnce(*mut xdp_md) -> R) -> R {
+        let result = change(self.context);
+        *self = Self::of(&XdpContext::new(self.context));
+        result
+    }
+
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.
     #[inline(always)]
     fn moved(&mut self, result: i64) -> Option<()> {

@@ -20,6 +20,8 @@ use lb_common::{
     slot_rule::{self, Effect, Event, Records},
 };
 
+use crate::{frame::Frame, rare};
+
 // The names are those of `lb_common::layout::map`.
 
 /// Services by address, port and protocol; and the VIPs alone.
@@ -222,6 +224,13 @@ fn settled_used(slot: u32) {
 }
 
 impl Engine for Maps {
+    type Packet = Frame;
+
+    #[inline(always)]
+    fn reset(&self, packet: &mut Frame) -> Option<()> {
+        packet.changed_by(rare::reset).then_some(())
+    }
+
     #[inline(always)]
     fn count(&self, counter: Counter) {
         if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {

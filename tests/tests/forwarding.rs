@@ -167,6 +167,46 @@ fn a_backend_with_weight_0_gets_no_new_connection() {
 }
 
 #[test]
+fn a_service_that_nobody_serves_refuses_connections() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(1)
+        .clients(1)
+        .start()
+        .unwrap();
+    let backend = &lab.backends()[0];
+    let vip = lab.vips()[0];
+    let (v4, v6) = (IpAddr::V4(vip.v4), IpAddr::V6(vip.v6));
+    let configuration = Configuration::of(&lab, &lab.balancers()[0])
+        .service("impala", v4, &[("impala1", backend.v4().into(), 0)])
+        .service("impala6", v6, &[("impala1", backend.v6().into(), 0)]);
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    let connect = |address: IpAddr| {
+        lab.clients()[0]
+            .enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, HS2_PORT), PATIENCE))
+            .unwrap()
+            .unwrap_err()
+            .kind()
+    };
+    let sent = || {
+        let counters = balancer.status().unwrap().datapath.counters;
+        counters
+            .iter()
+            .find(|it| it.name == "reset_sent")
+            .unwrap()
+            .packets
+    };
+    for (address, expected) in [(v4, 1), (v6, 2)] {
+        assert_eq!(
+            connect(address),
+            std::io::ErrorKind::ConnectionRefused,
+            "{address}"
+        );
+        assert_eq!(sent(), expected, "{address}");
+    }
+}
+
+#[test]
 fn a_large_result_arrives_whole() {
     let (lab, _coordinators, _balancer) = cluster(&[1]);
     let (client, service) = (&lab.clients()[0], vip(&lab));

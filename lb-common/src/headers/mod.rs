@@ -1,5 +1,6 @@
 //! The headers that stand between the wire and a decision.
 
+pub mod checksum;
 pub mod ethernet;
 pub mod ipv4;
 pub mod ipv6;

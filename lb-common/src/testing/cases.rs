@@ -5,7 +5,7 @@ use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{DANGLING, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
+    tables::{DANGLING, NONE, ONE, ONE6, REFUSING, REFUSING6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
 };
 use crate::{
     counter::Counter,
@@ -19,6 +19,8 @@ pub enum Outcome {
     Pass,
     /// It is dropped under this counter.
     Drop(Counter),
+    /// An RST goes back to its sender, counted under this counter.
+    Reset(Counter),
     /// It leaves towards this target, with nothing but its MAC addresses changed.
     Forward {
         /// The target's id.
@@ -249,6 +251,7 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
+    cases.extend(refusals());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
@@ -280,6 +283,61 @@ pub fn cases() -> Vec<Case> {
             });
         }
     }
+    cases
+}
+
+/// What becomes of packets to services that refuse what nobody can take.
+fn refusals() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (client, service) in [(CLIENT, REFUSING), (CLIENT6, REFUSING6)] {
+        let segment = |flags| Frame::new(client, service).flags(flags);
+        let nobody = SocketAddr::new(
+            if client.is_ipv4() {
+                IpAddr::from([0, 0, 0, 0])
+            } else {
+                IpAddr::from([0; 16])
+            },
+            40000,
+        );
+        let reset = Outcome::Reset(Counter::ResetSent);
+        let drop = Outcome::Drop(Counter::DropNoBackend);
+        let table = [
+            (
+                "a SYN to a service that nobody serves is answered with an RST",
+                segment(Flags::SYN).tcp_options(&[2, 4, 5, 0xb4]),
+                reset,
+            ),
+            (
+                "so is a segment of a connection that nobody serves any more",
+                segment(Flags::ACK).payload(&[7; 100]),
+                reset,
+            ),
+            (
+                "an RST has the VLAN tags of what it answers",
+                segment(Flags::SYN)
+                    .tag(ethertype::SERVICE_VLAN)
+                    .tag(ethertype::VLAN)
+                    .padding(2),
+                reset,
+            ),
+            ("an RST is not answered", segment(Flags::RST), drop),
+            (
+                "who has no address is not answered",
+                Frame::new(nobody, service).flags(Flags::SYN),
+                drop,
+            ),
+        ];
+        cases.extend(table.map(|(sentence, frame, outcome)| Case {
+            sentence,
+            frame: frame.bytes(),
+            outcome,
+        }));
+    }
+    cases.push(Case {
+        sentence: "an RST has no IP options, whatever it answers",
+        frame: Frame::new(CLIENT, REFUSING).ip_options(&[1; 40]).bytes(),
+        outcome: Outcome::Reset(Counter::ResetSent),
+    });
     cases
 }
 

@@ -10,7 +10,7 @@ use crate::{
     decision::{Memory, Tables},
     layout::{
         FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey, Slot,
-        Target, Traffic,
+        Target, Traffic, flag,
     },
     process::Engine,
     slot_rule::{Effect, Records},
@@ -34,6 +34,10 @@ pub const ONE6: SocketAddr = SocketAddr::new(VIP6, 21050);
 pub const THREE6: SocketAddr = SocketAddr::new(VIP6, 21051);
 /// A service without backends.
 pub const NONE: SocketAddr = SocketAddr::new(VIP, 21052);
+/// A service without backends that says so.
+pub const REFUSING: SocketAddr = SocketAddr::new(VIP, 21055);
+/// Like [`REFUSING`], over IPv6.
+pub const REFUSING6: SocketAddr = SocketAddr::new(VIP6, 21055);
 /// A service whose only target has no MAC address yet.
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
@@ -94,6 +98,9 @@ impl HostTables {
             tables.add_service(three, |slot| slot % 3 + 1);
         }
         tables.add_service(NONE, |_| NO_TARGET);
+        for refusing in [REFUSING, REFUSING6] {
+            tables.add_service(refusing, |_| NO_TARGET).flags = flag::RESETS;
+        }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         tables
@@ -152,19 +159,17 @@ impl HostTables {
         }
     }
 
-    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) {
+    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) -> &mut Service {
         let first_slot = u32::try_from(self.slots.len()).expect("a few slots");
         let slots = u16::try_from(SLOTS).expect("a few slots");
         self.slots
             .extend((0..slots).map(|slot| Slot::untracked(target_of(slot)).to_bits()));
-        self.services.insert(
-            ServiceKey::tcp(Address::from(address.ip()), address.port()),
-            Service {
-                first_slot,
-                slots: SLOTS,
-                ..plain_service()
-            },
-        );
+        let key = ServiceKey::tcp(Address::from(address.ip()), address.port());
+        self.services.entry(key).or_insert(Service {
+            first_slot,
+            slots: SLOTS,
+            ..plain_service()
+        })
     }
 }
 
@@ -234,6 +239,8 @@ impl Tables for HostTables {
 }
 
 impl Engine for HostTables {
+    type Packet = Vec<u8>;
+
     fn count(&self, counter: Counter) {
         *self.counters.borrow_mut().entry(counter as u32).or_default() += 1;
     }

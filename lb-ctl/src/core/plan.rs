@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey};
+use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, flag};
 
 use super::{
-    config::{Backend, Config},
+    config::{self, Backend, Config, NoBackend},
     maglev::{self, Candidate},
 };
 
@@ -65,7 +65,7 @@ impl Plan {
                 hash_seed: config.datapath.hash_seed,
                 first_slot,
                 slots: config.datapath.slots_per_service,
-                flags: 0,
+                flags: flags(service),
                 id: service_id,
                 port_mask: u16::MAX,
                 affinity_timeout: 0,
@@ -96,6 +96,14 @@ impl Plan {
             forwarding: Forwarding::Dsr,
         });
         id
+    }
+}
+
+/// What is special about a service.
+fn flags(service: &config::Service) -> u32 {
+    match service.no_backend {
+        NoBackend::Reset => flag::RESETS,
+        NoBackend::Drop => 0,
     }
 }
 

@@ -30,7 +30,6 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
     for service in &document.services {
         backend_ports(service, errors);
         backend_families(service, errors);
-        some_weight(service, errors);
     }
 }
 
@@ -235,22 +234,6 @@ fn backend_ports(service: &Service, errors: &mut Vec<ConfigError>) {
                 service_port.value, port.value
             )));
         }
-    }
-}
-
-fn some_weight(service: &Service, errors: &mut Vec<ConfigError>) {
-    let weight = |backend: &Backend| value_or(backend.weight.as_ref(), defaults::WEIGHT);
-    if let Some(first) = service.backends.first()
-        && service.backends.iter().all(|backend| weight(backend) == 0)
-    {
-        let blamed = first
-            .weight
-            .as_ref()
-            .map_or(&first.origin, |weight| &weight.origin);
-        errors.push(blamed.error(
-            "expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new \
-             flow has a place to go",
-        ));
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Service {
     pub no_backend: NoBackend,
     /// How the backends' health is found out.
     pub check: Check,
-    /// The backends, in the order of the file; at least one has a weight above 0.
+    /// The backends, in the order of the file; at least one. All of them may have the weight 0.
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,

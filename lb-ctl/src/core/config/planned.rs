@@ -17,7 +17,6 @@ pub(super) const PLANNED: &[&str] = &[
     "service.affinity_timeout",
     r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
-    r#"service.no_backend = "reset""#,
     "service.on_down",
     "service.failback",
     "service.min_healthy",

@@ -304,8 +304,8 @@ fn planned_features() {
         ),
         (
             &[6],
-            "port = 21050\nno_backend = \"reset\"\non_down = \"keep\"",
-            "7: service[impala].no_backend: `service.no_backend = \"reset\"` is not built yet in this version; use \"drop\"\n\
+            "port = 21050\nno_backend = \"refuse\"\non_down = \"keep\"",
+            "7: service[impala].no_backend: expected one of \"reset\", \"drop\", found \"refuse\"; use one of \"reset\", \"drop\"\n\
              8: service[impala].on_down: `service.on_down` is not built yet in this version; remove it",
         ),
         (

@@ -313,11 +313,6 @@ fn conflicts() {
             "10: service[impala].backend[impala1].port: expected 21050, the service's port, found 21000; forward = \"dsr\" leaves the port in the packets as it is: remove the key",
         ),
         (
-            &[9],
-            "address = \"192.0.2.21\"\nweight = 0",
-            "10: service[impala].backend[impala1].weight: expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new flow has a place to go",
-        ),
-        (
             &[2],
             "interfaces = [\"eth0\"]\nmax_services = 4096",
             "3: datapath.max_services: expected slot tables of at most 1024 MiB in all, found max_services 4096 × slots_per_service 65537 × 8 bytes = 2048 MiB; lower one of the two",
@@ -388,7 +383,7 @@ name = "impala"
 [[service.backend]]
 address = "192.0.2.10"
 name = "impala1"
-weight = 0
+weight = 1001
 [[service]]
 name = "impala"
 vip = "192.0.2.10"
@@ -404,7 +399,7 @@ mod = "auto"
         errors.to_string(),
         "/etc/lb.toml:3: service[impala].port: expected an integer from 1 to 65535, found the integer 0; write the port of the service, 21050 for HiveServer2\n\
          /etc/lb.toml:7: service[impala].backend[impala1].address: expected the backend's own address, found 192.0.2.10, the VIP on line 4; write the address under which the balancer reaches the machine itself\n\
-         /etc/lb.toml:9: service[impala].backend[impala1].weight: expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new flow has a place to go\n\
+         /etc/lb.toml:9: service[impala].backend[impala1].weight: expected an integer from 0 to 1000, found the integer 1001; weights are shares, relative to the other backends of the service\n\
          /etc/lb.toml:10: service[impala].backend: expected at least one table, found none; add [[service.backend]]\n\
          /etc/lb.toml:11: service[impala].name: expected a name that no other service has, found \"impala\" a second time (first on line 5); rename one\n\
          /etc/lb.toml:14: service[impala].balance: `service.balance = \"load\"` is not built yet in this version; use \"hash\"\n\

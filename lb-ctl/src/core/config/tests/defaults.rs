@@ -43,7 +43,7 @@ fn absent_keys_have_their_defaults() {
             forward: Forward::Dsr,
             affinity: Affinity::None,
             balance: Balance::Hash,
-            no_backend: NoBackend::Drop,
+            no_backend: NoBackend::Reset,
             check: Check {
                 kind: CheckKind::None,
             },
@@ -137,6 +137,16 @@ fn written_keys_are_taken() {
         origin(24, "service[impala_hs2].backend[b].address")
     );
     assert_eq!(http.backends[0].port, 28000);
+    assert_eq!(
+        (hs2.no_backend, http.no_backend),
+        (NoBackend::Drop, NoBackend::Reset)
+    );
+}
+
+#[test]
+fn all_backends_may_be_out_of_service() {
+    let config = accept(&MINIMAL.replace("name = \"impala1\"\n", "name = \"impala1\"\nweight = 0\n"));
+    assert_eq!(config.services[0].backends[0].weight, 0);
 }
 
 #[test]
