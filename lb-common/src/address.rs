@@ -16,6 +16,9 @@ pub struct Address([u32; 4]);
 const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
+    /// The bits of an address, whatever its family.
+    pub const BITS: u32 = 128;
+
     /// `::`, which is nobody's.
     pub const UNSPECIFIED: Self = Self([0; 4]);
 

@@ -45,6 +45,8 @@ counters! {
         "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
     ResetSent = 8, "reset_sent",
         "A packet was answered with a TCP reset because its service has no backend that could take it.";
+    DropSourceNotAllowed = 9, "drop_source_not_allowed",
+        "A packet was dropped because its service may not be used from its source address.";
 }
 
 impl Counter {

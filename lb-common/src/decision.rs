@@ -1,6 +1,7 @@
 //! The decision that is taken for every packet.
 
 use crate::{
+    address::Address,
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
@@ -19,6 +20,8 @@ pub trait Tables: Records {
     fn node(&self) -> Option<&Node>;
     /// The target with this id.
     fn target(&self, id: u16) -> Option<&Target>;
+    /// Whether a service with the flag [`RESTRICTED`](flag::RESTRICTED) may be used from an address.
+    fn allows(&self, service: u16, client: Address) -> bool;
     /// Takes note of what is to be remembered of a packet of a tracked slot: to carry it out, or only to show it.
     fn remember(&self, memory: &Memory);
 
@@ -106,6 +109,9 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
     };
     if !is_for_us(packet, tables) {
         return Verdict::Pass;
+    }
+    if service.flags & flag::RESTRICTED != 0 && !tables.allows(service.id, segment.client) {
+        return Verdict::Drop(Counter::DropSourceNotAllowed);
     }
     let flow = hash::flow(
         service.hash_seed,

@@ -6,15 +6,16 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use lb_common::{
+    address::Address,
     clock,
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey, Slot,
-        Target, Traffic,
+        FlowKey, FlowRecord, HalfOpen, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, Node, Return, ReturnKey,
+        Service, ServiceKey, Slot, Target, Traffic,
     },
     process::Engine,
     slot_rule::{self, Effect, Event, Records},
@@ -47,6 +48,11 @@ static RETURNS: HashMap<ReturnKey, Return> = HashMap::with_max_entries(262_144, 
 /// The way back of translated connections that are half open.
 #[map]
 static HALF_OPEN_RETURNS: LruHashMap<ReturnKey, Return> = LruHashMap::with_max_entries(65_536, 0);
+
+/// From where restricted services may be used. Allocated as it comes: most services are not restricted.
+#[map]
+pub(crate) static ALLOWED: LpmTrie<[u32; 5], u32> =
+    LpmTrie::with_max_entries(MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
 
 /// What is known of this host.
 #[map]
@@ -104,6 +110,11 @@ impl Tables for Maps {
         // The kernel copies a new entry over the old one. A packet that reads in between gets a mixture of two MAC addresses
         // and is lost, as it was with the old one.
         TARGETS.get(u32::from(id))
+    }
+
+    #[inline(always)]
+    fn allows(&self, service: u16, client: Address) -> bool {
+        rare::is_allowed(&client, service)
     }
 
     #[inline(always)]

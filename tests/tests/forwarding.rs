@@ -207,6 +207,54 @@ fn a_service_that_nobody_serves_refuses_connections() {
 }
 
 #[test]
+fn a_service_with_an_allow_list_serves_nobody_else() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(1)
+        .clients(2)
+        .start()
+        .unwrap();
+    let coordinators = start_coordinators(&lab).unwrap();
+    let (invited, stranger) = (&lab.clients()[0], &lab.clients()[1]);
+    let backend = [(coordinators[0].name.as_str(), coordinators[0].address6.into(), 1)];
+    let allowing = |prefix: String| format!("port = {HS2_PORT}\nallow = [\"{prefix}\"]\n");
+    let configuration = configuration(&lab, &coordinators, &[1])
+        .with(
+            &format!("port = {HS2_PORT}\n"),
+            &allowing(format!("{}/32", invited.v4())),
+        )
+        .unwrap()
+        .service("impala6", lab.vips()[0].v6.into(), &backend)
+        .with(
+            &format!(
+                "port = {HS2_PORT}\n\n[[service.backend]]\nname = \"impala1\"\naddress = \"{}\"",
+                backend[0].1
+            ),
+            &format!(
+                "{}\n[[service.backend]]\nname = \"impala1\"\naddress = \"{}\"",
+                allowing(format!("{}/128", invited.v6())),
+                backend[0].1
+            ),
+        )
+        .unwrap();
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    let dropped = || {
+        let counters = balancer.status().unwrap().datapath.counters;
+        let counter = counters.iter().find(|it| it.name == "drop_source_not_allowed");
+        counter.unwrap().packets
+    };
+    for service in [vip(&lab), SocketAddr::from((lab.vips()[0].v6, HS2_PORT))] {
+        connections_by_coordinator(invited, service, 20_000..20_005);
+        let before = dropped();
+        let attempt = stranger
+            .enter(|| TcpStream::connect_timeout(&service, Duration::from_millis(200)))
+            .unwrap();
+        assert!(attempt.is_err(), "{service}");
+        assert!(dropped() > before, "{service}");
+    }
+}
+
+#[test]
 fn a_large_result_arrives_whole() {
     let (lab, _coordinators, _balancer) = cluster(&[1]);
     let (client, service) = (&lab.clients()[0], vip(&lab));

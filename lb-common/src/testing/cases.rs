@@ -5,7 +5,10 @@ use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{DANGLING, NONE, ONE, ONE6, REFUSING, REFUSING6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
+    tables::{
+        DANGLING, NONE, ONE, ONE6, REFUSING, REFUSING6, RESTRICTED, RESTRICTED6, THREE, THREE6, UNRESOLVED,
+        VIP, VIP6,
+    },
 };
 use crate::{
     counter::Counter,
@@ -252,6 +255,7 @@ pub fn cases() -> Vec<Case> {
 
     cases.extend(ipv6_cases());
     cases.extend(refusals());
+    cases.extend(restrictions());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
@@ -339,6 +343,58 @@ fn refusals() -> Vec<Case> {
         outcome: Outcome::Reset(Counter::ResetSent),
     });
     cases
+}
+
+/// What becomes of packets to services that may not be used from everywhere.
+fn restrictions() -> Vec<Case> {
+    let case = |sentence, client: IpAddr, service, outcome| Case {
+        sentence,
+        frame: Frame::new(SocketAddr::new(client, 40000), service).bytes(),
+        outcome,
+    };
+    let forward = Outcome::Forward {
+        id: 1,
+        new_flow: false,
+    };
+    let drop = Outcome::Drop(Counter::DropSourceNotAllowed);
+    vec![
+        case(
+            "a restricted service serves the first address of an allowed prefix",
+            IpAddr::from([198, 51, 100, 0]),
+            RESTRICTED,
+            forward,
+        ),
+        case(
+            "and the last one",
+            IpAddr::from([198, 51, 100, 127]),
+            RESTRICTED,
+            forward,
+        ),
+        case(
+            "a source behind the allowed prefix is dropped",
+            IpAddr::from([198, 51, 100, 128]),
+            RESTRICTED,
+            drop,
+        ),
+        case(
+            "a source before the allowed prefix is dropped",
+            IpAddr::from([198, 51, 99, 255]),
+            RESTRICTED,
+            drop,
+        ),
+        case(
+            "a restricted service over IPv6 serves an allowed prefix",
+            CLIENT6.ip(),
+            RESTRICTED6,
+            forward,
+        ),
+        case(
+            "a source behind the allowed prefix over IPv6 is dropped",
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0x8000, 0, 0, 0x77)),
+            RESTRICTED6,
+            drop,
+        ),
+    ]
 }
 
 /// The cases that are IPv6's own, and those that show that it is treated as IPv4 is.

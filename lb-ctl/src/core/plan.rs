@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, flag};
+use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, flag};
 
 use super::{
-    config::{self, Backend, Config, NoBackend},
+    config::{self, Backend, Config, NoBackend, Prefix},
     maglev::{self, Candidate},
 };
 
@@ -29,6 +29,8 @@ pub struct PlannedService {
     pub vip_key: ServiceKey,
     /// The entry of the service table.
     pub entry: Service,
+    /// From where it may be used; empty if from everywhere.
+    pub allowed: Vec<AllowedKey>,
     /// The target id of each of its slots.
     pub slots: Vec<u16>,
     /// The target ids of its backends, in the order of the configuration.
@@ -75,6 +77,11 @@ impl Plan {
                 key: ServiceKey::tcp(service.vip.into(), service.port),
                 vip_key: ServiceKey::vip(service.vip.into()),
                 entry,
+                allowed: service
+                    .allow
+                    .iter()
+                    .map(|prefix| allowed(service_id, prefix))
+                    .collect(),
                 slots: slots(&service.backends, &targets, &entry),
                 targets,
             });
@@ -101,10 +108,26 @@ impl Plan {
 
 /// What is special about a service.
 fn flags(service: &config::Service) -> u32 {
-    match service.no_backend {
+    let resets = match service.no_backend {
         NoBackend::Reset => flag::RESETS,
         NoBackend::Drop => 0,
-    }
+    };
+    let restricted = if service.allow.is_empty() {
+        0
+    } else {
+        flag::RESTRICTED
+    };
+    resets | restricted
+}
+
+/// A prefix from which a service may be used, as the tables hold it.
+fn allowed(service: u16, prefix: &Prefix) -> AllowedKey {
+    let before = if prefix.address.is_ipv4() {
+        AllowedKey::V4_BITS
+    } else {
+        0
+    };
+    AllowedKey::prefix(service, prefix.address.into(), before + u32::from(prefix.length))
 }
 
 /// The target of each slot.

@@ -10,12 +10,14 @@ mod slots;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapError, PerCpuArray, lpm_trie},
     programs::{TestRun, TestRunOptions, Xdp},
 };
 use lb_common::{
     counter::Counter,
-    layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, Traffic, map},
+    layout::{
+        AllowedKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, Traffic, map,
+    },
 };
 
 pub use attachment::Attachment;
@@ -97,12 +99,15 @@ impl Datapath {
         Ok(Self { slots, ebpf })
     }
 
-    /// Writes slots and services. Slots first: a service is visible to packets only once its slots are there.
+    /// Writes slots, allowed prefixes and services. Services last: they are visible to packets only once all is there.
     pub fn write_plan(&mut self, plan: &Plan) -> Result<(), DatapathError> {
         for service in &plan.services {
             for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
                 self.write_slot(index, Slot::untracked(target))?;
             }
+        }
+        for prefix in plan.services.iter().flat_map(|service| &service.allowed) {
+            self.allow(prefix)?;
         }
         for service in &plan.services {
             let vip = Service {
@@ -119,6 +124,12 @@ impl Datapath {
     pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
         let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
         Ok(nodes.set(0, Raw(*node), 0)?)
+    }
+
+    /// Allows the use of a restricted service from a prefix.
+    pub fn allow(&mut self, prefix: &AllowedKey) -> Result<(), DatapathError> {
+        let mut allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map_mut(map::ALLOWED)?)?;
+        Ok(allowed.insert(&lpm_trie::Key::new(prefix.bits(), prefix.data()), 1, 0)?)
     }
 
     /// Writes an entry of the service table.

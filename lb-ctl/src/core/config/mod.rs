@@ -20,6 +20,7 @@ mod duration;
 mod error;
 mod model;
 mod planned;
+mod prefix;
 mod prime;
 mod reader;
 mod value;
@@ -34,6 +35,7 @@ pub use defaults::{API_SOCKET, HostDefaults};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
+pub use prefix::Prefix;
 pub use value::{bad_name, is_name};
 
 use document::Document;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::error::Origin;
+use super::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Service {
     pub balance: Balance,
     /// What a client gets when no backend is left.
     pub no_backend: NoBackend,
+    /// From where the service may be used: prefixes of the VIP's family, each once; empty if from everywhere.
+    pub allow: Vec<Prefix>,
     /// How the backends' health is found out.
     pub check: Check,
     /// The backends, in the order of the file; at least one. All of them may have the weight 0.

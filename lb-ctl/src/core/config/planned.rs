@@ -21,7 +21,6 @@ pub(super) const PLANNED: &[&str] = &[
     "service.failback",
     "service.min_healthy",
     "service.slow_start",
-    "service.allow",
     r#"service.check.type = "tcp""#,
     r#"service.check.type = "http""#,
     r#"service.check.type = "https""#,

@@ -408,3 +408,50 @@ mod = "auto"
          /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"
     );
 }
+
+#[test]
+fn unusable_prefixes() {
+    check_refusals(&[
+        (
+            &[6],
+            "port = 21050\nallow = []",
+            "7: service[impala].allow: expected an array that is not empty, found an empty array; leave the key out to allow everybody",
+        ),
+        (
+            &[6],
+            "port = 21050\nallow = [\"10.1.0.0/16\", \"10.0.0.1/8\", 10]",
+            "7: service[impala].allow[#2]: expected a prefix, found \"10.0.0.1/8\", which has bits behind its first 8; write \"10.0.0.0/8\", or \"10.0.0.1/32\" for the one address\n\
+             7: service[impala].allow[#3]: expected a prefix as a string, found the integer 10; write it in quotes",
+        ),
+        (
+            &[6],
+            "port = 21050\nallow = [\"10.0.0.0/8\", \"2001:db8::/32\", \"10.0.0.0/8\"]",
+            "7: service[impala].allow[#2]: expected an IPv4 prefix, like the VIP 192.0.2.10 on line 5, found 2001:db8::/32; clients of the other family need a service of their own\n\
+             7: service[impala].allow[#3]: expected each prefix once, found 10.0.0.0/8 a second time (first on line 7); remove one",
+        ),
+    ]);
+}
+
+#[test]
+fn more_prefixes_than_there_is_room_for_are_refused() {
+    let prefixes: Vec<String> = (0..=65_536u32)
+        .map(|number| {
+            format!(
+                "\"{}/24\"",
+                std::net::Ipv4Addr::from_bits((10 << 24) + (number << 8))
+            )
+        })
+        .collect();
+    let text = |count: usize| {
+        MINIMAL.replace(
+            "port = 21050\n",
+            &format!("port = 21050\nallow = [{}]\n", prefixes[..count].join(",")),
+        )
+    };
+    assert!(parse("lb.toml", &text(65_536), &host()).is_ok());
+    let errors = parse("lb.toml", &text(65_537), &host()).expect_err("accepted");
+    assert_eq!(
+        errors.to_string(),
+        "lb.toml:7: service[impala].allow[#65537]: expected no more than 65536 prefixes in all services, found more; join some to shorter ones"
+    );
+}
