@@ -47,6 +47,8 @@ counters! {
         "A packet was answered with a TCP reset because its service has no backend that could take it.";
     DropSourceNotAllowed = 9, "drop_source_not_allowed",
         "A packet was dropped because its service may not be used from its source address.";
+    IcmpErrorForwarded = 10, "icmp_error_forwarded",
+        "An ICMP error about a connection was forwarded to the connection's backend.";
 }
 
 impl Counter {

@@ -20,19 +20,28 @@ impl Frame {
     /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
+        let context = context.ctx;
+        // SAFETY: the context is the one that the kernel gave. Volatile, so that the compiler does not read the pointers before it
+        // calls a function that takes the context, and hand them over as numbers instead: to the verifier they would be no
+        // pointers any more.
+        let [start, end] = unsafe {
+            [
+                core::ptr::read_volatile(&raw const (*context).data),
+                core::ptr::read_volatile(&raw const (*context).data_end),
+            ]
+        };
         Self {
-            context: context.ctx,
-            start: context.data(),
-            end: context.data_end(),
+            context,
+            start: start as usize,
+            end: end as usize,
         }
     }
 
-    /// Has a function of its own change the frame, which takes it from the context anew, and follows what that has moved.
+    /// The context, for functions of their own, which make a frame of it anew. This one must not be used any more after
+    /// such a function has changed the frame's length.
     #[inline(always)]
-    pub(crate) fn changed_by<R>(&mut self, change: impl FnOnce(*mut xdp_md) -> R) -> R {
-        let result = change(self.context);
-        *self = Self::of(&XdpContext::new(self.context));
-        result
+    pub(crate) const fn context(&self) -> *mut xdp_md {
+        self.context
     }
 
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.

@@ -17,7 +17,7 @@ use lb_common::{
         FlowKey, FlowRecord, HalfOpen, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, Node, Return, ReturnKey,
         Service, ServiceKey, Slot, Target, Traffic,
     },
-    process::Engine,
+    process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records},
 };
 
@@ -235,11 +235,16 @@ fn settled_used(slot: u32) {
 }
 
 impl Engine for Maps {
-    type Packet = Frame;
+    type Frame = Frame;
 
     #[inline(always)]
     fn reset(&self, packet: &mut Frame) -> Option<()> {
-        packet.changed_by(rare::reset).then_some(())
+        rare::reset(packet.context()).then_some(())
+    }
+
+    #[inline(always)]
+    fn forward_icmp_error(&self, packet: &mut Frame) -> Action {
+        Action::from_bits(rare::forward_icmp_error(packet.context()))
     }
 
     #[inline(always)]

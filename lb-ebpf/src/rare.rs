@@ -3,9 +3,12 @@
 //! Those that need the frame take the program's context and read it anew, because pointers into a frame are no arguments.
 
 use aya_ebpf::{bindings::xdp_md, maps::lpm_trie::Key, programs::XdpContext};
-use lb_common::{address::Address, forward, layout::AllowedKey};
+use lb_common::{address::Address, forward, icmp_error, layout::AllowedKey};
 
-use crate::{frame::Frame, maps::ALLOWED};
+use crate::{
+    frame::Frame,
+    maps::{ALLOWED, Maps},
+};
 
 /// Whether a restricted service may be used from an address.
 #[inline(never)]
@@ -21,4 +24,10 @@ pub(crate) fn is_allowed(client: &Address, service: u16) -> bool {
 #[inline(never)]
 pub(crate) fn reset(context: *mut xdp_md) -> bool {
     forward::reset(&mut Frame::of(&XdpContext::new(context))).is_some()
+}
+
+/// Forwards an [ICMP error](icmp_error::forward) about a flow, and returns the action as bits.
+#[inline(never)]
+pub(crate) fn forward_icmp_error(context: *mut xdp_md) -> u64 {
+    icmp_error::forward(&mut Frame::of(&XdpContext::new(context)), &Maps).to_bits()
 }

@@ -5,6 +5,7 @@ use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
+    icmp,
     tables::{
         DANGLING, NONE, ONE, ONE6, REFUSING, REFUSING6, RESTRICTED, RESTRICTED6, THREE, THREE6, UNRESOLVED,
         VIP, VIP6,
@@ -24,6 +25,11 @@ pub enum Outcome {
     Drop(Counter),
     /// An RST goes back to its sender, counted under this counter.
     Reset(Counter),
+    /// It is an ICMP error, and leaves towards this target with nothing but its MAC addresses changed.
+    ForwardError {
+        /// The target's id.
+        id: u16,
+    },
     /// It leaves towards this target, with nothing but its MAC addresses changed.
     Forward {
         /// The target's id.
@@ -256,6 +262,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(ipv6_cases());
     cases.extend(refusals());
     cases.extend(restrictions());
+    cases.extend(icmp::cases());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
@@ -500,7 +507,7 @@ fn ipv6_cases() -> Vec<Case> {
 }
 
 /// Client ports and the targets that [`THREE`] gives them.
-const THREE_TARGETS: [(u16, u16); 6] = [
+pub(super) const THREE_TARGETS: [(u16, u16); 6] = [
     (40000, 2),
     (40001, 1),
     (40002, 2),
@@ -510,7 +517,7 @@ const THREE_TARGETS: [(u16, u16); 6] = [
 ];
 
 /// Client ports and the targets that [`THREE6`] gives them.
-const THREE6_TARGETS: [(u16, u16); 6] = [
+pub(super) const THREE6_TARGETS: [(u16, u16); 6] = [
     (40000, 1),
     (40001, 1),
     (40002, 3),

@@ -266,7 +266,7 @@ impl Tables for HostTables {
 }
 
 impl Engine for HostTables {
-    type Packet = Vec<u8>;
+    type Frame = Vec<u8>;
 
     fn count(&self, counter: Counter) {
         *self.counters.borrow_mut().entry(counter as u32).or_default() += 1;
