@@ -22,7 +22,10 @@ pub mod demo;
 mod hosts;
 pub mod impalad;
 mod lifetime;
+pub mod limits;
 pub mod programs;
+pub mod random;
+pub mod steady;
 mod wait;
 
 pub use hosts::lab::{Builder, Host, Lab};
