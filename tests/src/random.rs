@@ -1,7 +1,8 @@
 //! Numbers that look random and are the same again for the same seed, so that a failure can be repeated.
 
-/// A generator of such numbers: `SplitMix64` (G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number
-/// generators", 2014).
+use lb_common::flood::random;
+
+/// A generator of such numbers, the one of [`lb_common::flood`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Random {
     state: u64,
@@ -15,10 +16,7 @@ impl Random {
 
     /// The next number; each of the 2^64 is as likely.
     pub const fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        random(&mut self.state)
     }
 
     /// The next number below `bound`; 0 if there is none.

@@ -13,6 +13,7 @@ use rustix::process::geteuid;
 
 use crate::hosts::namespace::Namespace;
 use crate::hosts::network;
+use crate::hosts::pass_program;
 use crate::hosts::plan::{Identity, Mac, Role, Vip};
 use crate::hosts::process::tail;
 use crate::lifetime::down::sweep;
@@ -237,6 +238,11 @@ impl Lab {
             let names: Vec<_> = self.hosts().map(|host| host.name()).collect();
             format!("there is no host {name} in this lab, only {}", names.join(", "))
         })
+    }
+
+    /// Lets the switch take frames that an XDP program on a host transmits, as it does from balancers anyway.
+    pub fn accept_xdp_from(&self, host: &Host) -> Result<()> {
+        self.switch.enter(|| pass_program::attach(&[host.name()]))?
     }
 
     /// Has a file, or a directory with everything below it, removed when the lab is taken down: what processes of the

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 /// Prefix length of the lab's IPv4 network, 10.77.0.0/24.
 pub const PREFIX_V4: u8 = 24;
@@ -61,6 +62,24 @@ impl fmt::Display for Mac {
         let bytes = self.0.map(|byte| format!("{byte:02x}"));
         f.write_str(&bytes.join(":"))
     }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes: Option<Vec<u8>> = text.split(':').map(byte_of_digits).collect();
+        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Self)
+            .ok_or_else(|| format!("expected a MAC address such as 02:00:00:00:01:01, found {text:?}"))
+    }
+}
+
+/// The byte that two hexadecimal digits stand for.
+fn byte_of_digits(digits: &str) -> Option<u8> {
+    let are_two = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    are_two.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 /// The name and the addresses of one host of the lab.
@@ -146,6 +165,21 @@ mod tests {
         assert_eq!(host.v4.to_string(), "10.77.0.212");
         assert_eq!(host.v6.to_string(), "fd77::212");
         assert_eq!(host.mac.to_string(), "02:00:00:00:02:12");
+    }
+
+    #[test]
+    fn mac_addresses_are_read_as_they_are_written() {
+        let mac = Mac([2, 0, 0, 0, 1, 0xfe]);
+        assert_eq!(mac.to_string().parse(), Ok(mac));
+        for text in [
+            "",
+            "02:00:00:00:01",
+            "02:00:00:00:01:0",
+            "02:00:00:00:01:+1",
+            "02:00:00:00:01:01:01",
+        ] {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
+        }
     }
 
     #[test]
