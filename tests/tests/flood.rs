@@ -13,7 +13,7 @@ use std::time::Duration;
 use lab::balancing::{Balancer, Configuration, HS2_PORT};
 use lab::clients::flood::{Flooding, Network, Options};
 use lab::steady::{Steady, start_servers};
-use lab::{Host, Lab};
+use lab::{Host, Lab, TcpCounters};
 
 const PACKETS: u64 = 1_000_000;
 /// How many of them have to arrive, since a veth drops what its ring does not hold: enough to fill the table of half-open
@@ -79,6 +79,10 @@ fn expect_connections_to_outlast(vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> 
     for mut connections in steady {
         let progress = connections.expect_unbroken().unwrap();
         assert_eq!(progress.connections, u64::from(CONNECTIONS));
+    }
+    for backend in lab.backends() {
+        let counters = TcpCounters::of(backend).unwrap();
+        assert_eq!(counters.checksum_errors, 0, "{}", backend.name());
     }
     let arrived = new_flows() - known;
     assert!(
