@@ -30,7 +30,7 @@ mod wait;
 
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;
-pub use hosts::plan::{Identity, Mac, PREFIX_V4, PREFIX_V6, Role, Vip};
+pub use hosts::plan::{Identity, Interface, Mac, Network, PREFIX_V4, PREFIX_V6, Role, Vip};
 pub use hosts::process::Process;
 pub use hosts::tcp_counters::TcpCounters;
 pub use lifetime::down::{Selection, down};

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use lab::balancing::{Balancer, Configuration, HS2_PORT};
-use lab::clients::flood::{Flooding, Network, Options};
+use lab::clients::flood::{Flooding, Options, Prefix};
 use lab::steady::{Steady, start_servers};
 use lab::{Host, Lab, TcpCounters};
 
@@ -58,7 +58,7 @@ fn expect_connections_to_outlast(vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> 
     let options = Options {
         service,
         next_hop: lab.balancers()[0].mac().0,
-        sources: sources.parse::<Network>().unwrap(),
+        sources: sources.parse::<Prefix>().unwrap(),
         packets: PACKETS,
         threads: 1,
     };

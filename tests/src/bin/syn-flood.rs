@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::Parser;
 use lab::Mac;
-use lab::clients::flood::{Network, Options, run};
+use lab::clients::flood::{Options, Prefix, run};
 
 /// Flood a service with SYNs from addresses that are not this host's, as fast as the machine can.
 #[derive(Parser)]
@@ -22,8 +22,8 @@ struct Arguments {
     #[arg(long, value_name = "MAC")]
     next_hop: Mac,
     /// Where the SYNs are to come from.
-    #[arg(long, default_value = "198.18.0.0/15", value_name = "NETWORK")]
-    sources: Network,
+    #[arg(long, default_value = "198.18.0.0/15", value_name = "PREFIX")]
+    sources: Prefix,
     /// How many to send.
     #[arg(long, default_value_t = 5_000_000, value_name = "N")]
     packets: u64,

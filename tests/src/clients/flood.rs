@@ -36,13 +36,13 @@ const BATCH: u32 = 256;
 /// Frames between two looks at whether there are enough.
 const CHUNK: u32 = 1 << 16;
 
-/// A network: an address and the length of the prefix.
+/// All addresses that begin alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    /// Its first address.
+pub struct Prefix {
+    /// One of them.
     pub address: IpAddr,
-    /// Its prefix length.
-    pub prefix: u8,
+    /// How many bits they have in common.
+    pub length: u8,
 }
 
 /// What to send where.
@@ -53,7 +53,7 @@ pub struct Options {
     /// The MAC address of the next hop on the way there.
     pub next_hop: [u8; 6],
     /// Where the SYNs seem to come from.
-    pub sources: Network,
+    pub sources: Prefix,
     /// How many to send.
     pub packets: u64,
     /// From how many threads. In a lab one is best: behind each batch it does the work of switch, balancer and backend
@@ -126,8 +126,8 @@ impl Flooder {
             .flags(Flags::SYN)
             .sequence(0)
             .bytes();
-        let Network { address, prefix } = options.sources;
-        let flood = Flood::new(&template, address, prefix, seed).context("the frame is too long")?;
+        let Prefix { address, length } = options.sources;
+        let flood = Flood::new(&template, address, length, seed).context("the frame is too long")?;
 
         let mut ebpf = Ebpf::load(OBJECT).context("cannot load the flood")?;
         let map = ebpf.map_mut(FLOOD).with_context(|| no_such_thing(FLOOD))?;
@@ -219,25 +219,25 @@ impl Flooding {
     }
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        write!(f, "{}/{}", self.address, self.length)
     }
 }
 
-impl FromStr for Network {
+impl FromStr for Prefix {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || format!("expected an address, `/` and a prefix length, found {text:?}");
-        let (address, prefix) = text.split_once('/').ok_or_else(expected)?;
+        let (address, length) = text.split_once('/').ok_or_else(expected)?;
         let address: IpAddr = address.parse().map_err(|_| expected())?;
-        let prefix: u8 = prefix.parse().map_err(|_| expected())?;
+        let length: u8 = length.parse().map_err(|_| expected())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > longest {
+        if length > longest {
             return Err(expected());
         }
-        Ok(Self { address, prefix })
+        Ok(Self { address, length })
     }
 }
 
@@ -246,9 +246,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_read_as_they_are_written() {
+    fn prefixes_are_read_as_they_are_written() {
         for text in ["198.18.0.0/15", "2001:2::/48", "10.0.0.1/32"] {
-            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
         }
         for text in [
             "198.18.0.0",
@@ -257,7 +257,7 @@ mod tests {
             "x/8",
             "10.0.0.0/-1",
         ] {
-            assert!(text.parse::<Network>().unwrap_err().contains(text), "{text}");
+            assert!(text.parse::<Prefix>().unwrap_err().contains(text), "{text}");
         }
     }
 }
