@@ -142,14 +142,7 @@ fn remote_clients_are_served_through_the_balancer() {
     let _servers = start_servers(&lab, HS2_PORT).unwrap();
     let balancer_host = &lab.balancers()[0];
     let vip = lab.vips()[0];
-    let backends = |address: fn(&Host) -> IpAddr| -> Vec<_> {
-        let hosts = lab.backends().iter();
-        hosts.map(|host| (host.name(), address(host), 1)).collect()
-    };
-    let configuration = Configuration::of(&lab, balancer_host)
-        .service("impala4", vip.v4.into(), &backends(|host| host.v4().into()))
-        .service("impala6", vip.v6.into(), &backends(|host| host.v6().into()));
-    let balancer = Balancer::start(&lab, balancer_host, configuration).unwrap();
+    let balancer = Balancer::start(&lab, balancer_host, Configuration::of_both_families(&lab)).unwrap();
     let remote = &lab.remotes()[0];
     for (index, vip) in [IpAddr::from(vip.v4), vip.v6.into()].into_iter().enumerate() {
         let options = Steady::options(remote, SocketAddr::new(vip, HS2_PORT), 50);

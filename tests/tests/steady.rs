@@ -38,14 +38,8 @@ impl Cluster {
         let lab = Lab::builder().backends(BACKENDS).start().unwrap();
         let servers = start_servers(&lab, HS2_PORT).unwrap();
         let vip = lab.vips()[0];
-        let backends = |address: fn(&Host) -> IpAddr| -> Vec<_> {
-            let hosts = lab.backends().iter();
-            hosts.map(|host| (host.name(), address(host), 1)).collect()
-        };
-        let configuration = Configuration::of(&lab, &lab.balancers()[0])
-            .service("impala4", vip.v4.into(), &backends(|host| host.v4().into()))
-            .service("impala6", vip.v6.into(), &backends(|host| host.v6().into()));
-        let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+        let balancer =
+            Balancer::start(&lab, &lab.balancers()[0], Configuration::of_both_families(&lab)).unwrap();
         let services = [IpAddr::from(vip.v4), vip.v6.into()].map(|vip| SocketAddr::new(vip, HS2_PORT));
         Self {
             servers,

@@ -65,6 +65,20 @@ impl Configuration {
         Self::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4.into(), &backends)
     }
 
+    /// The services `impala4` and `impala6` on the first VIP, one for each family, with all backends of the lab under their
+    /// hosts' names.
+    #[must_use]
+    pub fn of_both_families(lab: &Lab) -> Self {
+        let backends = |address: fn(&Host) -> IpAddr| -> Vec<_> {
+            let hosts = lab.backends().iter();
+            hosts.map(|host| (host.name(), address(host), 1)).collect()
+        };
+        let vip = lab.vips()[0];
+        Self::of(lab, &lab.balancers()[0])
+            .service("impala4", vip.v4.into(), &backends(|host| host.v4().into()))
+            .service("impala6", vip.v6.into(), &backends(|host| host.v6().into()))
+    }
+
     /// Replaces a part of the text, which must be there.
     pub fn with(mut self, part: &str, replacement: &str) -> Result<Self> {
         ensure!(self.text.contains(part), "expected {part:?} in\n{}", self.text);
