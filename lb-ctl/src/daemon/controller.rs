@@ -67,7 +67,9 @@ impl Controller {
     ) -> Self {
         let next_hops = NextHops::new(
             host.mac,
-            plan.targets.iter().map(|target| (target.id, target.address)),
+            plan.targets
+                .iter()
+                .map(|target| (target.id, target.name.address())),
         );
         Self {
             pins: Pins::of(&config.node.name),

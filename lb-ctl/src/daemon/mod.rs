@@ -17,7 +17,7 @@ use crate::{
         datapath::{Datapath, Pins, Sizes},
         netlink::{Netlink, Watch},
     },
-    core::{config::Config, plan::Plan},
+    core::config::Config,
 };
 use controller::Controller;
 pub use host::{Host, HostError};
@@ -38,7 +38,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let netlink = Netlink::connect()?;
     let host = Host::examine(&config, &netlink).await?;
 
-    let plan = Plan::of(&config);
+    let plan = crate::core::placement::Placement::empty(&config.datapath).plan(&config)?;
     let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
     datapath.write_plan(&plan, host.mac)?;
     let mut socket = Socket::bind(&config.api.socket).await?;

@@ -10,6 +10,7 @@ use lb_common::layout::{NO_TARGET, ServiceKey, Target, Traffic};
 use lb_common::testing::frame::BALANCER_MAC;
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use lb_ctl::core::config::{self, HostDefaults};
+use lb_ctl::core::placement::Placement;
 use lb_ctl::core::plan::{Plan, PlannedService};
 
 use super::cases::SERVICES;
@@ -38,7 +39,7 @@ impl Subject {
             node_name: "bench".to_owned(),
         };
         let config = config::parse("the bench's configuration", &configuration()?, &host)?;
-        let mut plan = Plan::of(&config);
+        let mut plan = Placement::empty(&config.datapath).plan(&config)?;
         for (service, planned) in SERVICES.iter().zip(&mut plan.services) {
             if !service.has_live_backends {
                 planned.slots.fill(NO_TARGET);

@@ -33,7 +33,7 @@ pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice
 pub use defaults::{API_SOCKET, HostDefaults};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
+pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name};
 
 use document::Document;
