@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     hash,
-    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot},
+    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
 
 use super::slot_moves::Named;
@@ -54,16 +54,6 @@ impl Record {
     }
 }
 
-/// A service whose records are counted.
-#[derive(Clone, Copy, Debug)]
-pub struct Counted {
-    /// Its entry in the table of services.
-    pub service: Service,
-    /// Whether each of its flows has a record, as affinity and NAT need it. Else a record in an untracked slot that names
-    /// the slot's target says nothing that the slot does not say.
-    pub every_flow: bool,
-}
-
 /// The rules of a pass, and what it has found.
 #[derive(Clone, Debug)]
 pub struct Census {
@@ -78,7 +68,7 @@ pub struct Census {
 
 #[derive(Clone, Debug)]
 struct Region {
-    counted: Counted,
+    service: Service,
     /// By slot, counted from the service's first. Empty until there is a record.
     named: Vec<Named>,
 }
@@ -89,12 +79,12 @@ impl Census {
     pub fn new(
         now: u32,
         idle_timeout: u32,
-        services: impl IntoIterator<Item = Counted>,
+        services: impl IntoIterator<Item = Service>,
         reset: BTreeSet<u16>,
     ) -> Self {
-        let region = |counted: Counted| {
+        let region = |service: Service| {
             let named = Vec::new();
-            (counted.service.id, Region { counted, named })
+            (service.id, Region { service, named })
         };
         Self {
             now,
@@ -109,7 +99,7 @@ impl Census {
 
     /// Whether a record is over and can be deleted. `slot` tells what is in the table of slots now.
     pub fn is_over(&self, key: &FlowKey, record: Record, slot: impl Fn(u32) -> Option<Slot>) -> bool {
-        let Some(Region { counted, .. }) = self.services.get(&key.service()) else {
+        let Some(Region { service, .. }) = self.services.get(&key.service()) else {
             // Its service is no longer there.
             return true;
         };
@@ -125,8 +115,8 @@ impl Census {
             }
         };
         is_old
-            || !counted.every_flow && {
-                let index = counted.service.first_slot + slot_of(key, &counted.service);
+            || !records_every_flow(service) && {
+                let index = service.first_slot + slot_of(key, service);
                 slot(index).is_some_and(|slot| !slot.tracked && slot.settled == target)
             }
     }
@@ -139,11 +129,11 @@ impl Census {
             self.established += 1;
             *self.flows.entry(target).or_default() += 1;
         }
-        if let Some(Region { counted, named }) = self.services.get_mut(&key.service()) {
+        if let Some(Region { service, named }) = self.services.get_mut(&key.service()) {
             if named.is_empty() {
-                named.resize(counted.service.slots as usize, Named::Nothing);
+                named.resize(service.slots as usize, Named::Nothing);
             }
-            if let Some(slot) = named.get_mut(slot_of(key, &counted.service) as usize) {
+            if let Some(slot) = named.get_mut(slot_of(key, service) as usize) {
                 *slot = slot.and(target);
             }
         }
@@ -195,9 +185,19 @@ impl Census {
     }
 }
 
+/// Whether each flow of a service has a record, as affinity and NAT need it. Else a record in an untracked slot that names
+/// the slot's target says nothing that the slot does not say.
+const fn records_every_flow(service: &Service) -> bool {
+    service.flags & (flag::TRANSLATES | flag::AFFINE) != 0
+}
+
 /// The slot of a flow, counted from its service's first.
 fn slot_of(key: &FlowKey, service: &Service) -> u32 {
-    let flow = hash::flow(service.hash_seed, key.client(), key.client_port());
+    let flow = hash::flow(
+        service.hash_seed,
+        key.client(),
+        key.client_port() & service.port_mask,
+    );
     hash::slot(flow, service.slots)
 }
 
@@ -220,18 +220,18 @@ mod tests {
             hash_seed: 1,
             first_slot: 100,
             slots: 7,
-            mac: 0,
+            flags: 0,
             id,
-            reserved: [0; 3],
+            port_mask: u16::MAX,
+            affinity_timeout: 0,
+            reserved: 0,
         }
     }
 
     fn census(every_flow: bool) -> Census {
-        let counted = Counted {
-            service: service(3),
-            every_flow,
-        };
-        Census::new(NOW, IDLE, [counted], BTreeSet::from([9]))
+        let flags = if every_flow { flag::AFFINE } else { 0 };
+        let service = Service { flags, ..service(3) };
+        Census::new(NOW, IDLE, [service], BTreeSet::from([9]))
     }
 
     fn key(service: u16) -> FlowKey {
@@ -243,13 +243,15 @@ mod tests {
             target,
             closing,
             last_seen: NOW.wrapping_sub(age),
+            port: 0,
+            reserved: [0; 3],
         })
     }
 
     fn half_open(target: u16, age: u32) -> Record {
         Record::HalfOpen(HalfOpen {
             target,
-            reserved: 0,
+            port: 0,
             sequence: 5,
             opened: NOW.wrapping_sub(age),
         })

@@ -2,6 +2,7 @@
 
 pub mod cause;
 pub mod census;
+pub mod changes;
 pub mod config;
 pub mod interface;
 pub mod maglev;

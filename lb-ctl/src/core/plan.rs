@@ -2,7 +2,9 @@
 //!
 //! The plan is the *spec*; the maps, which [`adapters::datapath`](crate::adapters::datapath) writes, are the objects.
 
-use lb_common::layout::{NO_TARGET, Service, ServiceKey, TargetName};
+use std::net::IpAddr;
+
+use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
 
 use super::{
     config::Backend,
@@ -10,7 +12,7 @@ use super::{
 };
 
 /// The contents of the service and slot tables, and who the targets are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The services, in the order of the configuration.
     pub services: Vec<PlannedService>,
@@ -25,7 +27,7 @@ pub struct PlannedService {
     pub key: ServiceKey,
     /// The key under which packets without a readable port find its VIP.
     pub vip_key: ServiceKey,
-    /// The entry of the service table, without the MAC address, which is the host's.
+    /// The entry of the service table.
     pub entry: Service,
     /// The target id that each of its slots gives to new connections.
     pub slots: Vec<u16>,
@@ -40,6 +42,10 @@ pub struct PlannedTarget {
     pub id: u16,
     /// Whom it stands for.
     pub name: TargetName,
+    /// The backend's own address.
+    pub address: IpAddr,
+    /// How packets reach it.
+    pub forwarding: Forwarding,
 }
 
 /// The target of each slot of a service whose backends have these target ids.

@@ -21,7 +21,7 @@ pub struct Found {
 pub enum AdoptionError {
     /// The slots would be others.
     #[error(
-        "datapath.slots_per_service: expected {running}, with which the running tables were made, found {configured}: every \
+        "expected {running}, with which the running tables were made, found {configured}: every \
          connection would be looked for in another slot, and break; put {running} back, or break them on purpose with \
          `lb-ctl detach` first"
     )]
@@ -33,7 +33,7 @@ pub enum AdoptionError {
     },
     /// The slots would be others.
     #[error(
-        "datapath.hash_seed: expected {running:#x}, with which the running tables were made, found {configured:#x}: every \
+        "expected {running:#x}, with which the running tables were made, found {configured:#x}: every \
          connection would be looked for in another slot, and break; put {running:#x} back, or break them on purpose with \
          `lb-ctl detach` first"
     )]
@@ -45,7 +45,7 @@ pub enum AdoptionError {
     },
     /// A service would lose its slots.
     #[error(
-        "datapath.max_services: expected at least {least}, because the running tables hold a service with that number, found \
+        "expected at least {least}, because the running tables hold a service with that number, found \
          {configured}; raise it, or break connections on purpose with `lb-ctl detach` first"
     )]
     Services {
@@ -56,7 +56,7 @@ pub enum AdoptionError {
     },
     /// A target would lose its id.
     #[error(
-        "datapath.max_backends: expected at least {least}, because the running tables hold a backend with that number, found \
+        "expected at least {least}, because the running tables hold a backend with that number, found \
          {configured}; raise it, or break connections on purpose with `lb-ctl detach` first"
     )]
     Backends {
@@ -129,15 +129,10 @@ impl Placement {
         })
     }
 
-    /// Frees the ids of targets whose service is not in the table: it was removed, or the earlier run did not live to write
-    /// it. Only after [`Placement::adopt`], when no record can name them.
+    /// Frees the ids of targets whose service is not in the table. Only after [`Placement::adopt`] and a pass over the records,
+    /// when none of them can name such a target.
     pub fn forget_orphans<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), T::Error> {
-        let services: BTreeSet<u16> = self.services.values().map(|service| service.id).collect();
-        let orphans = self
-            .targets
-            .iter()
-            .filter(|(_, name)| !services.contains(&name.service()));
-        for id in orphans.map(|(&id, _)| id).collect::<Vec<_>>() {
+        for id in self.orphans() {
             tables.forget_target(id)?;
             self.targets.remove(&id);
         }

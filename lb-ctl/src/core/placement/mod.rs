@@ -14,13 +14,12 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
 
 use super::{
-    census::Counted,
     config::{Config, DatapathConfig},
     plan::{self, Plan, PlannedService, PlannedTarget},
 };
@@ -120,7 +119,12 @@ impl Placement {
                 let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port)
                     .unwrap_or(TargetName::NOBODY);
                 let id = planner.target(name)?;
-                plan.targets.push(PlannedTarget { id, name });
+                plan.targets.push(PlannedTarget {
+                    id,
+                    name,
+                    address: backend.address,
+                    forwarding: Forwarding::Dsr,
+                });
                 targets.push(id);
             }
             plan.services.push(PlannedService {
@@ -134,6 +138,26 @@ impl Placement {
         Ok(plan)
     }
 
+    /// Whether there is room for a configuration, once what an earlier run has not finished is [out of the
+    /// way](Self::forget_orphans).
+    pub fn check_room(&self, config: &Config) -> Result<(), NoRoom> {
+        let mut tidy = self.clone();
+        for id in self.orphans() {
+            tidy.targets.remove(&id);
+        }
+        tidy.plan(config).map(drop)
+    }
+
+    /// Targets whose service is not in the table: it was removed, or an earlier run did not live to write it.
+    fn orphans(&self) -> Vec<u16> {
+        let services: BTreeSet<u16> = self.services.values().map(|service| service.id).collect();
+        let orphans = self
+            .targets
+            .iter()
+            .filter(|(_, name)| !services.contains(&name.service()));
+        orphans.map(|(&id, _)| id).collect()
+    }
+
     /// All targets that anything may name, by id: those of the configuration and those that are leaving.
     pub fn targets(&self) -> impl Iterator<Item = (u16, &TargetName)> {
         self.targets.iter().map(|(&id, name)| (id, name))
@@ -145,13 +169,9 @@ impl Placement {
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
     }
 
-    /// The services, for a [census](super::census::Census) of their records.
-    pub fn counted(&self) -> impl Iterator<Item = Counted> {
-        // Plain hashing needs records in tracked slots only. Affinity and NAT will need one for each flow.
-        self.services.values().map(|&service| Counted {
-            service,
-            every_flow: false,
-        })
+    /// The services in the table.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
     }
 }
 
@@ -189,9 +209,11 @@ impl Planner<'_> {
             // The configuration keeps the whole table below 2^32 slots.
             first_slot: u32::from(id) * slots_per_service,
             slots: slots_per_service,
-            mac: 0,
+            flags: 0,
             id,
-            reserved: [0; 3],
+            port_mask: u16::MAX,
+            affinity_timeout: 0,
+            reserved: 0,
         })
     }
 

@@ -7,7 +7,7 @@ use lb_common::layout::{NO_TARGET, Service, ServiceKey, Slot, TargetName};
 use super::Placement;
 use crate::core::{
     census::Census,
-    plan::{Plan, PlannedService},
+    plan::{Plan, PlannedService, PlannedTarget},
     slot_moves,
 };
 
@@ -22,12 +22,12 @@ pub trait WriteTables {
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Self::Error>;
     /// Writes a slot if it holds `expected`, atomically. Returns whether it did.
     fn replace_slot(&mut self, index: u32, expected: Slot, slot: Slot) -> Result<bool, Self::Error>;
-    /// Writes an entry of the service table. Its MAC address is for the implementation to fill in.
+    /// Writes an entry of the service table.
     fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), Self::Error>;
     /// Removes an entry of the service table, if it is there.
     fn remove_service(&mut self, key: ServiceKey) -> Result<(), Self::Error>;
     /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
-    fn introduce_target(&mut self, id: u16, name: &TargetName) -> Result<(), Self::Error>;
+    fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
     /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
     fn forget_target(&mut self, id: u16) -> Result<(), Self::Error>;
 }
@@ -62,7 +62,7 @@ impl Placement {
     pub fn introduce<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
         for target in &plan.targets {
             if self.targets.get(&target.id) != Some(&target.name) {
-                tables.introduce_target(target.id, &target.name)?;
+                tables.introduce_target(target)?;
                 self.targets.insert(target.id, target.name);
             }
         }

@@ -1,12 +1,15 @@
 //! The kernel's tables in memory, written by the controller as the real ones are.
 
 use lb_common::{
-    layout::{Service, ServiceKey, Slot, Target, TargetName, mac_word},
-    testing::{HostTables, frame::BALANCER_MAC},
+    layout::{Node, Service, ServiceKey, Slot, Target, TargetName},
+    testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
 };
 
 use super::{MAX_BACKENDS, MAX_SERVICES, ROOM, SLOTS};
-use crate::core::placement::{Found, WriteTables};
+use crate::core::{
+    placement::{Found, WriteTables},
+    plan::PlannedTarget,
+};
 
 /// The kernel, as far as the controller sees it.
 pub(super) struct Kernel {
@@ -24,6 +27,7 @@ impl Kernel {
         let mut tables = HostTables::default();
         tables.slots = vec![0; (SLOTS * MAX_SERVICES) as usize];
         tables.targets = vec![Target::default(); MAX_BACKENDS as usize + 1];
+        tables.node = Some(Node::new([BALANCER_MAC], false));
         tables.room = Some(ROOM.into());
         Self {
             tables,
@@ -102,11 +106,7 @@ impl WriteTables for Kernel {
 
     fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), Killed> {
         self.write()?;
-        let entry = Service {
-            mac: mac_word(BALANCER_MAC),
-            ..service
-        };
-        self.tables.services.insert(key, entry);
+        self.tables.services.insert(key, service);
         Ok(())
     }
 
@@ -116,11 +116,12 @@ impl WriteTables for Kernel {
         Ok(())
     }
 
-    fn introduce_target(&mut self, id: u16, name: &TargetName) -> Result<(), Killed> {
+    fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Killed> {
         self.write()?;
+        let id = target.id;
         assert!(!self.names_target(id), "target id {id} is used while it is named");
-        self.tables.targets[usize::from(id)] = Target::resolved([2; 6], BALANCER_MAC);
-        self.names[usize::from(id)] = *name;
+        self.tables.targets[usize::from(id)] = resolved_target();
+        self.names[usize::from(id)] = target.name;
         Ok(())
     }
 

@@ -218,7 +218,12 @@ impl World {
     /// Passes over all records, and deletes those that are over.
     fn pass(&mut self, reset: BTreeSet<u16>) -> Census {
         let tables = &mut self.kernel.tables;
-        let mut census = Census::new(tables.now, FLOW_IDLE_TIMEOUT, self.placement.counted(), reset);
+        let mut census = Census::new(
+            tables.now,
+            FLOW_IDLE_TIMEOUT,
+            self.placement.services().copied(),
+            reset,
+        );
         let slots = tables.slots.clone();
         let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
         tables
