@@ -119,13 +119,11 @@ impl Controller {
             }
             Tables::Adopted => {
                 self.found_tables = true;
-                self.adopt_next_hops()?;
                 self.attach().await?;
                 self.take_over().await?;
             }
             Tables::Migrated { old } => {
                 self.found_tables = true;
-                self.adopt_next_hops()?;
                 self.pins.pin_maps(&self.datapath)?;
                 self.attach().await?;
                 // From here on packets meet the new tables, and the next start finds that out by itself.
@@ -143,9 +141,9 @@ impl Controller {
     /// Follows the configuration, over tables in which live connections may be.
     async fn take_over(&mut self) -> anyhow::Result<()> {
         self.write_node()?;
-        self.write(&self.next_hops.entries())?;
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
+        self.adopt_next_hops()?;
         let plan = self.placement.plan(&self.config)?;
         let moved = self.follow(self.config.clone(), plan).await?;
         let records = self.census.as_ref().map_or(0, Census::established);
@@ -167,7 +165,8 @@ impl Controller {
                 self.next_hops.adopt(name.address(), mac);
             }
         }
-        Ok(())
+        // Our own MAC address may be another one by now.
+        self.write(&self.next_hops.entries())
     }
 
     pub(super) fn write_node(&mut self) -> anyhow::Result<()> {
