@@ -16,6 +16,9 @@ pub struct Address([u32; 4]);
 const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
+    /// `::`, which is nobody's.
+    pub const UNSPECIFIED: Self = Self([0; 4]);
+
     /// An IPv4 address.
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
@@ -45,6 +48,12 @@ impl Address {
     #[inline(always)]
     pub const fn v4_bits(self) -> u32 {
         u32::from_be(self.0[3])
+    }
+
+    /// The four words, each in network byte order.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.0
     }
 
     /// The upper and lower 64 bits, in host byte order.

@@ -4,9 +4,9 @@ use crate::{
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
-    layout::{FlowKey, NO_TARGET, Service, ServiceKey, Slot, Target, mac_word},
+    layout::{FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target},
     packet::Packet,
-    slot_rule::{self, Choice, Effect, Event, Records},
+    slot_rule::{self, Effect, Event, Records},
 };
 
 /// The tables that a decision consults; the records only for tracked slots.
@@ -15,6 +15,8 @@ pub trait Tables: Records {
     fn service(&self, key: &ServiceKey) -> Option<&Service>;
     /// The slot at `index` of the slot table, which all services share.
     fn slot(&self, index: u32) -> Option<Slot>;
+    /// What is known of this host.
+    fn node(&self) -> Option<&Node>;
     /// The target with this id.
     fn target(&self, id: u16) -> Option<&Target>;
     /// Takes note of what is to be remembered of a packet of a tracked slot: to carry it out, or only to show it.
@@ -28,13 +30,13 @@ pub trait Tables: Records {
     where
         Self: Sized,
     {
-        let Choice { target, effect } = slot_rule::choose(event, slot, flow, self);
-        self.remember(&Memory {
-            flow: *flow,
-            slot: index,
-            effect,
-        });
-        target
+        slot_rule::apply(event, slot, flow, self, |effect| {
+            self.remember(&Memory {
+                flow: *flow,
+                slot: index,
+                effect,
+            });
+        })
     }
 }
 
@@ -51,6 +53,8 @@ pub enum Verdict<'a> {
         id: u16,
         /// The target.
         target: &'a Target,
+        /// The hash of the flow.
+        flow: u64,
         /// Whether the packet asks for a new connection.
         new_flow: bool,
     },
@@ -76,7 +80,7 @@ pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> V
         Parsed::Faulty { destination, fault } => {
             // Faulty packets to other addresses of this host are none of our business.
             match tables.service(&ServiceKey::vip(destination)) {
-                Some(vip) if is_for_us(packet, vip) => Verdict::Drop(match fault {
+                Some(_) if is_for_us(packet, tables) => Verdict::Drop(match fault {
                     Fault::Fragment => Counter::DropFragment,
                     Fault::Truncated => Counter::DropTruncated,
                     Fault::Malformed => Counter::DropMalformed,
@@ -93,22 +97,26 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
     let Some(service) = tables.service(&ServiceKey::tcp(segment.vip, segment.port)) else {
         return Verdict::Pass;
     };
-    if !is_for_us(packet, service) {
+    if !is_for_us(packet, tables) {
         return Verdict::Pass;
     }
-    let flow = hash::flow(service.hash_seed, segment.client, segment.client_port);
+    let flow = hash::flow(
+        service.hash_seed,
+        segment.client,
+        segment.client_port & service.port_mask,
+    );
     let index = service.first_slot + hash::slot(flow, service.slots);
     let Some(slot) = tables.slot(index) else {
         return Verdict::Drop(Counter::DropTableInconsistent);
     };
     let id = if slot.tracked {
-        let flow = FlowKey::new(segment.client, segment.client_port, service.id);
+        let key = FlowKey::new(segment.client, segment.client_port, service.id);
         let event = Event {
             opens: segment.flags.opens(),
             closes: segment.flags.closes(),
             sequence: segment.sequence,
         };
-        tables.tracked_target(event, slot, &flow, index)
+        tables.tracked_target(event, slot, &key, index)
     } else {
         slot.current
     };
@@ -124,19 +132,21 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
     Verdict::Forward {
         id,
         target,
+        flow,
         new_flow: segment.flags.opens(),
     }
 }
 
-/// Whether the frame is addressed to our interface.
+/// Whether the frame is addressed to one of our interfaces.
 ///
 /// On an interface in promiscuous mode XDP sees frames for others too. Were they forwarded, two balancers on one segment
 /// would send such a frame to each other for ever, since `dsr` leaves the hop limit alone.
 #[inline(always)]
-fn is_for_us(packet: &(impl Packet + ?Sized), service: &Service) -> bool {
-    packet
-        .read(0)
-        .is_some_and(|destination| mac_word(destination) == service.mac)
+fn is_for_us(packet: &(impl Packet + ?Sized), tables: &impl Tables) -> bool {
+    match (packet.read(0), tables.node()) {
+        (Some(destination), Some(node)) => node.has(destination),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! decision.
 //!
 //! Everything here is `no_std`, has no I/O, no clock and no allocation, and knows packets and tables only through
-//! two small traits, [`Packet`](packet::Packet) and [`Tables`](decision::Tables). The XDP program instantiates
+//! a few small traits, [`PacketBuffer`](packet::PacketBuffer) and [`Engine`](process::Engine) above all. The XDP program instantiates
 //! them with the bytes of a frame and BPF maps, the host tests with slices and ordinary collections, so both
 //! run the same decision.
 #![no_std]
@@ -21,6 +21,7 @@ pub mod hash;
 pub mod headers;
 pub mod layout;
 pub mod packet;
+pub mod process;
 pub mod slot_rule;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -19,6 +19,23 @@ pub trait PacketMut: Packet {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
 }
 
+/// A frame that can also become longer or shorter.
+pub trait PacketBuffer: PacketMut {
+    /// Makes room for `bytes` more in front of the frame. What stands there is undefined, offsets count from the new start.
+    /// Returns `None`, and changes nothing, when there is no room.
+    #[must_use]
+    fn grow_front(&mut self, bytes: usize) -> Option<()>;
+
+    /// Takes `bytes` off the front of the frame. Returns `None`, and changes nothing, when it would have no Ethernet header left.
+    #[must_use]
+    fn shrink_front(&mut self, bytes: usize) -> Option<()>;
+
+    /// Makes the frame `length` bytes long by cutting or extending its end; what is added is 0. Returns `None`, and changes
+    /// nothing, when there is no room or it would have no Ethernet header left.
+    #[must_use]
+    fn set_length(&mut self, length: usize) -> Option<()>;
+}
+
 impl Packet for [u8] {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..)?.first_chunk().copied()
@@ -33,6 +50,59 @@ impl PacketMut for [u8] {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         *self.get_mut(offset..)?.first_chunk_mut()? = bytes;
         Some(())
+    }
+}
+
+/// Frames in memory, as long as a driver's buffers let them become.
+#[cfg(any(test, feature = "testing"))]
+mod buffer {
+    use super::{Packet, PacketBuffer, PacketMut};
+    use crate::headers::ethernet;
+    use std::vec::Vec;
+
+    /// Room for a frame and what is put before it, in bytes: more than any tunnel needs.
+    const ROOM: usize = 4096;
+
+    impl Packet for Vec<u8> {
+        fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+            self.as_slice().read(offset)
+        }
+
+        fn length(&self) -> usize {
+            self.len()
+        }
+    }
+
+    impl PacketMut for Vec<u8> {
+        fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+            self.as_mut_slice().write(offset, bytes)
+        }
+    }
+
+    impl PacketBuffer for Vec<u8> {
+        fn grow_front(&mut self, bytes: usize) -> Option<()> {
+            if self.len() + bytes > ROOM {
+                return None;
+            }
+            self.splice(0..0, std::iter::repeat_n(0, bytes));
+            Some(())
+        }
+
+        fn shrink_front(&mut self, bytes: usize) -> Option<()> {
+            if self.len() < bytes + ethernet::HEADER_LENGTH {
+                return None;
+            }
+            self.drain(..bytes);
+            Some(())
+        }
+
+        fn set_length(&mut self, length: usize) -> Option<()> {
+            if !(ethernet::HEADER_LENGTH..=ROOM).contains(&length) {
+                return None;
+            }
+            self.resize(length, 0);
+            Some(())
+        }
     }
 }
 
@@ -56,5 +126,19 @@ mod tests {
         assert_eq!(frame, [0; 4]);
         assert_eq!(frame.as_mut_slice().write(2, [9, 9]), Some(()));
         assert_eq!(frame, [0, 0, 9, 9]);
+    }
+
+    #[test]
+    fn a_frame_grows_and_shrinks_at_both_ends() {
+        let mut frame = std::vec::Vec::from([1u8; 20]);
+        assert_eq!(frame.grow_front(4), Some(()));
+        assert_eq!((frame.len(), frame[4]), (24, 1));
+        assert_eq!(frame.shrink_front(11), None, "13 bytes are no frame");
+        assert_eq!(frame.shrink_front(4), Some(()));
+        assert_eq!(frame, [1; 20]);
+        assert_eq!(frame.set_length(13), None);
+        assert_eq!(frame.set_length(21), Some(()));
+        assert_eq!(frame[20], 0);
+        assert_eq!(frame.grow_front(1 << 20), None);
     }
 }

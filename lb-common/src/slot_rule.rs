@@ -41,11 +41,14 @@ pub struct Event {
 }
 
 /// The records that the rule looks up, each at most once and only if it matters.
+///
+/// By reference: a record that is copied only if it is there makes the compiler copy undefined values around, which the
+/// kernel's verifier refuses.
 pub trait Records {
     /// The established record of a flow.
-    fn flow(&self, key: &FlowKey) -> Option<FlowRecord>;
+    fn flow(&self, key: &FlowKey) -> Option<&FlowRecord>;
     /// The half-open record of a flow.
-    fn half_open(&self, key: &FlowKey) -> Option<HalfOpen>;
+    fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen>;
     /// The time, in [ticks](clock::ticks).
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
@@ -80,42 +83,47 @@ pub struct Choice {
     pub effect: Effect,
 }
 
-/// Decides about a packet of a tracked slot.
-#[inline(always)]
+/// Decides about a packet of a tracked slot, for whoever only wants to look.
 pub fn choose(event: Event, slot: Slot, key: &FlowKey, records: &impl Records) -> Choice {
+    let mut effect = Effect::Nothing;
+    let target = apply(event, slot, key, records, |it| effect = it);
+    Choice { target, effect }
+}
+
+/// Decides about a packet of a tracked slot: returns the target's id, and hands over what is to be remembered.
+///
+/// Handed over where it arises, instead of returned with the id: a result that carries a record only sometimes makes the
+/// compiler copy undefined values around, which the kernel's verifier refuses.
+#[inline(always)]
+pub fn apply(
+    event: Event,
+    slot: Slot,
+    key: &FlowKey,
+    records: &impl Records,
+    remember: impl FnOnce(Effect),
+) -> u16 {
     let now = records.now();
     let record = records.flow(key);
     match record {
         Some(record) if record.closing == 0 && clock::since(now, record.last_seen) <= IDLE => {
-            in_use(event, record, now)
+            // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
+            if !event.opens {
+                seen(event, record, now, remember);
+            }
+            record.target
         }
-        _ if event.opens => open(event, slot, key, record.is_some(), now, records),
-        _ => follow(event, slot, key, record, now, records),
-    }
-}
-
-/// A packet of a flow whose record is in use.
-#[inline(always)]
-fn in_use(event: Event, record: FlowRecord, now: u32) -> Choice {
-    // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
-    let effect = if event.opens {
-        Effect::Nothing
-    } else {
-        seen(event, record, now)
-    };
-    Choice {
-        target: record.target,
-        effect,
+        _ if event.opens => open(event, slot, key, record.is_some(), now, records, remember),
+        _ => follow(event, slot, key, record, now, records, remember),
     }
 }
 
 /// What a packet does to its flow's record.
 #[inline(always)]
-fn seen(event: Event, record: FlowRecord, now: u32) -> Effect {
-    match event {
-        Event { closes: true, .. } => Effect::Closing,
-        _ if record.last_seen == now => Effect::Nothing,
-        _ => Effect::Seen,
+fn seen(event: Event, record: &FlowRecord, now: u32, remember: impl FnOnce(Effect)) {
+    if event.closes {
+        remember(Effect::Closing);
+    } else if record.last_seen != now {
+        remember(Effect::Seen);
     }
 }
 
@@ -125,12 +133,10 @@ fn seen(event: Event, record: FlowRecord, now: u32) -> Effect {
     clippy::cast_possible_truncation,
     reason = "the slot keeps the time modulo 2^16"
 )]
-fn settled_used(slot: Slot, now: u32) -> Effect {
+fn settled_used(slot: Slot, now: u32, remember: impl FnOnce(Effect)) {
     // Most packets come in the same tick as the one before. Written once, the slot's cache line stays shared.
-    if slot.settled_seen == now as u16 {
-        Effect::Nothing
-    } else {
-        Effect::SettledUsed
+    if slot.settled_seen != now as u16 {
+        remember(Effect::SettledUsed);
     }
 }
 
@@ -143,7 +149,8 @@ fn open(
     has_record: bool,
     now: u32,
     records: &impl Records,
-) -> Choice {
+    remember: impl FnOnce(Effect),
+) -> u16 {
     let target = match records.half_open(key) {
         // A retransmission, or another attempt from the same port: the newest number counts.
         Some(earlier) => earlier.target,
@@ -151,23 +158,18 @@ fn open(
         None if has_record => slot.current,
         // Without a record it goes to `settled`: nothing to remember if it belongs there, or may.
         None if slot.current == slot.settled || (records.is_short() && records.is_alive(slot.settled)) => {
-            return Choice {
-                target: slot.settled,
-                effect: settled_used(slot, now),
-            };
+            settled_used(slot, now, remember);
+            return slot.settled;
         }
         None => slot.current,
     };
-    let half_open = HalfOpen {
+    remember(Effect::Open(HalfOpen {
         target,
-        reserved: 0,
+        port: 0,
         sequence: event.sequence,
         opened: now,
-    };
-    Choice {
-        target,
-        effect: Effect::Open(half_open),
-    }
+    }));
+    target
 }
 
 /// Any other packet without a record in use.
@@ -176,36 +178,39 @@ fn follow(
     event: Event,
     slot: Slot,
     key: &FlowKey,
-    record: Option<FlowRecord>,
+    record: Option<&FlowRecord>,
     now: u32,
     records: &impl Records,
-) -> Choice {
-    if let Some(half_open) = records.half_open(key) {
-        let distance = event.sequence.wrapping_sub(half_open.sequence.wrapping_add(1));
-        if distance <= FIRST_WINDOW {
-            let target = half_open.target;
-            let record = FlowRecord {
-                target,
-                closing: u16::from(event.closes),
-                last_seen: now,
-            };
-            return Choice {
-                target,
-                effect: Effect::Establish(record),
-            };
-        }
+    remember: impl FnOnce(Effect),
+) -> u16 {
+    if let Some(half_open) = records.half_open(key)
+        && continues(event, half_open)
+    {
+        let target = half_open.target;
+        remember(Effect::Establish(FlowRecord {
+            target,
+            closing: u16::from(event.closes),
+            last_seen: now,
+            port: half_open.port,
+            reserved: [0; 3],
+        }));
+        return target;
     }
-    match record {
+    if let Some(record) = record {
         // It closes, or has been idle. A record that closes stays so; an idle flow that speaks again is in use.
-        Some(record) => Choice {
-            target: record.target,
-            effect: seen(event, record, now),
-        },
-        None => Choice {
-            target: slot.settled,
-            effect: settled_used(slot, now),
-        },
+        seen(event, record, now, remember);
+        record.target
+    } else {
+        settled_used(slot, now, remember);
+        slot.settled
     }
+}
+
+/// Whether a packet continues the SYN of a half-open record.
+#[inline(always)]
+pub const fn continues(event: Event, half_open: &HalfOpen) -> bool {
+    let distance = event.sequence.wrapping_sub(half_open.sequence.wrapping_add(1));
+    distance <= FIRST_WINDOW
 }
 
 #[cfg(test)]
@@ -214,7 +219,11 @@ mod simulation;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{address::Address, layout::Target, testing::HostTables};
+    use crate::{
+        address::Address,
+        layout::Target,
+        testing::{HostTables, tables::resolved_target},
+    };
 
     const SYN: Event = Event {
         opens: true,
@@ -242,11 +251,7 @@ mod tests {
     }
 
     fn tables() -> HostTables {
-        let targets = [
-            Target::default(),
-            Target::resolved([2; 6], [4; 6]),
-            Target::resolved([2; 6], [4; 6]),
-        ];
+        let targets = [Target::default(), resolved_target(), resolved_target()];
         let mut tables = HostTables::default();
         tables.now = NOW;
         tables.targets = targets.into();
@@ -261,6 +266,8 @@ mod tests {
                 target: 1,
                 closing,
                 last_seen,
+                port: 0,
+                reserved: [0; 3],
             },
         );
         tables
@@ -270,7 +277,7 @@ mod tests {
         let mut tables = tables();
         let half_open = HalfOpen {
             target,
-            reserved: 0,
+            port: 0,
             sequence: 1000,
             opened: NOW,
         };
@@ -281,7 +288,7 @@ mod tests {
     fn opened(target: u16) -> Choice {
         let half_open = HalfOpen {
             target,
-            reserved: 0,
+            port: 0,
             sequence: 1000,
             opened: NOW,
         };
@@ -355,6 +362,8 @@ mod tests {
             target: 2,
             closing: 0,
             last_seen: NOW,
+            port: 0,
+            reserved: [0; 3],
         };
         for sequence in [1001, 1001 + FIRST_WINDOW] {
             let choice = choose(data(sequence), SLOT, &key(), &tables);

@@ -1,24 +1,37 @@
 //! The frame that an XDP program was called for.
 
-use aya_ebpf::programs::XdpContext;
-use lb_common::packet::{Packet, PacketMut};
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use lb_common::packet::{Packet, PacketBuffer, PacketMut};
 
 /// The linear part of a frame.
 ///
-/// Holds the two pointers instead of the context, so that each is loaded from the context once.
+/// Holds the two pointers beside the context, so that each is loaded from the context once.
 pub struct Frame {
+    context: *mut xdp_md,
     start: usize,
     end: usize,
 }
 
 impl Frame {
-    /// The frame of `context`. Must be made anew after the frame's head or tail was moved.
+    /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
         Self {
+            context: context.ctx,
             start: context.data(),
             end: context.data_end(),
         }
+    }
+
+    /// Takes the two pointers from the context again, after the kernel has moved head or tail.
+    #[inline(always)]
+    fn moved(&mut self, result: i64) -> Option<()> {
+        *self = Self::of(&XdpContext::new(self.context));
+        if result == 0 { Some(()) } else { None }
     }
 
     /// The address of `length` bytes at `offset`, if they are all in the frame.
@@ -60,5 +73,45 @@ impl PacketMut for Frame {
         // SAFETY: as in `read`; XDP frames are writable.
         unsafe { address.write_unaligned(bytes) };
         Some(())
+    }
+}
+
+impl PacketBuffer for Frame {
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_wrap,
+        clippy::cast_possible_truncation,
+        reason = "a few bytes"
+    )]
+    fn grow_front(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: the context is the one that the kernel gave. The helper ends the validity of pointers into the frame, which
+        // `moved` replaces.
+        let result = unsafe { bpf_xdp_adjust_head(self.context, -(bytes as i32)) };
+        self.moved(result)
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_wrap,
+        clippy::cast_possible_truncation,
+        reason = "a few bytes"
+    )]
+    fn shrink_front(&mut self, bytes: usize) -> Option<()> {
+        // SAFETY: as in `grow_front`.
+        let result = unsafe { bpf_xdp_adjust_head(self.context, bytes as i32) };
+        self.moved(result)
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_wrap,
+        clippy::cast_possible_truncation,
+        reason = "a frame is shorter than 2^31 bytes"
+    )]
+    fn set_length(&mut self, length: usize) -> Option<()> {
+        let change = length as i32 - self.length() as i32;
+        // SAFETY: as in `grow_front`.
+        let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
+        self.moved(result)
     }
 }

@@ -6,14 +6,18 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
 use lb_common::{
     clock,
     counter::Counter,
     decision::{Memory, Tables},
-    layout::{FlowKey, FlowRecord, HalfOpen, Service, ServiceKey, Slot, Target, Traffic},
-    slot_rule::{self, Choice, Effect, Event, Records},
+    layout::{
+        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey, Slot,
+        Target, Traffic,
+    },
+    process::Engine,
+    slot_rule::{self, Effect, Event, Records},
 };
 
 // The names are those of `lb_common::layout::map`.
@@ -33,6 +37,23 @@ static FLOWS: HashMap<FlowKey, FlowRecord> = HashMap::with_max_entries(262_144, 
 /// Half-open records. A flood of SYNs evicts the oldest of them, and nothing else.
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::with_max_entries(65_536, 0);
+
+/// The way back of translated connections that are established. Allocated as they come: most hosts have none.
+#[map]
+static RETURNS: HashMap<ReturnKey, Return> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// The way back of translated connections that are half open.
+#[map]
+static HALF_OPEN_RETURNS: LruHashMap<ReturnKey, Return> = LruHashMap::with_max_entries(65_536, 0);
+
+/// What is known of this host.
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(1, 0);
+
+/// Our interfaces by index, for packets that leave on another one than they came in on.
+#[map]
+#[expect(clippy::cast_possible_truncation, reason = "a handful")]
+static DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES as u32, 0);
 
 /// Whether established records are running short: the controller's word.
 #[map]
@@ -72,6 +93,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn node(&self) -> Option<&Node> {
+        NODE.get(0)
+    }
+
+    #[inline(always)]
     fn target(&self, id: u16) -> Option<&Target> {
         // The kernel copies a new entry over the old one. A packet that reads in between gets a mixture of two MAC addresses
         // and is lost, as it was with the old one.
@@ -107,7 +133,7 @@ impl Tables for Maps {
             Effect::Establish(record) => {
                 if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
                     // The half-open record stays: it serves the connection while it is in its first window.
-                    count(Counter::RecordLost);
+                    self.count(Counter::RecordLost);
                 } else {
                     let _ = HALF_OPEN.remove(flow);
                 }
@@ -118,15 +144,15 @@ impl Tables for Maps {
 
 impl Records for Maps {
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<FlowRecord> {
+    fn flow(&self, key: &FlowKey) -> Option<&FlowRecord> {
         // SAFETY: as in `service`: any bits are a valid record. Another CPU may write to it meanwhile, whole fields only.
-        unsafe { FLOWS.get(key) }.copied()
+        unsafe { FLOWS.get(key) }
     }
 
     #[inline(always)]
-    fn half_open(&self, key: &FlowKey) -> Option<HalfOpen> {
+    fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
         // SAFETY: as above.
-        unsafe { HALF_OPEN.get(key) }.copied()
+        unsafe { HALF_OPEN.get(key) }
     }
 
     #[inline(always)]
@@ -150,13 +176,13 @@ impl Records for Maps {
 /// of untracked slots, which are nearly all. The arguments are words because that is what BPF functions take.
 #[inline(never)]
 fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32) -> u16 {
-    let Choice { target, effect } = slot_rule::choose(unpack(event), Slot::from_bits(slot), flow, &Maps);
-    Maps.remember(&Memory {
-        flow: *flow,
-        slot: index,
-        effect,
-    });
-    target
+    slot_rule::apply(unpack(event), Slot::from_bits(slot), flow, &Maps, |effect| {
+        Maps.remember(&Memory {
+            flow: *flow,
+            slot: index,
+            effect,
+        });
+    })
 }
 
 /// An event in one word: the sequence number, then a bit each.
@@ -195,24 +221,33 @@ fn settled_used(slot: u32) {
     }
 }
 
-/// Counts an exceptional packet.
-#[inline(always)]
-pub fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the pointer is into this CPU's own copy of the value, aligned and valid. XDP programs run in softirqs, which
-        // do not interrupt each other; where a kernel lets them (PREEMPT_RT), an increment of a statistic may be lost.
-        unsafe { *value += 1 };
+impl Engine for Maps {
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: the pointer is into this CPU's own copy of the value, aligned and valid. XDP programs run in softirqs,
+            // which do not interrupt each other; where a kernel lets them (PREEMPT_RT), an increment of a statistic may be lost.
+            unsafe { *value += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool) {
+        if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(id)) {
+            // SAFETY: as in `count`; nobody else holds a reference to this CPU's copy while the program runs.
+            let traffic = unsafe { &mut *traffic };
+            traffic.packets += 1;
+            traffic.bytes += bytes as u64;
+            traffic.new_flows += u64::from(new_flow);
+        }
     }
 }
 
-/// Counts a frame of `bytes` bytes forwarded to the target `id`.
+/// Sends a frame out of the interface with this index. Drops it, under the kernel's own count of XDP exceptions, if that is
+/// none of ours.
 #[inline(always)]
-pub fn count_forwarded(id: u16, bytes: usize, new_flow: bool) {
-    if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(id)) {
-        // SAFETY: as in `count`; nobody else holds a reference to this CPU's copy while the program runs.
-        let traffic = unsafe { &mut *traffic };
-        traffic.packets += 1;
-        traffic.bytes += bytes as u64;
-        traffic.new_flows += u64::from(new_flow);
+pub fn redirect(egress: u32) -> u32 {
+    match DEVICES.redirect(egress, 0) {
+        Ok(action) | Err(action) => action,
     }
 }

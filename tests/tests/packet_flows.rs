@@ -63,6 +63,7 @@ impl Twins {
         for (&key, &service) in &self.host.services {
             self.kernel.write_service(key, service).unwrap();
         }
+        self.kernel.write_node(&self.host.node.unwrap()).unwrap();
     }
 
     /// Gives all slots of the service this content, on both sides.

@@ -11,8 +11,8 @@ use super::{Effect, Event, FIRST_WINDOW, IDLE, Records, choose};
 use crate::{
     address::Address,
     decision::Memory,
-    layout::{FlowKey, Slot, Target},
-    testing::HostTables,
+    layout::{FlowKey, Slot},
+    testing::{HostTables, tables::resolved_target},
 };
 
 /// Targets 1 to 3.
@@ -99,7 +99,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut tables = HostTables::default();
-        tables.targets = (0..=TARGETS).map(|_| Target::resolved([2; 6], [4; 6])).collect();
+        tables.targets = (0..=TARGETS).map(|_| resolved_target()).collect();
         tables.slots.push(Slot::untracked(1).to_bits());
         Self {
             tables,

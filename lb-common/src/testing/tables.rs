@@ -6,8 +6,13 @@ use std::{cell::RefCell, collections::BTreeMap, vec::Vec};
 use super::frame::BALANCER_MAC;
 use crate::{
     address::Address,
+    counter::Counter,
     decision::{Memory, Tables},
-    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, ServiceKey, Slot, Target, mac_word},
+    layout::{
+        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey, Slot,
+        Target, Traffic,
+    },
+    process::Engine,
     slot_rule::{Effect, Records},
 };
 
@@ -46,6 +51,8 @@ pub struct HostTables {
     pub services: BTreeMap<ServiceKey, Service>,
     /// All slots, as the map holds them.
     pub slots: Vec<u64>,
+    /// This host.
+    pub node: Option<Node>,
     /// The targets by id.
     pub targets: Vec<Target>,
     /// The established records.
@@ -56,8 +63,14 @@ pub struct HostTables {
     pub now: u32,
     /// Whether records are running short.
     pub short: bool,
+    /// How many established records there can be; `None`: as many as come.
+    pub room: Option<usize>,
     /// What decisions wanted remembered, and has not been carried out.
     memories: RefCell<Vec<Memory>>,
+    /// What was counted, by [`Counter`].
+    counters: RefCell<BTreeMap<u32, u64>>,
+    /// What was forwarded, by target id.
+    traffic: RefCell<BTreeMap<u16, Traffic>>,
 }
 
 impl HostTables {
@@ -66,17 +79,15 @@ impl HostTables {
         let targets = (0..TARGETS).map(fixture_target).collect();
         let mut tables = Self {
             targets,
+            node: Some(Node::new([BALANCER_MAC], false)),
             ..Self::default()
         };
         for vip in [VIP, VIP6] {
             let key = ServiceKey::vip(Address::from(vip));
             let service = Service {
-                hash_seed: SEED,
                 first_slot: 0,
                 slots: 0,
-                mac: mac_word(BALANCER_MAC),
-                id: 0,
-                reserved: [0; 3],
+                ..plain_service()
             };
             tables.services.insert(key, service);
         }
@@ -88,6 +99,20 @@ impl HostTables {
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         tables
+    }
+
+    /// What was counted under a counter.
+    pub fn counted(&self, counter: Counter) -> u64 {
+        self.counters
+            .borrow()
+            .get(&(counter as u32))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// What was forwarded to a target.
+    pub fn forwarded(&self, id: u16) -> Traffic {
+        self.traffic.borrow().get(&id).copied().unwrap_or_default()
     }
 
     /// Carries out what decisions have wanted remembered.
@@ -123,8 +148,11 @@ impl HostTables {
                 self.half_open.insert(flow, half_open);
             }
             Effect::Establish(record) => {
-                self.flows.insert(flow, record);
-                self.half_open.remove(&flow);
+                let fits = self.room.is_none_or(|room| self.flows.len() < room);
+                if fits || self.flows.contains_key(&flow) {
+                    self.flows.insert(flow, record);
+                    self.half_open.remove(&flow);
+                }
             }
         }
     }
@@ -137,22 +165,54 @@ impl HostTables {
         self.services.insert(
             ServiceKey::tcp(Address::from(address.ip()), address.port()),
             Service {
-                hash_seed: SEED,
                 first_slot,
                 slots: SLOTS,
-                mac: mac_word(BALANCER_MAC),
-                id: 0,
-                reserved: [0; 3],
+                ..plain_service()
             },
         );
     }
 }
 
+/// A service without anything special, and without slots.
+const fn plain_service() -> Service {
+    Service {
+        hash_seed: SEED,
+        first_slot: 0,
+        slots: 0,
+        flags: 0,
+        id: 0,
+        port_mask: u16::MAX,
+        affinity_timeout: 0,
+        reserved: 0,
+    }
+}
+
 fn fixture_target(id: u16) -> Target {
     let [high, low] = id.to_be_bytes();
+    let backend = Address::v4([192, 0, 2, 100 + low]);
     match id {
-        NO_TARGET | UNRESOLVED_TARGET => Target::default(),
-        _ => Target::resolved([0x02, 0, 0, 1, high, low], BALANCER_MAC),
+        NO_TARGET => Target::NONE,
+        UNRESOLVED_TARGET => Target::new(backend, Forwarding::Dsr, None),
+        _ => Target::new(
+            backend,
+            Forwarding::Dsr,
+            Some(next_hop([0x02, 0, 0, 1, high, low])),
+        ),
+    }
+}
+
+/// A `dsr` target of which nothing matters but that its MAC address is known.
+pub fn resolved_target() -> Target {
+    Target::new(Address::UNSPECIFIED, Forwarding::Dsr, Some(next_hop([2; 6])))
+}
+
+/// A next hop on the balancer's only interface.
+pub const fn next_hop(mac: [u8; 6]) -> NextHop {
+    NextHop {
+        mac,
+        source: BALANCER_MAC,
+        egress: 0,
+        mtu: 1500,
     }
 }
 
@@ -165,6 +225,10 @@ impl Tables for HostTables {
         self.slots.get(index as usize).copied().map(Slot::from_bits)
     }
 
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
     fn target(&self, id: u16) -> Option<&Target> {
         self.targets.get(usize::from(id))
     }
@@ -174,13 +238,29 @@ impl Tables for HostTables {
     }
 }
 
-impl Records for HostTables {
-    fn flow(&self, key: &FlowKey) -> Option<FlowRecord> {
-        self.flows.get(key).copied()
+impl Engine for HostTables {
+    fn count(&self, counter: Counter) {
+        *self.counters.borrow_mut().entry(counter as u32).or_default() += 1;
     }
 
-    fn half_open(&self, key: &FlowKey) -> Option<HalfOpen> {
-        self.half_open.get(key).copied()
+    fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool) {
+        let mut traffic = self.traffic.borrow_mut();
+        let sum = traffic.entry(id).or_default();
+        *sum = sum.plus(Traffic {
+            packets: 1,
+            bytes: bytes as u64,
+            new_flows: u64::from(new_flow),
+        });
+    }
+}
+
+impl Records for HostTables {
+    fn flow(&self, key: &FlowKey) -> Option<&FlowRecord> {
+        self.flows.get(key)
+    }
+
+    fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
+        self.half_open.get(key)
     }
 
     fn now(&self) -> u32 {

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use lb_common::layout::Target;
+use lb_common::layout::{Forwarding, NextHop, Target};
 
 use super::interface::Mac;
+
+/// The longest IP packet that an Ethernet interface takes unless it is told otherwise, in bytes.
+const ETHERNET_MTU: u16 = 1500;
 
 /// A target whose entry in the target table must be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,23 +22,49 @@ pub struct Change {
 #[derive(Clone, Debug)]
 pub struct NextHops {
     source: Mac,
-    by_address: BTreeMap<IpAddr, NextHop>,
+    by_address: BTreeMap<IpAddr, Neighbour>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct NextHop {
+struct Neighbour {
     mac: Option<Mac>,
-    targets: Vec<u16>,
+    targets: BTreeMap<u16, Forwarding>,
 }
 
 impl NextHops {
-    /// Starts with nothing resolved. `source` is our interface's MAC address.
-    pub fn new(source: Mac, targets: impl IntoIterator<Item = (u16, IpAddr)>) -> Self {
-        let mut by_address = BTreeMap::<IpAddr, NextHop>::new();
-        for (id, address) in targets {
-            by_address.entry(address).or_default().targets.push(id);
+    /// Starts without targets. `source` is our interface's MAC address.
+    pub const fn new(source: Mac) -> Self {
+        Self {
+            source,
+            by_address: BTreeMap::new(),
         }
-        Self { source, by_address }
+    }
+
+    /// Takes in a target of a backend, or another way of forwarding for it. Returns the entry to write, if the backend's MAC
+    /// address is known already.
+    pub fn insert(&mut self, id: u16, address: IpAddr, forwarding: Forwarding) -> Option<Change> {
+        let source = self.source;
+        let hop = self.by_address.entry(address).or_default();
+        let earlier = hop.targets.insert(id, forwarding);
+        if earlier == Some(forwarding) {
+            return None;
+        }
+        hop.changes(address, source).find(|change| change.id == id)
+    }
+
+    /// Takes in where an earlier run has sent a backend's packets: the kernel will correct it, should it be out of date.
+    pub fn adopt(&mut self, address: IpAddr, mac: Mac) {
+        if let Some(hop) = self.by_address.get_mut(&address) {
+            hop.mac = Some(mac);
+        }
+    }
+
+    /// Forgets a target, and its backend with the last one.
+    pub fn remove(&mut self, id: u16) {
+        self.by_address.retain(|_, hop| {
+            hop.targets.remove(&id);
+            !hop.targets.is_empty()
+        });
     }
 
     /// Takes in what the kernel says about a neighbour. Returns the entries to write; none when nothing changed, or the
@@ -48,7 +77,7 @@ impl NextHops {
         match self.by_address.get_mut(&address) {
             Some(hop) if mac.is_some() && hop.mac != mac => {
                 hop.mac = mac;
-                hop.changes(source).collect()
+                hop.changes(address, source).collect()
             }
             _ => Vec::new(),
         }
@@ -60,9 +89,14 @@ impl NextHops {
             return Vec::new();
         }
         self.source = source;
+        self.entries()
+    }
+
+    /// The entries of all targets whose backends are resolved.
+    pub fn entries(&self) -> Vec<Change> {
         self.by_address
-            .values()
-            .flat_map(|hop| hop.changes(source))
+            .iter()
+            .flat_map(|(&address, hop)| hop.changes(address, self.source))
             .collect()
     }
 
@@ -90,12 +124,18 @@ impl NextHops {
     }
 }
 
-impl NextHop {
-    fn changes(&self, source: Mac) -> impl Iterator<Item = Change> {
+impl Neighbour {
+    fn changes(&self, address: IpAddr, source: Mac) -> impl Iterator<Item = Change> {
         self.mac.into_iter().flat_map(move |mac| {
-            self.targets.iter().map(move |&id| Change {
+            let next_hop = NextHop {
+                mac,
+                source,
+                egress: 0,
+                mtu: ETHERNET_MTU,
+            };
+            self.targets.iter().map(move |(&id, &forwarding)| Change {
                 id,
-                target: Target::resolved(mac, source),
+                target: Target::new(address.into(), forwarding, Some(next_hop)),
             })
         })
     }
@@ -113,16 +153,55 @@ mod tests {
         IpAddr::from([10, 0, 0, host])
     }
 
-    fn change(id: u16, mac: Mac) -> Change {
+    /// The entry that target `id`, on backend `host`, should get.
+    fn change(id: u16, host: u8, mac: Mac) -> Change {
+        change_from(id, host, mac, OURS)
+    }
+
+    fn change_from(id: u16, host: u8, mac: Mac, source: Mac) -> Change {
+        let next_hop = NextHop {
+            mac,
+            source,
+            egress: 0,
+            mtu: 1500,
+        };
         Change {
             id,
-            target: Target::resolved(mac, OURS),
+            target: Target::new(address(host).into(), Forwarding::Dsr, Some(next_hop)),
         }
     }
 
     /// Backend .1 serves two services (targets 1 and 3), backend .2 one.
     fn next_hops() -> NextHops {
-        NextHops::new(OURS, [(1, address(1)), (2, address(2)), (3, address(1))])
+        let mut hops = NextHops::new(OURS);
+        for (id, host) in [(1, 1), (2, 2), (3, 1)] {
+            assert_eq!(hops.insert(id, address(host), Forwarding::Dsr), None);
+        }
+        hops
+    }
+
+    #[test]
+    fn a_target_that_comes_later_is_resolved_at_once_where_its_backend_is_known() {
+        let mut hops = next_hops();
+        hops.neighbour(address(2), Some(FIRST));
+        assert_eq!(
+            hops.insert(4, address(2), Forwarding::Dsr),
+            Some(change(4, 2, FIRST))
+        );
+        assert_eq!(hops.insert(4, address(2), Forwarding::Dsr), None);
+        hops.remove(2);
+        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(4, 2, SECOND)]);
+        hops.remove(4);
+        assert!(!hops.contains(address(2)));
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_is_used_and_corrected() {
+        let mut hops = next_hops();
+        hops.adopt(address(2), FIRST);
+        assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(1)]);
+        assert_eq!(hops.neighbour(address(2), Some(FIRST)), []);
+        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, 2, SECOND)]);
     }
 
     #[test]
@@ -131,7 +210,7 @@ mod tests {
         assert_eq!(hops.unresolved().count(), 2);
         assert_eq!(
             hops.neighbour(address(1), Some(FIRST)),
-            [change(1, FIRST), change(3, FIRST)]
+            [change(1, 1, FIRST), change(3, 1, FIRST)]
         );
         assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(2)]);
     }
@@ -147,7 +226,7 @@ mod tests {
     fn a_backend_that_moves_to_another_card_is_followed() {
         let mut hops = next_hops();
         hops.neighbour(address(2), Some(FIRST));
-        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, SECOND)]);
+        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, 2, SECOND)]);
     }
 
     #[test]
@@ -168,13 +247,7 @@ mod tests {
         let mut hops = next_hops();
         hops.neighbour(address(2), Some(FIRST));
         let changes = hops.source(SECOND);
-        assert_eq!(
-            changes,
-            [Change {
-                id: 2,
-                target: Target::resolved(FIRST, SECOND)
-            }]
-        );
+        assert_eq!(changes, [change_from(2, 2, FIRST, SECOND)]);
         assert_eq!(hops.source(SECOND), []);
     }
 }

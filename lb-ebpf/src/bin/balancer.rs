@@ -8,34 +8,20 @@ fn main() {}
 #[cfg(target_arch = "bpf")]
 mod program {
     use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-    use lb_common::{
-        counter::Counter,
-        decision::{Verdict, decide},
-        forward::direct_server_return,
-        packet::Packet,
-    };
+    use lb_common::process::{Action, process};
     use lb_ebpf::{
         frame::Frame,
-        maps::{self, Maps},
+        maps::{Maps, redirect},
     };
 
     #[xdp]
     fn balancer(context: XdpContext) -> u32 {
-        let mut frame = Frame::of(&context);
-        match decide(&frame, &Maps) {
-            Verdict::Pass => xdp_action::XDP_PASS,
-            Verdict::Drop(counter) => {
-                maps::count(counter);
-                xdp_action::XDP_DROP
-            }
-            Verdict::Forward { id, target, new_flow } => {
-                if direct_server_return(&mut frame, target).is_none() {
-                    maps::count(Counter::DropTruncated);
-                    return xdp_action::XDP_DROP;
-                }
-                maps::count_forwarded(id, frame.length(), new_flow);
-                xdp_action::XDP_TX
-            }
+        match process(&mut Frame::of(&context), &Maps) {
+            Action::Pass => xdp_action::XDP_PASS,
+            Action::Drop => xdp_action::XDP_DROP,
+            Action::Transmit { egress: 0 } => xdp_action::XDP_TX,
+            Action::Transmit { egress } if egress == context.ingress_ifindex() as u32 => xdp_action::XDP_TX,
+            Action::Transmit { egress } => redirect(egress),
         }
     }
 

@@ -4,10 +4,20 @@
 //! bytes. Integers are in the byte order of the host unless a field says otherwise; the two sides are always on one
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
+mod names;
+mod service;
+mod target;
+mod translation;
+
 use crate::{address::Address, headers::tcp};
 
+pub use names::{NAME_LENGTH, TargetName};
+pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
+pub use target::{Forwarding, NextHop, Target, forward};
+pub use translation::{Return, ReturnKey};
+
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;
@@ -53,33 +63,16 @@ impl ServiceKey {
             reserved: 0,
         }
     }
-}
 
-/// What the service table says about a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Service {
-    /// The seed of the flow hash.
-    pub hash_seed: u64,
-    /// Index of the service's first slot in the slot table.
-    pub first_slot: u32,
-    /// How many slots it has. 0 for the entry of a VIP.
-    pub slots: u32,
-    /// The MAC address of our interface, as [`mac_word`] makes it. Frames to another one are not for us, though an
-    /// interface in promiscuous mode lets them in.
-    pub mac: u64,
-    /// Names the service in the keys of flows.
-    pub id: u16,
-    /// Always 0.
-    pub reserved: [u16; 3],
-}
+    /// The VIP.
+    pub const fn address(&self) -> Address {
+        self.address
+    }
 
-/// A MAC address as one number that is compared at once: its 6 bytes as on the wire, in the order of the host's memory.
-#[inline(always)]
-pub const fn mac_word(mac: [u8; 6]) -> u64 {
-    let first = u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]);
-    let last = u16::from_ne_bytes([mac[4], mac[5]]);
-    first as u64 | (last as u64) << 32
+    /// Whether it is the key of a service, and not the one that says that its address is a VIP.
+    pub const fn is_service(&self) -> bool {
+        self.protocol != 0
+    }
 }
 
 /// One entry of a service's lookup table.
@@ -157,6 +150,21 @@ impl FlowKey {
             reserved: 0,
         }
     }
+
+    /// The client's address.
+    pub const fn client(&self) -> Address {
+        self.client
+    }
+
+    /// The client's port.
+    pub const fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    /// The service's id.
+    pub const fn service(&self) -> u16 {
+        self.service
+    }
 }
 
 /// What is known of a connection in a tracked slot: an *established* record.
@@ -169,6 +177,10 @@ pub struct FlowRecord {
     pub closing: u16,
     /// When the last packet came, in [ticks](crate::clock::ticks).
     pub last_seen: u32,
+    /// With `nat`, the VIP's port that stands for the client's towards the backend, host byte order; else 0.
+    pub port: u16,
+    /// Always 0.
+    pub reserved: [u16; 3],
 }
 
 /// What is known of a connection in a tracked slot of which there has been a SYN only.
@@ -177,62 +189,12 @@ pub struct FlowRecord {
 pub struct HalfOpen {
     /// The target that the SYN was given.
     pub target: u16,
-    /// Always 0.
-    pub reserved: u16,
+    /// With `nat`, the VIP's port that stands for the client's towards the backend, host byte order; else 0.
+    pub port: u16,
     /// The SYN's sequence number.
     pub sequence: u32,
     /// When it came, in [ticks](crate::clock::ticks).
     pub opened: u32,
-}
-
-/// Where packets for a backend are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Target {
-    /// Destination and source MAC address, 12 bytes as on the wire; in words, because the kernel program copies
-    /// words and not bytes.
-    addresses: [u32; 3],
-    /// 1 once the next hop's MAC address is known, else 0.
-    resolved: u32,
-}
-
-impl Target {
-    /// A target whose next hop has answered: its MAC address, and the one of our interface.
-    pub fn resolved(next_hop: [u8; 6], source: [u8; 6]) -> Self {
-        let mut bytes = [0; 12];
-        bytes[..6].copy_from_slice(&next_hop);
-        bytes[6..].copy_from_slice(&source);
-        let (words, _) = bytes.as_chunks();
-        Self {
-            addresses: [0, 1, 2].map(|index: usize| u32::from_ne_bytes(words[index])),
-            resolved: 1,
-        }
-    }
-
-    /// Whether the next hop's MAC address is known.
-    #[inline(always)]
-    pub const fn is_resolved(&self) -> bool {
-        self.resolved != 0
-    }
-
-    /// The first 12 bytes of a frame for this target: the next hop's MAC address, then ours.
-    #[inline(always)]
-    pub fn addresses(&self) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.addresses) {
-            *bytes = word.to_ne_bytes();
-        }
-        bytes
-    }
-
-    /// The next hop's MAC address, for `dsr` the backend's own; `None` while it is not known.
-    pub fn next_hop(&self) -> Option<[u8; 6]> {
-        if self.is_resolved() {
-            self.addresses().first_chunk().copied()
-        } else {
-            None
-        }
-    }
 }
 
 /// What was forwarded to a target, per CPU.
@@ -267,6 +229,16 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`HalfOpen`](super::HalfOpen).
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Hash, [`ReturnKey`](super::ReturnKey) to [`Return`](super::Return): the way back of translated connections that have
+    /// an established record. Never evicts.
+    pub const RETURNS: &str = "RETURNS";
+    /// Hash that evicts the least recently used, [`ReturnKey`](super::ReturnKey) to [`Return`](super::Return): the way back of
+    /// those that have a half-open one.
+    pub const HALF_OPEN_RETURNS: &str = "HALF_OPEN_RETURNS";
+    /// Array of one [`Node`](super::Node).
+    pub const NODE: &str = "NODE";
+    /// Hash of devices by interface index: where packets can be sent that do not leave on the interface they came in on.
+    pub const DEVICES: &str = "DEVICES";
     /// Array of one `u32`: not 0 while records are running short.
     pub const RECORDS_SHORT: &str = "RECORDS_SHORT";
     /// Memory-mapped array of [`Slot::to_bits`](super::Slot::to_bits), each service's slots in one piece.
@@ -275,6 +247,8 @@ pub mod map {
     pub const TARGETS: &str = "TARGETS";
     /// Per-CPU array of [`Traffic`](super::Traffic), indexed by target id.
     pub const TRAFFIC: &str = "TRAFFIC";
+    /// Array of [`TargetName`](super::TargetName), indexed by target id. The controller's own: no program uses it.
+    pub const TARGET_NAMES: &str = "TARGET_NAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counter::Counter).
     pub const COUNTERS: &str = "COUNTERS";
 }
@@ -290,9 +264,12 @@ mod tests {
         assert_eq!(size_of::<ServiceKey>(), 24);
         assert_eq!(size_of::<Service>(), 32);
         assert_eq!(size_of::<FlowKey>(), 24);
-        assert_eq!(size_of::<FlowRecord>(), 8);
+        assert_eq!(size_of::<FlowRecord>(), 16);
         assert_eq!(size_of::<HalfOpen>(), 12);
-        assert_eq!(size_of::<Target>(), 16);
+        assert_eq!(size_of::<ReturnKey>(), 40);
+        assert_eq!(size_of::<Return>(), 40);
+        assert_eq!(size_of::<Node>(), 72);
+        assert_eq!(size_of::<Target>(), 64);
         assert_eq!(size_of::<Traffic>(), 24);
     }
 
