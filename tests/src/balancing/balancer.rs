@@ -212,7 +212,12 @@ impl Balancer {
     /// Behind the controller's back, which settles them, or loads others at its next start. Targets stay as they are.
     pub fn track_all_slots(&self) -> Result<u32> {
         let version = format!("v{VERSION}");
-        let pin = self.configuration.pins().join(version).join("maps").join(map::SLOTS);
+        let pin = self
+            .configuration
+            .pins()
+            .join(version)
+            .join("maps")
+            .join(map::SLOTS);
         let slots =
             MapData::from_pin(&pin).with_context(|| format!("cannot open the map {}", pin.display()))?;
         let mut slots = Array::<_, u64>::try_from(Map::Array(slots))?;
