@@ -66,6 +66,12 @@ impl Address {
         u32::from_be(self.0[3])
     }
 
+    /// The inverse of [`Address::words`].
+    #[inline(always)]
+    pub const fn of_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
     /// The four words, each in network byte order.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {

@@ -41,6 +41,18 @@ impl AllowedKey {
     /// The bits before those that make an IPv4 address.
     pub const V4_BITS: u32 = Address::BITS - u32::BITS;
 
+    /// A key from its parts, as a map has them. `None` if it cannot be one.
+    pub fn of_parts(bits: u32, [service, address @ ..]: [u32; 5]) -> Option<Self> {
+        let service = u16::try_from(service).ok()?;
+        let bits = bits.checked_sub(SERVICE_BITS)?;
+        (bits <= Address::BITS).then(|| Self::prefix(service, Address::of_words(address), bits))
+    }
+
+    /// The service's id.
+    pub fn service(&self) -> u16 {
+        u16::try_from(self.service).unwrap_or(u16::MAX)
+    }
+
     /// How many bits of [`AllowedKey::data`] count.
     pub const fn bits(&self) -> u32 {
         self.bits
@@ -99,6 +111,18 @@ mod tests {
         assert!(key(1, "2001:db8::/33").covers(&client(1, "2001:db8:7fff::1")));
         assert!(!key(1, "2001:db8::/33").covers(&client(1, "2001:db8:8000::1")));
         assert!(key(1, "::/0").covers(&client(1, "ffff::")));
+    }
+
+    #[test]
+    fn a_key_is_its_parts() {
+        let key = key(7, "10.0.0.0/8");
+        assert_eq!(AllowedKey::of_parts(key.bits(), key.data()), Some(key));
+        assert_eq!(key.service(), 7);
+        let [_, address @ ..] = key.data();
+        let [a, b, c, d] = address;
+        for (bits, service) in [(31, 7), (161, 7), (40, 0x1_0000)] {
+            assert_eq!(AllowedKey::of_parts(bits, [service, a, b, c, d]), None);
+        }
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
 mod allowed;
+mod names;
 mod service;
 mod target;
 mod translation;
@@ -12,12 +13,13 @@ mod translation;
 use crate::{address::Address, headers::tcp};
 
 pub use allowed::{AllowedKey, MAX_ALLOWED_PREFIXES};
+pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
 
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;
@@ -62,6 +64,16 @@ impl ServiceKey {
             protocol: 0,
             reserved: 0,
         }
+    }
+
+    /// The VIP.
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Whether it is the key of a service, and not the one that says that its address is a VIP.
+    pub const fn is_service(&self) -> bool {
+        self.protocol != 0
     }
 }
 
@@ -139,6 +151,21 @@ impl FlowKey {
             service,
             reserved: 0,
         }
+    }
+
+    /// The client's address.
+    pub const fn client(&self) -> Address {
+        self.client
+    }
+
+    /// The client's port.
+    pub const fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    /// The service's id.
+    pub const fn service(&self) -> u16 {
+        self.service
     }
 }
 
@@ -225,6 +252,8 @@ pub mod map {
     pub const TARGETS: &str = "TARGETS";
     /// Per-CPU array of [`Traffic`](super::Traffic), indexed by target id.
     pub const TRAFFIC: &str = "TRAFFIC";
+    /// Array of [`TargetName`](super::TargetName), indexed by target id. The controller's own: no program uses it.
+    pub const TARGET_NAMES: &str = "TARGET_NAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counter::Counter).
     pub const COUNTERS: &str = "COUNTERS";
 }

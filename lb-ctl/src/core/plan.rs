@@ -1,22 +1,22 @@
-//! What should be in the kernel's tables: follows from the configuration alone.
+//! What should be in the kernel's tables: follows from the configuration, and from who has which id already.
 //!
 //! The plan is the *spec*; the maps, which [`adapters::datapath`](crate::adapters::datapath) writes, are the objects.
 
 use std::net::IpAddr;
 
-use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, flag};
+use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::{self, Backend, Config, NoBackend, Prefix},
+    config::{self, Backend, NoBackend, Prefix},
     maglev::{self, Candidate},
 };
 
 /// The contents of the service and slot tables, and who the targets are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The services, in the order of the configuration.
     pub services: Vec<PlannedService>,
-    /// The targets by ascending id, without gaps from id 1.
+    /// The targets, in the order of the configuration.
     pub targets: Vec<PlannedTarget>,
 }
 
@@ -31,7 +31,7 @@ pub struct PlannedService {
     pub entry: Service,
     /// From where it may be used; empty if from everywhere.
     pub allowed: Vec<AllowedKey>,
-    /// The target id of each of its slots.
+    /// The target id that each of its slots gives to new connections.
     pub slots: Vec<u16>,
     /// The target ids of its backends, in the order of the configuration.
     pub targets: Vec<u16>,
@@ -42,72 +42,16 @@ pub struct PlannedService {
 pub struct PlannedTarget {
     /// The id: index in the target table.
     pub id: u16,
+    /// Whom it stands for.
+    pub name: TargetName,
     /// The backend's own address.
     pub address: IpAddr,
     /// How packets reach it.
     pub forwarding: Forwarding,
 }
 
-impl Plan {
-    /// Computes the tables. The configuration has checked that everything fits.
-    pub fn of(config: &Config) -> Self {
-        let mut plan = Self {
-            services: Vec::new(),
-            targets: Vec::new(),
-        };
-        let mut first_slot = 0;
-        // The configuration allows fewer services than there are ids.
-        for (service_id, service) in (0..).zip(&config.services) {
-            let targets: Vec<u16> = service
-                .backends
-                .iter()
-                .map(|backend| plan.add_target(backend))
-                .collect();
-            let entry = Service {
-                hash_seed: config.datapath.hash_seed,
-                first_slot,
-                slots: config.datapath.slots_per_service,
-                flags: flags(service),
-                id: service_id,
-                port_mask: u16::MAX,
-                affinity_timeout: 0,
-                reserved: 0,
-            };
-            plan.services.push(PlannedService {
-                key: ServiceKey::tcp(service.vip.into(), service.port),
-                vip_key: ServiceKey::vip(service.vip.into()),
-                entry,
-                allowed: service
-                    .allow
-                    .iter()
-                    .map(|prefix| allowed(service_id, prefix))
-                    .collect(),
-                slots: slots(&service.backends, &targets, &entry),
-                targets,
-            });
-            first_slot += config.datapath.slots_per_service;
-        }
-        plan
-    }
-
-    fn add_target(&mut self, backend: &Backend) -> u16 {
-        // The configuration allows no more backends than there are ids above `NO_TARGET`.
-        let id = self
-            .targets
-            .last()
-            .map_or(NO_TARGET, |last| last.id)
-            .saturating_add(1);
-        self.targets.push(PlannedTarget {
-            id,
-            address: backend.address,
-            forwarding: Forwarding::Dsr,
-        });
-        id
-    }
-}
-
 /// What is special about a service.
-fn flags(service: &config::Service) -> u32 {
+pub(super) fn flags(service: &config::Service) -> u32 {
     let resets = match service.no_backend {
         NoBackend::Reset => flag::RESETS,
         NoBackend::Drop => 0,
@@ -120,18 +64,21 @@ fn flags(service: &config::Service) -> u32 {
     resets | restricted
 }
 
-/// A prefix from which a service may be used, as the tables hold it.
-fn allowed(service: u16, prefix: &Prefix) -> AllowedKey {
-    let before = if prefix.address.is_ipv4() {
-        AllowedKey::V4_BITS
-    } else {
-        0
+/// From where a service may be used, as the tables hold it; empty if from everywhere.
+pub(super) fn allowed(id: u16, service: &config::Service) -> Vec<AllowedKey> {
+    let key = |prefix: &Prefix| {
+        let before = if prefix.address.is_ipv4() {
+            AllowedKey::V4_BITS
+        } else {
+            0
+        };
+        AllowedKey::prefix(id, prefix.address.into(), before + u32::from(prefix.length))
     };
-    AllowedKey::prefix(service, prefix.address.into(), before + u32::from(prefix.length))
+    service.allow.iter().map(key).collect()
 }
 
-/// The target of each slot.
-fn slots(backends: &[Backend], targets: &[u16], service: &Service) -> Vec<u16> {
+/// The target of each slot of a service whose backends have these target ids.
+pub(super) fn slots(backends: &[Backend], targets: &[u16], service: &Service) -> Vec<u16> {
     let candidates: Vec<Candidate<'_>> = backends
         .iter()
         .map(|backend| Candidate {
