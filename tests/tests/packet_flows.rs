@@ -129,6 +129,13 @@ impl Twins {
             host.map(|it| (it.target, it.sequence)),
             "port {port}"
         );
+        let kernel = self.kernel.settled_flow(key).unwrap();
+        let host = self.host.settled_flows.get(&key);
+        assert_eq!(
+            kernel.map(|it| (it.target, it.closing)),
+            host.map(|it| (it.target, it.closing)),
+            "port {port}"
+        );
     }
 }
 
@@ -207,7 +214,7 @@ fn old_connections_stay_and_new_ones_go_to_the_new_target() {
 }
 
 #[test]
-fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else() {
+fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else_there() {
     let mut twins = Twins::new(CLIENT, ONE, 1024);
     let before = tracked(1, 2);
     twins.set_slots(before);
@@ -233,6 +240,31 @@ fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else() {
         now.wrapping_sub(u32::from(slot.settled_seen)) & 0xffff <= 1,
         "{slot:?} at {now}"
     );
+}
+
+#[test]
+fn flows_without_a_record_are_noted_until_they_end_and_syns_are_not() {
+    let mut twins = Twins::new(CLIENT, ONE, 1024);
+    twins.set_slots(tracked(1, 2));
+    assert_eq!(twins.send(1000, Flags::ACK, 5), Some(1));
+    assert_eq!(twins.send(2000, Flags::SYN, 100), Some(2));
+    let noted = |twins: &Twins, port| {
+        let note = twins.kernel.settled_flow(twins.key(port)).unwrap();
+        note.map(|note| (note.target, note.closing))
+    };
+    assert_eq!(noted(&twins, 1000), Some((1, 0)));
+    assert_eq!(noted(&twins, 2000), None);
+    twins.send(1000, Flags::FIN | Flags::ACK, 6);
+    assert_eq!(noted(&twins, 1000), Some((1, 1)));
+    twins.send(1000, Flags::ACK, 7);
+    assert_eq!(
+        noted(&twins, 1000),
+        Some((1, 1)),
+        "the last acknowledgement does not revive it"
+    );
+    twins.set_slots(Slot::untracked(1));
+    twins.send(3000, Flags::ACK, 5);
+    assert_eq!(noted(&twins, 3000), None, "an untracked slot notes nothing");
 }
 
 #[test]

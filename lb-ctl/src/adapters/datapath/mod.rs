@@ -15,7 +15,9 @@ use aya::{
 };
 use lb_common::{
     counter::Counter,
-    layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, Traffic, map},
+    layout::{
+        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, map,
+    },
 };
 
 pub use attachment::Attachment;
@@ -41,7 +43,7 @@ pub struct Sizes {
     pub targets: u32,
     /// Established records.
     pub flows: u32,
-    /// Half-open records.
+    /// Half-open records. Also the notes of flows without a record.
     pub half_open: u32,
 }
 
@@ -90,6 +92,7 @@ impl Datapath {
             .map_max_entries(map::RETURNS, sizes.flows)
             .map_max_entries(map::HALF_OPEN, sizes.half_open)
             .map_max_entries(map::HALF_OPEN_RETURNS, sizes.half_open)
+            .map_max_entries(map::SETTLED_FLOWS, sizes.half_open)
             .load(programs::BALANCER)
             .map_err(DatapathError::load)?;
         xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
@@ -149,6 +152,13 @@ impl Datapath {
         let half_open =
             HashMap::<_, Raw<FlowKey>, Raw<HalfOpen>>::try_from(find(&self.ebpf, map::HALF_OPEN)?)?;
         present(half_open.get(&Raw(key), 0))
+    }
+
+    /// What was noted of a flow without a record.
+    pub fn settled_flow(&self, key: FlowKey) -> Result<Option<SettledFlow>, DatapathError> {
+        let noted =
+            HashMap::<_, Raw<FlowKey>, Raw<SettledFlow>>::try_from(find(&self.ebpf, map::SETTLED_FLOWS)?)?;
+        present(noted.get(&Raw(key), 0))
     }
 
     /// Says whether established records are running short, so that new connections do without where they can.
