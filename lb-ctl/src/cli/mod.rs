@@ -3,11 +3,14 @@
 mod config_file;
 mod detach;
 mod exit;
+mod explain;
+mod flows;
 mod output;
 mod run;
 mod status;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -56,6 +59,32 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Explain why a flow goes where it goes: what the kernel does with its packets now.
+    Explain {
+        /// The client's address and port.
+        #[arg(value_name = "CLIENT:PORT", value_parser = explain::client)]
+        client: SocketAddr,
+        /// The service's name.
+        service: String,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the flows that the kernel's tables know: those that a slot which moves must not lose.
+    Flows {
+        /// Only flows of this service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only flows of this backend.
+        #[arg(long, value_name = "NAME")]
+        backend: Option<String>,
+        /// How many to list. Counted are all.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove the XDP program, its maps and the VIPs that a daemon left behind.
     Detach {
         /// The node.name of the balancer, where several have run on this host.
@@ -84,14 +113,31 @@ pub fn main() -> ExitCode {
 }
 
 fn perform(command: &Command) -> anyhow::Result<()> {
+    let socket = command.socket.as_deref().unwrap_or(Path::new(API_SOCKET));
     match &command.action {
         Action::Run {
             config,
             detach_on_exit,
         } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
         Action::Check { config, host } => check(&config.path, *host),
-        Action::Status { json } => {
-            status::status(command.socket.as_deref().unwrap_or(Path::new(API_SOCKET)), *json)
+        Action::Status { json } => status::status(socket, *json),
+        Action::Explain {
+            client,
+            service,
+            json,
+        } => explain::explain(socket, *client, service, *json),
+        Action::Flows {
+            service,
+            backend,
+            limit,
+            json,
+        } => {
+            let query = crate::core::flows::Query {
+                service: service.clone(),
+                backend: backend.clone(),
+                limit: *limit,
+            };
+            flows::flows(socket, &query, *json)
         }
         Action::Detach { node } => detach::detach(node.as_deref()),
     }

@@ -2,8 +2,11 @@
 
 pub mod cause;
 pub mod config;
+pub mod explain;
+pub mod flows;
 pub mod interface;
 pub mod maglev;
 pub mod next_hops;
 pub mod plan;
 pub mod status;
+pub mod time;

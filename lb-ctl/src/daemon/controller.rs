@@ -10,10 +10,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{Detached, Host, Signals, Started, report, take_off, vips};
+use super::{Detached, Host, Signals, Started, inspect::Inspection, report, take_off, vips};
 use crate::{
     adapters::{
-        api::server::Request,
+        api::server::{Refusal, Request},
         datapath::{Attachment, Datapath, Pins},
         netlink::{Event, Knowledge, Neighbour, Netlink, Watch},
     },
@@ -268,8 +268,23 @@ impl Controller {
                     &self.datapath,
                 );
                 // Whoever asked may have gone; that is their business.
-                let _ = answer.send(status.map_err(|error| chain(&error)));
+                let _ = answer.send(status.map_err(|error| Refusal::Failed(chain(&error))));
             }
+            Request::Explain(query, answer) => {
+                let _ = answer.send(self.inspection().explain(&query));
+            }
+            Request::Flows(query, answer) => {
+                let _ = answer.send(self.inspection().flows(&query));
+            }
+        }
+    }
+
+    fn inspection(&self) -> Inspection<'_> {
+        Inspection {
+            config: &self.config,
+            plan: &self.plan,
+            interface: &self.host.interface,
+            datapath: &self.datapath,
         }
     }
 

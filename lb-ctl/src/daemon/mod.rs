@@ -2,6 +2,7 @@
 
 mod controller;
 mod host;
+mod inspect;
 mod report;
 mod vips;
 

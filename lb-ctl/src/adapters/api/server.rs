@@ -6,19 +6,44 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    routing::get,
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
 
-use crate::core::status::Status;
+use crate::core::{
+    explain::{self, Explanation},
+    flows::{self, Flows},
+    status::Status,
+};
 
 /// What an operator asks of the controller.
 #[derive(Debug)]
 pub enum Request {
     /// The whole status.
-    Status(oneshot::Sender<Result<Status, String>>),
+    Status(Answer<Status>),
+    /// Why a flow goes where it goes.
+    Explain(explain::Query, Answer<Explanation>),
+    /// The flows that the tables know.
+    Flows(flows::Query, Answer<Flows>),
+}
+
+/// Where an answer is to be sent.
+pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// Why a request gets no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It asks for something that is not there.
+    Usage(String),
+    /// The controller could not do it.
+    Failed(String),
 }
 
 /// Why the socket could not be opened.
@@ -77,7 +102,11 @@ impl Socket {
         let Some(listener) = self.listener.take() else {
             return;
         };
-        let router = Router::new().route("/status", get(status)).with_state(controller);
+        let router = Router::new()
+            .route("/status", get(status))
+            .route("/explain", get(explain))
+            .route("/flows", get(flows))
+            .with_state(controller);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the operator API has ended; packets are not affected");
@@ -98,9 +127,29 @@ impl Drop for Socket {
     }
 }
 
-async fn status(
-    State(controller): State<mpsc::Sender<Request>>,
-) -> Result<Json<Status>, (StatusCode, String)> {
+type Controller = State<mpsc::Sender<Request>>;
+type Response<T> = Result<Json<T>, (StatusCode, String)>;
+
+async fn status(State(controller): Controller) -> Response<Status> {
+    ask(&controller, Request::Status).await
+}
+
+async fn explain(
+    State(controller): Controller,
+    Query(query): Query<explain::Query>,
+) -> Response<Explanation> {
+    ask(&controller, |answer| Request::Explain(query, answer)).await
+}
+
+async fn flows(State(controller): Controller, Query(query): Query<flows::Query>) -> Response<Flows> {
+    ask(&controller, |answer| Request::Flows(query, answer)).await
+}
+
+/// Has the controller answer a request.
+async fn ask<T>(
+    controller: &mpsc::Sender<Request>,
+    request: impl FnOnce(Answer<T>) -> Request,
+) -> Response<T> {
     let (answer, answered) = oneshot::channel();
     let gone = |()| {
         (
@@ -108,12 +157,10 @@ async fn status(
             "the daemon is shutting down".to_owned(),
         )
     };
-    controller
-        .send(Request::Status(answer))
-        .await
-        .map_err(|_| gone(()))?;
-    let status = answered.await.map_err(|_| gone(()))?;
-    status
-        .map(Json)
-        .map_err(|reason| (StatusCode::INTERNAL_SERVER_ERROR, reason))
+    controller.send(request(answer)).await.map_err(|_| gone(()))?;
+    let answer = answered.await.map_err(|_| gone(()))?;
+    answer.map(Json).map_err(|refusal| match refusal {
+        Refusal::Usage(reason) => (StatusCode::NOT_FOUND, reason),
+        Refusal::Failed(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason),
+    })
 }

@@ -38,6 +38,9 @@ pub enum DatapathError {
     /// A map could not be read or written.
     #[error("a BPF map could not be accessed")]
     Map(#[from] MapError),
+    /// The entries of a map could not be listed.
+    #[error("the entries of a BPF map could not be read")]
+    Batch(#[source] io::Error),
     /// A program operation failed.
     #[error("the XDP program could not be used")]
     Program(#[from] ProgramError),

@@ -1,12 +1,16 @@
 //! The balancer's XDP program and its maps in the kernel.
 
 mod attachment;
+mod batch;
 mod error;
 mod force_detach;
+mod live;
+mod memo;
 mod pin_names;
 mod pins;
 mod pod;
 mod slots;
+mod system_call;
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -22,10 +26,11 @@ use lb_common::{
 
 pub use attachment::Attachment;
 pub use error::DatapathError;
+pub use live::{LiveTables, now};
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 
 use super::programs;
-use crate::core::{config::DatapathConfig, plan::Plan};
+use crate::core::{config::DatapathConfig, flows::FlowTables, plan::Plan};
 use pod::Raw;
 use slots::SlotTable;
 
@@ -161,10 +166,49 @@ impl Datapath {
         present(noted.get(&Raw(key), 0))
     }
 
+    /// All records and notes of flows.
+    pub fn flows(&self) -> Result<FlowTables, DatapathError> {
+        Ok(FlowTables {
+            established: batch::entries(find(&self.ebpf, map::FLOWS)?)?,
+            half_open: batch::entries(find(&self.ebpf, map::HALF_OPEN)?)?,
+            settled: batch::entries(find(&self.ebpf, map::SETTLED_FLOWS)?)?,
+            // Last, so that nothing was seen later than now.
+            now: now(),
+        })
+    }
+
+    /// Whether established records are running short, as the program is told.
+    fn are_records_short(&self) -> Result<bool, DatapathError> {
+        let setting = Array::<_, u32>::try_from(find(&self.ebpf, map::RECORDS_SHORT)?)?;
+        Ok(setting.get(&0, 0)? != 0)
+    }
+
     /// Says whether established records are running short, so that new connections do without where they can.
     pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
         let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
         Ok(setting.set(0, u32::from(short), 0)?)
+    }
+
+    /// An entry of the service table.
+    fn service(&self, key: ServiceKey) -> Result<Option<Service>, DatapathError> {
+        let services =
+            HashMap::<_, Raw<ServiceKey>, Raw<Service>>::try_from(find(&self.ebpf, map::SERVICES)?)?;
+        present(services.get(&Raw(key), 0))
+    }
+
+    /// What the program knows of this host.
+    fn node(&self) -> Result<Node, DatapathError> {
+        let nodes = Array::<_, Raw<Node>>::try_from(find(&self.ebpf, map::NODE)?)?;
+        Ok(nodes.get(&0, 0)?.0)
+    }
+
+    /// An entry of the target table; `None` beyond its end.
+    fn target(&self, id: u16) -> Result<Option<Target>, DatapathError> {
+        let targets = Array::<_, Raw<Target>>::try_from(find(&self.ebpf, map::TARGETS)?)?;
+        if u32::from(id) >= targets.len() {
+            return Ok(None);
+        }
+        Ok(Some(targets.get(&u32::from(id), 0)?.0))
     }
 
     /// Writes an entry of the target table.
