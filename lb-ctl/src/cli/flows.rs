@@ -39,7 +39,7 @@ fn render(flows: &Flows) -> String {
         text.push_str(&table(headings, rows, &[4]));
     }
     if flows.more > 0 {
-        text.push_str(&format!("and {} more (--limit shows more)\n", flows.more));
+        text.extend(["and ", &flows.more.to_string(), " more (--limit shows more)\n"]);
     }
     if !text.is_empty() {
         text.push('\n');

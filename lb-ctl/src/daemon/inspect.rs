@@ -25,7 +25,7 @@ use crate::{
 
 /// After which time without a packet a flow without a record is taken to be over. Impala's clients send keepalives every 10
 /// minutes and may wait hours for a query.
-const FLOW_IDLE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+const FLOW_IDLE_TIMEOUT: Duration = Duration::from_hours(6);
 
 /// What the answers are made of.
 pub(super) struct Inspection<'a> {

@@ -15,7 +15,7 @@ use lb_common::{
     decision::{Tables, Verdict, decide},
     hash,
     layout::{FlowKey, NO_TARGET, ServiceKey, Slot},
-    slot_rule::{Event, Records},
+    slot_rule::Event,
 };
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +215,7 @@ fn fate(
     client: SocketAddr,
     service: SocketAddr,
     found: &Found<'_>,
-    tables: &(impl Tables + Records),
+    tables: &impl Tables,
     names: &Names<'_>,
 ) -> Fate {
     let nothing = Fate {
