@@ -8,11 +8,9 @@
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use aya::maps::{Array, Map, MapData};
 use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, start_coordinators};
 use lab::clients::hs2::coordinator_name;
 use lab::{Host, Lab};
-use lb_common::layout::{self, Slot};
 use lb_ctl::core::explain::Explanation;
 use lb_ctl::core::flows::{FlowState, Flows};
 use socket2::{Domain, Socket, Type};
@@ -29,21 +27,6 @@ fn connect(host: &Host, port: u16, service: SocketAddr) -> TcpStream {
         socket.into()
     })
     .unwrap()
-}
-
-/// Gives all slots of the first service this content, as a controller does that moves them.
-fn set_slots(balancer: &Balancer, slot: Slot) {
-    let version = format!("v{}", layout::VERSION);
-    let pin = balancer
-        .configuration()
-        .pins()
-        .join(version)
-        .join(layout::map::SLOTS);
-    let map = Map::Array(MapData::from_pin(pin).unwrap());
-    let mut slots = Array::<_, u64>::try_from(map).unwrap();
-    for index in 0..65_537 {
-        slots.set(index, slot.to_bits(), 0).unwrap();
-    }
 }
 
 fn json<T: serde::de::DeserializeOwned>(balancer: &Balancer, arguments: &[&str]) -> T {
@@ -68,16 +51,16 @@ fn what_is_explained_and_listed_is_what_connections_meet() {
         .clients(1)
         .start()
         .unwrap();
+    let vip = IpAddr::V4(lab.vips()[0].v4);
     let coordinators = start_coordinators(&lab).unwrap();
     let backends: Vec<_> = coordinators
         .iter()
         .map(|it| (it.name.as_str(), it.address.into(), 1))
         .collect();
-    let configuration =
-        Configuration::of(&lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4.into(), &backends);
-    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    let configuration = Configuration::of(&lab, &lab.balancers()[0]).service("impala", vip, &backends);
+    let mut balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
     let host = &lab.clients()[0];
-    let service = SocketAddr::from((lab.vips()[0].v4, HS2_PORT));
+    let service = SocketAddr::new(vip, HS2_PORT);
     let client = |port| SocketAddr::new(IpAddr::V4(host.v4()), port);
 
     // Untracked: the backend that the explanation names is the one that answers.
@@ -94,22 +77,20 @@ fn what_is_explained_and_listed_is_what_connections_meet() {
     let found = flows(&balancer);
     assert_eq!(found, Flows::default(), "nothing is recorded of untracked slots");
 
-    // All slots move to the other backend.
-    let settled = coordinators.iter().position(|it| it.name == before).unwrap();
+    // Its backend leaves, and all slots that it had move to the other one.
     let (now, mac) = {
-        let other = 1 - settled;
+        let other = coordinators.iter().position(|it| it.name != before).unwrap();
         (&coordinators[other].name, lab.backends()[other].mac())
     };
-    let id = |index: usize| u16::try_from(index + 1).unwrap();
-    set_slots(
-        &balancer,
-        Slot {
-            settled: id(settled),
-            current: id(1 - settled),
-            tracked: true,
-            settled_seen: 0,
-        },
-    );
+    let staying: Vec<_> = backends
+        .iter()
+        .filter(|(name, ..)| name == now)
+        .copied()
+        .collect();
+    let configuration = Configuration::of(&lab, &lab.balancers()[0]).service("impala", vip, &staying);
+    balancer.reconfigure(configuration).unwrap();
+    let output = balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(
         coordinator_name(&old).unwrap(),
         before,
@@ -126,9 +107,13 @@ fn what_is_explained_and_listed_is_what_connections_meet() {
     assert_eq!(explanation.new_connection.backend.as_ref(), Some(now));
     assert_eq!(explanation.new_connection.next_hop, Some(mac.to_string()));
 
-    let new = connect(host, 20_001, service);
+    // One that hashes to a slot which has moved.
+    let port = (20_001..20_100)
+        .find(|&port| explain(&balancer, client(port)).tracked)
+        .unwrap();
+    let new = connect(host, port, service);
     assert_eq!(&coordinator_name(&new).unwrap(), now);
-    let explanation = explain(&balancer, client(20_001));
+    let explanation = explain(&balancer, client(port));
     assert_eq!(explanation.packet.backend.as_ref(), Some(now));
     assert_eq!(explanation.records[0].state, FlowState::Established);
 
@@ -143,14 +128,14 @@ fn what_is_explained_and_listed_is_what_connections_meet() {
         listed,
         [
             (client(20_000), &before, FlowState::Unrecorded),
-            (client(20_001), now, FlowState::Established)
+            (client(port), now, FlowState::Established)
         ]
     );
     let only: Flows = json(&balancer, &["flows", "--json", "--backend", now, "--limit", "0"]);
     assert_eq!((only.flows.len(), only.more), (0, 1));
     assert_eq!((only.backends.len(), only.backends[0].established), (1, 1));
 
-    for_people(&balancer, client(20_001), &before, now);
+    for_people(&balancer, client(port), &before, now);
 }
 
 /// The same, as people see it.

@@ -1,11 +1,11 @@
 //! The command line.
 
-mod config_file;
 mod detach;
 mod exit;
 mod explain;
 mod flows;
 mod output;
+mod reload;
 mod run;
 mod status;
 
@@ -18,7 +18,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::core::config::API_SOCKET;
+use crate::{adapters::config_file, core::config::API_SOCKET};
 
 /// A load balancer for Apache Impala: forwards in the kernel (XDP), controlled from here.
 #[derive(Debug, Parser)]
@@ -29,6 +29,12 @@ struct Command {
     socket: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
+}
+
+impl Command {
+    fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new(API_SOCKET))
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no daemon.";
@@ -85,6 +91,14 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Have the daemon read its configuration file again and follow it: all of it, or nothing if something is wrong with it.
+    ///
+    /// No connection breaks: backends that are no longer configured get no new ones, and keep those that they have.
+    Reload {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove the XDP program, its maps and the VIPs that a daemon left behind.
     Detach {
         /// The node.name of the balancer, where several have run on this host.
@@ -113,19 +127,18 @@ pub fn main() -> ExitCode {
 }
 
 fn perform(command: &Command) -> anyhow::Result<()> {
-    let socket = command.socket.as_deref().unwrap_or(Path::new(API_SOCKET));
     match &command.action {
         Action::Run {
             config,
             detach_on_exit,
         } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
         Action::Check { config, host } => check(&config.path, *host),
-        Action::Status { json } => status::status(socket, *json),
+        Action::Status { json } => status::status(command.socket(), *json),
         Action::Explain {
             client,
             service,
             json,
-        } => explain::explain(socket, *client, service, *json),
+        } => explain::explain(command.socket(), *client, service, *json),
         Action::Flows {
             service,
             backend,
@@ -137,8 +150,9 @@ fn perform(command: &Command) -> anyhow::Result<()> {
                 backend: backend.clone(),
                 limit: *limit,
             };
-            flows::flows(socket, &query, *json)
+            flows::flows(command.socket(), &query, *json)
         }
+        Action::Reload { json } => reload::reload(command.socket(), *json),
         Action::Detach { node } => detach::detach(node.as_deref()),
     }
 }

@@ -8,15 +8,13 @@ use std::{
 use lb_common::{
     clock,
     layout::{FlowKey, FlowRecord, HalfOpen, SettledFlow, Slot},
-    slot_rule::IDLE,
 };
 use serde::{Deserialize, Serialize};
 
-use super::time::seconds;
-
-/// How old a half-open record can be and still be shown, in ticks. A client sends a SYN six times and then gives up, after
-/// 127 s (`tcp_syn_retries`); what is left of it is of no interest.
-const HALF_OPEN: u32 = 128;
+use super::{
+    census::{CLOSING_TIMEOUT, HALF_OPEN_TIMEOUT},
+    time::seconds,
+};
 
 /// What an operator asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,7 +182,7 @@ fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterato
     let half_open = tables
         .half_open
         .iter()
-        .filter(move |(_, half_open)| age(half_open.opened) <= HALF_OPEN)
+        .filter(move |(_, half_open)| age(half_open.opened) <= HALF_OPEN_TIMEOUT)
         .map(|(key, half_open)| Entry {
             key,
             target: half_open.target,
@@ -196,7 +194,7 @@ fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterato
         let patience = if note.closing == 0 {
             context.idle_timeout
         } else {
-            IDLE
+            CLOSING_TIMEOUT
         };
         age(note.last_seen) <= patience
             && !recorded.contains(key)
@@ -386,7 +384,7 @@ mod tests {
     fn notes_that_are_no_longer_true_are_not_shown() {
         let untrue = [
             (key(1), note(1, IDLE_TIMEOUT + 1, 0)),
-            (key(3), note(1, IDLE + 1, 1)),
+            (key(3), note(1, CLOSING_TIMEOUT + 1, 1)),
             (key(5), note(3, 0, 0)),
             (key(6), note(1, 0, 0)),
         ];
@@ -421,7 +419,10 @@ mod tests {
     #[test]
     fn what_is_left_of_a_syn_is_not_shown_for_ever() {
         let tables = FlowTables {
-            half_open: vec![(key(1), half_open(HALF_OPEN)), (key(3), half_open(HALF_OPEN + 1))],
+            half_open: vec![
+                (key(1), half_open(HALF_OPEN_TIMEOUT)),
+                (key(3), half_open(HALF_OPEN_TIMEOUT + 1)),
+            ],
             now: NOW,
             ..FlowTables::default()
         };

@@ -7,12 +7,13 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::core::{
+    changes::Changes,
     explain::{self, Explanation},
     flows::{self, Flows},
     status::Status,
@@ -57,13 +58,16 @@ pub enum ClientError {
     #[error("the daemon answered {status}: {reason}")]
     Refused {
         /// The HTTP status.
-        status: hyper::StatusCode,
+        status: StatusCode,
         /// The daemon's words.
         reason: String,
     },
     /// The question cannot be put into a URI.
     #[error("the question cannot be put into the address of a request")]
     Question(#[from] hyper::http::uri::InvalidUri),
+    /// The daemon refuses the configuration.
+    #[error("{0}")]
+    Configuration(String),
     /// The answer is not what this version expects.
     #[error("the daemon's answer is not understood; are daemon and command of the same version?")]
     Format(#[from] serde_json::Error),
@@ -71,14 +75,19 @@ pub enum ClientError {
 
 /// Asks for the whole status.
 pub async fn status(socket: &Path) -> Result<Status, ClientError> {
-    get(socket, "/status").await
+    ask(socket, Method::GET, "/status").await
+}
+
+/// Has the daemon read its configuration again.
+pub async fn reload(socket: &Path) -> Result<Changes, ClientError> {
+    ask(socket, Method::POST, "/reload").await
 }
 
 /// Asks why a flow goes where it goes.
 pub async fn explain(socket: &Path, query: &explain::Query) -> Result<Explanation, ClientError> {
     let explain::Query { client, service } = query;
     let parameters = [("client", client.to_string()), ("service", service.clone())];
-    get(socket, &with_parameters("/explain", parameters)).await
+    ask(socket, Method::GET, &with_parameters("/explain", parameters)).await
 }
 
 /// Asks for the flows that the tables know.
@@ -93,7 +102,7 @@ pub async fn flows(socket: &Path, query: &flows::Query) -> Result<Flows, ClientE
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.clone()?)));
     let parameters = named.chain([("limit", limit.to_string())]);
-    get(socket, &with_parameters("/flows", parameters)).await
+    ask(socket, Method::GET, &with_parameters("/flows", parameters)).await
 }
 
 /// A path with a query of these names and values.
@@ -117,7 +126,7 @@ fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str
     text
 }
 
-async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -132,6 +141,7 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Client
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
     *request.uri_mut() = path.parse()?;
     // HTTP/1.1 wants a host, a unix socket has none.
     request
@@ -142,10 +152,10 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Client
     let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
     if !status.is_success() {
         let reason = String::from_utf8_lossy(&body).into_owned();
-        return Err(if status.is_client_error() {
-            ClientError::Usage { reason }
-        } else {
-            ClientError::Refused { status, reason }
+        return Err(match status {
+            StatusCode::UNPROCESSABLE_ENTITY => ClientError::Configuration(reason),
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => ClientError::Usage { reason },
+            _ => ClientError::Refused { status, reason },
         });
     }
     Ok(serde_json::from_slice(&body)?)

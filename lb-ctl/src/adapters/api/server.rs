@@ -10,7 +10,7 @@ use axum::{
     Json, Router,
     extract::{Query, State},
     http::StatusCode,
-    routing::get,
+    routing::{get, post},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::core::{
+    changes::Changes,
     explain::{self, Explanation},
     flows::{self, Flows},
     status::Status,
@@ -28,6 +29,8 @@ use crate::core::{
 pub enum Request {
     /// The whole status.
     Status(Answer<Status>),
+    /// Read the configuration file again.
+    Reload(Answer<Changes>),
     /// Why a flow goes where it goes.
     Explain(explain::Query, Answer<Explanation>),
     /// The flows that the tables know.
@@ -37,12 +40,17 @@ pub enum Request {
 /// Where an answer is to be sent.
 pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
-/// Why a request gets no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why the controller did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// The configuration is wrong; nothing has been changed.
+    #[error("{0}")]
+    Configuration(String),
     /// It asks for something that is not there.
+    #[error("{0}")]
     Usage(String),
-    /// The controller could not do it.
+    /// It could not be done.
+    #[error("{0}")]
     Failed(String),
 }
 
@@ -70,6 +78,14 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// Makes sure that no daemon answers at a path. Changes nothing.
+    pub async fn refuse_if_in_use(path: &Path) -> Result<(), ApiError> {
+        match UnixStream::connect(path).await {
+            Ok(_) => Err(ApiError::InUse(path.to_owned())),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Binds the socket, in place of one that a daemon left behind which no longer runs.
     pub async fn bind(path: &Path) -> Result<Self, ApiError> {
         let failed = |source| ApiError::Socket {
@@ -104,6 +120,7 @@ impl Socket {
         };
         let router = Router::new()
             .route("/status", get(status))
+            .route("/reload", post(reload))
             .route("/explain", get(explain))
             .route("/flows", get(flows))
             .with_state(controller);
@@ -134,6 +151,10 @@ async fn status(State(controller): Controller) -> Response<Status> {
     ask(&controller, Request::Status).await
 }
 
+async fn reload(State(controller): Controller) -> Response<Changes> {
+    ask(&controller, Request::Reload).await
+}
+
 async fn explain(
     State(controller): Controller,
     Query(query): Query<explain::Query>,
@@ -160,6 +181,7 @@ async fn ask<T>(
     controller.send(request(answer)).await.map_err(|_| gone(()))?;
     let answer = answered.await.map_err(|_| gone(()))?;
     answer.map(Json).map_err(|refusal| match refusal {
+        Refusal::Configuration(reason) => (StatusCode::UNPROCESSABLE_ENTITY, reason),
         Refusal::Usage(reason) => (StatusCode::NOT_FOUND, reason),
         Refusal::Failed(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason),
     })

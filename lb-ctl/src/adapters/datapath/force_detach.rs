@@ -14,11 +14,7 @@ use std::{
     path::Path,
 };
 
-use super::system_call::bpf;
-
-/// Commands of bpf(2), from linux/bpf.h.
-const BPF_OBJ_GET: libc::c_int = 7;
-const BPF_LINK_DETACH: libc::c_int = 34;
+use super::bpf_call::{bpf, command};
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
 #[repr(C)]
@@ -42,8 +38,8 @@ pub(super) fn force_detach(path: &Path) -> io::Result<()> {
     let mut attributes = LinkDetach {
         descriptor: link.as_raw_fd().cast_unsigned(),
     };
-    // SAFETY: the attributes are those of the command, and begin where `union bpf_attr` begins.
-    unsafe { bpf(BPF_LINK_DETACH, &mut attributes) }.map(drop)
+    // SAFETY: the attributes are those of the command, begin where `union bpf_attr` begins, and are only read.
+    unsafe { bpf(command::LINK_DETACH, &mut attributes) }.map(drop)
 }
 
 fn open(path: &CStr) -> io::Result<OwnedFd> {
@@ -53,7 +49,7 @@ fn open(path: &CStr) -> io::Result<OwnedFd> {
         flags: 0,
     };
     // SAFETY: the attributes are those of the command; the path in them is terminated and outlives the call.
-    let descriptor = unsafe { bpf(BPF_OBJ_GET, &mut attributes) }?;
+    let descriptor = unsafe { bpf(command::OBJECT_GET, &mut attributes) }?;
     // SAFETY: the call has returned a new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

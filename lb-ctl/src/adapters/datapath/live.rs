@@ -2,27 +2,14 @@
 
 use std::cell::{Cell, OnceCell};
 
+use aya::maps::MapError;
 use lb_common::{
-    clock,
     decision::{Memory, Tables},
     layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target},
     slot_rule::Records,
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{Datapath, error::DatapathError, memo::Memo};
-
-/// The time as the program sees it, in [ticks](clock::ticks).
-pub fn now() -> u32 {
-    let time = clock_gettime(ClockId::MonotonicCoarse);
-    let seconds = time.tv_sec.cast_unsigned();
-    // Both parts are positive, and nanoseconds below a thousand million.
-    clock::ticks(
-        seconds
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(time.tv_nsec.cast_unsigned()),
-    )
-}
 
 /// The tables as they are when they are first looked at: what has been read stays the same until this is dropped.
 pub struct LiveTables<'a> {
@@ -41,8 +28,8 @@ pub struct LiveTables<'a> {
 }
 
 impl<'a> LiveTables<'a> {
-    /// Reads nothing yet.
-    pub fn of(datapath: &'a Datapath) -> Self {
+    /// Reads nothing yet. `now` is the time in [ticks](lb_common::clock::ticks).
+    pub fn of(datapath: &'a Datapath, now: u32) -> Self {
         Self {
             datapath,
             services: Memo::new(),
@@ -53,7 +40,7 @@ impl<'a> LiveTables<'a> {
             half_open: Memo::new(),
             settled_flows: Memo::new(),
             short: OnceCell::new(),
-            now: now(),
+            now,
             error: Cell::new(None),
         }
     }
@@ -92,7 +79,10 @@ impl Tables for LiveTables<'_> {
     }
 
     fn target(&self, id: u16) -> Option<&Target> {
-        self.targets.get(id, |&id| self.noted(self.datapath.target(id)))
+        self.targets.get(id, |&id| match self.datapath.target(id) {
+            Err(DatapathError::Map(MapError::OutOfBounds { .. })) => None,
+            result => self.noted(result.map(Some)),
+        })
     }
 
     /// Forgets: no packet has come.
