@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Detached, Host, Signal, Signals, report,
+    Detached, Host, Signal, Signals, inspect, report,
     sweeping::{Sweeping, end_of},
     take_off, vips,
 };
@@ -170,6 +170,10 @@ impl Controller {
             Request::Reload(answer) => {
                 let _ = answer.send(self.reload().await);
             }
+            Request::Explain(query, answer) => {
+                let _ = answer.send(inspect::explain(self, &query));
+            }
+            Request::Flows(query, answer) => inspect::flows(self, query, answer),
         }
     }
 

@@ -3,6 +3,7 @@
 mod clock;
 mod controller;
 mod host;
+mod inspect;
 mod reconfiguration;
 mod report;
 mod start;

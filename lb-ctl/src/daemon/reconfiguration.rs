@@ -42,7 +42,9 @@ impl Controller {
             Err(Refusal::Configuration(reason)) => {
                 tracing::error!("not reloaded, and nothing changed:\n{reason}");
             }
-            Err(Refusal::Failed(reason)) => tracing::error!("the reload failed: {reason}"),
+            Err(Refusal::Failed(reason) | Refusal::Usage(reason)) => {
+                tracing::error!("the reload failed: {reason}");
+            }
         }
         result
     }

@@ -3,9 +3,12 @@
 mod attachment;
 mod bpf_call;
 mod error;
+mod flow_reader;
 mod force_detach;
 mod hash_table;
+mod live;
 mod loading;
+mod memo;
 mod migration;
 mod pin_names;
 mod pins;
@@ -25,12 +28,15 @@ use aya::{
 use lb_common::{
     counter::Counter,
     layout::{
-        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, TargetName, Traffic, map,
+        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target, TargetName,
+        Traffic, map,
     },
 };
 
 pub use attachment::Attachment;
 pub use error::DatapathError;
+pub use flow_reader::FlowReader;
+pub use live::LiveTables;
 pub use loading::Loaded;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 pub use sweep::Sweep;
@@ -58,7 +64,7 @@ pub struct Sizes {
     pub targets: u32,
     /// Established records.
     pub flows: u32,
-    /// Half-open records.
+    /// Half-open records. Also the notes of flows without a record.
     pub half_open: u32,
 }
 
@@ -150,6 +156,13 @@ impl Datapath {
         present(half_open.get(&Raw(key), 0))
     }
 
+    /// What was noted of a flow without a record.
+    pub fn settled_flow(&self, key: FlowKey) -> Result<Option<SettledFlow>, DatapathError> {
+        let noted =
+            HashMap::<_, Raw<FlowKey>, Raw<SettledFlow>>::try_from(find(&self.ebpf, map::SETTLED_FLOWS)?)?;
+        present(noted.get(&Raw(key), 0))
+    }
+
     /// Says whether established records are running short, so that new connections do without where they can.
     pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
         let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
@@ -160,6 +173,19 @@ impl Datapath {
     pub fn are_records_short(&self) -> Result<bool, DatapathError> {
         let setting = Array::<_, u32>::try_from(self.map(map::RECORDS_SHORT)?)?;
         Ok(setting.get(&0, 0)? != 0)
+    }
+
+    /// An entry of the service table.
+    fn service(&self, key: ServiceKey) -> Result<Option<Service>, DatapathError> {
+        let services =
+            HashMap::<_, Raw<ServiceKey>, Raw<Service>>::try_from(find(&self.ebpf, map::SERVICES)?)?;
+        present(services.get(&Raw(key), 0))
+    }
+
+    /// What the program knows of this host.
+    fn node(&self) -> Result<Node, DatapathError> {
+        let nodes = Array::<_, Raw<Node>>::try_from(find(&self.ebpf, map::NODE)?)?;
+        Ok(nodes.get(&0, 0)?.0)
     }
 
     /// Reads an entry of the target table.
