@@ -65,7 +65,8 @@ impl Controller {
         let plan = self
             .placement
             .plan(&config)
-            .map_err(|error| Refusal::Configuration(format!("{}:1: service: {error}", config.file_name)))?;
+            .map_err(|error| config.refusal(error.key(), error.to_string()))
+            .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let mut changes = Changes::between(&self.config, &config);
         let Moved { moved, slots } = self.follow(config, plan).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);

@@ -12,12 +12,7 @@ use crate::{
         datapath::{Attachment, Datapath, Loaded, Pins, Sizes},
         netlink::{Netlink, Watch},
     },
-    core::{
-        cause::chain,
-        census::Census,
-        config::{Config, ConfigErrors},
-        placement::{AdoptionError, Placement},
-    },
+    core::{cause::chain, census::Census, config::Config, placement::Placement},
 };
 
 /// How a start ended that did not fail.
@@ -87,12 +82,11 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
         Tables::Migrated { old } => old.found()?,
         Tables::New | Tables::Adopted => datapath.found()?,
     };
-    let refused = |error: AdoptionError| {
-        let error = config.places.origin(error.key()).error(error.to_string());
-        ConfigErrors::new(config.file_name.clone(), vec![error])
-    };
-    let placement = Placement::adopt(&config.datapath, &found).map_err(refused)?;
-    placement.check_room(config)?;
+    let placement = Placement::adopt(&config.datapath, &found)
+        .map_err(|error| config.refusal(error.key(), error.to_string()))?;
+    placement
+        .check_room(config)
+        .map_err(|error| config.refusal(error.key(), error.to_string()))?;
     let socket = Socket::bind(&config.api.socket).await?;
     Ok((datapath, placement, tables, socket))
 }
