@@ -77,6 +77,16 @@ pub fn cases() -> Vec<Case> {
             to_target_1,
         ),
         case(
+            "a payload in the fragments of a jumbo frame travels along",
+            ack().payload(&[0xab; 8948]),
+            to_target_1,
+        ),
+        case(
+            "a packet that claims more bytes than a frame with fragments has is truncated",
+            ack().payload(&[0xab; 8948]).total_length(8989),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+        case(
             "padding up to Ethernet's minimum travels along",
             ack().padding(6),
             to_target_1,
@@ -304,6 +314,11 @@ fn ipv6_cases() -> Vec<Case> {
         case(
             "a payload over IPv6 travels along",
             ack().payload(&[0xab; 1000]),
+            to_target_1,
+        ),
+        case(
+            "a payload in the fragments of a jumbo frame over IPv6 travels along",
+            ack().payload(&[0xab; 8928]),
             to_target_1,
         ),
         case("padding behind IPv6 travels along", ack().padding(6), to_target_1),
