@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod config;
 pub mod interface;
+pub mod interfaces;
 pub mod maglev;
 pub mod next_hops;
 pub mod plan;

@@ -4,24 +4,23 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::Context;
 use futures::{Stream, StreamExt};
-use lb_common::layout::Node;
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::{Detached, Host, Signals, Started, report, take_off, vips};
+use super::{Detached, Host, Signals, Started, network::Network, report, take_off, vips};
 use crate::{
     adapters::{
         api::server::Request,
         datapath::{Attachment, Datapath, Pins},
-        netlink::{Event, Knowledge, Neighbour, Netlink, Watch},
+        netlink::{Event, Netlink, Watch},
     },
     core::{
         cause::chain,
         config::Config,
-        interface::{Interface, format_mac},
-        next_hops::{Change, NextHops},
+        interface::{Interface, Mode},
+        next_hops::NextHops,
         plan::Plan,
     },
 };
@@ -33,27 +32,22 @@ const REFRESH: Duration = Duration::from_secs(5);
 /// How long the start waits for backends to tell their MAC addresses. Whoever is slower is resolved while running.
 const RESOLUTION_GRACE: Duration = Duration::from_secs(1);
 
-/// The interface has been deleted, and the program with it.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the interface {interface} was deleted or renamed; if deleted, the XDP program went with it; start lb-ctl again when it is back"
-)]
-struct InterfaceGone {
-    interface: String,
-}
+/// How long after a change of routes the ways to all backends are asked for: changes come in bursts, and not one by one do they
+/// matter.
+const ROUTES_SETTLE: Duration = Duration::from_millis(200);
 
 /// Everything the daemon knows and holds.
 pub(super) struct Controller {
     config: Config,
     plan: Plan,
-    host: Host,
     datapath: Datapath,
-    next_hops: NextHops,
-    netlink: Netlink,
+    network: Network,
     events: Box<dyn Stream<Item = Event> + Send + Unpin>,
+    /// When the ways to all backends are to be asked for, if routes have changed.
+    routes_due: Option<Instant>,
     pins: Pins,
-    /// The program on the interface, once it is there.
-    attachment: Option<Attachment>,
+    /// The program on our interfaces, once it is there.
+    attachments: Vec<Attachment>,
     added_vips: Vec<IpAddr>,
 }
 
@@ -66,17 +60,20 @@ impl Controller {
         netlink: Netlink,
         watch: Watch,
     ) -> Self {
-        let next_hops = NextHops::new(host.mac, &plan.targets);
+        let mut next_hops = NextHops::default();
+        for target in &plan.targets {
+            // Nothing can be known of the way yet.
+            next_hops.insert(target.id, target.address, target.forwarding);
+        }
         Self {
             pins: Pins::of(&config.node.name),
             config,
             plan,
-            host,
             datapath,
-            next_hops,
-            netlink,
+            network: Network::new(netlink, host.interfaces, next_hops),
             events: Box::new(watch.events()),
-            attachment: None,
+            routes_due: None,
+            attachments: Vec::new(),
             added_vips: Vec::new(),
         }
     }
@@ -85,6 +82,7 @@ impl Controller {
     pub(super) async fn start(&mut self, signals: &mut Signals) -> anyhow::Result<Started> {
         // First of all, because it says whether another daemon runs for this node.
         self.pins.create()?;
+        self.network.write_interfaces(&mut self.datapath)?;
         tokio::select! {
             // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
             resolved = timeout(RESOLUTION_GRACE, self.resolve_all()) => resolved.unwrap_or(Ok(()))?,
@@ -99,8 +97,8 @@ impl Controller {
 
     /// Asks for all backends' MAC addresses and returns when they are known.
     async fn resolve_all(&mut self) -> anyhow::Result<()> {
-        self.refresh_neighbours().await?;
-        while self.next_hops.unresolved().next().is_some() {
+        self.network.refresh_routes(&mut self.datapath).await?;
+        while self.network.next_hops().unresolved().next().is_some() {
             let event = self
                 .events
                 .next()
@@ -111,29 +109,36 @@ impl Controller {
         Ok(())
     }
 
-    /// Attaches the program, pins it, and puts the VIPs on the interface. What an earlier run has left elsewhere goes
+    /// Attaches the program, pins it, and puts the VIPs on the first interface. What an earlier run has left elsewhere goes
     /// last, when nothing can fail any more that would have to bring it back.
     async fn attach(&mut self) -> anyhow::Result<()> {
-        let interface = self.host.interface.clone();
-        self.attachment = Some(
-            self.datapath
-                .attach(&interface, self.config.datapath.mode, &self.pins)?,
-        );
-        self.refresh_interface().await?;
+        let interfaces: Vec<Interface> = self.network.interfaces().existing().cloned().collect();
+        let modes = Mode::allowed_by(self.config.datapath.mode);
+        self.datapath
+            .attach(&interfaces, modes, &self.pins, &mut self.attachments)?;
+        self.network.refresh_interfaces(&mut self.datapath).await?;
+        self.network.attached();
         // Only now: until the program is replaced, the pinned maps are those that packets meet.
         self.pins.pin_maps(&self.datapath)?;
+        let netlink = self.network.netlink();
         let vips = self.vips();
-        vips::add_missing(&self.netlink, interface.index, &vips, &mut self.added_vips).await?;
+        let first = self.network.interfaces().first().map(|first| first.index);
+        if let Some(first) = first {
+            vips::add_missing(netlink, first, &vips, &mut self.added_vips).await?;
+        }
 
+        let is_ours = |name: &str| self.network.interfaces().names().any(|ours| ours == name);
         let earlier: Vec<String> = self
             .pins
             .interfaces()?
             .into_iter()
-            .filter(|earlier| *earlier != interface.name)
+            .filter(|earlier| !is_ours(earlier))
             .collect();
-        let elsewhere = vips::indices(&self.netlink, &earlier).await?;
-        let mut removed = vips::remove(&self.netlink, &elsewhere, |_| true).await?;
-        removed.extend(vips::remove(&self.netlink, &[interface.index], |vip| !vips.contains(&vip)).await?);
+        let mut elsewhere = vips::indices(netlink, &earlier).await?;
+        elsewhere.extend(interfaces.iter().map(|interface| interface.index));
+        elsewhere.retain(|index| Some(*index) != first);
+        let mut removed = vips::remove(netlink, &elsewhere, |_| true).await?;
+        removed.extend(vips::remove(netlink, first.as_slice(), |vip| !vips.contains(&vip)).await?);
         for vip in removed {
             tracing::info!(%vip, "removed a VIP that is no longer configured here");
         }
@@ -147,6 +152,36 @@ impl Controller {
         Ok(())
     }
 
+    /// Attaches the program to interfaces that were deleted and have come back, in the mode of the others. Returns whether there
+    /// were any.
+    fn attach_again(&mut self) -> anyhow::Result<bool> {
+        let interfaces = self.network.interfaces();
+        let carries = |interface: &Interface| {
+            self.attachments
+                .iter()
+                .any(|attached| attached.index == interface.index && attached.interface == interface.name)
+        };
+        let back: Vec<Interface> = interfaces
+            .existing()
+            .filter(|interface| !carries(interface))
+            .cloned()
+            .collect();
+        let modes = interfaces.mode().map_or_else(
+            || Mode::allowed_by(self.config.datapath.mode).to_vec(),
+            |mode| vec![mode],
+        );
+        for interface in &back {
+            self.datapath.attach(
+                std::slice::from_ref(interface),
+                &modes,
+                &self.pins,
+                &mut self.attachments,
+            )?;
+            tracing::info!(interface = interface.name, "XDP: attached again");
+        }
+        Ok(!back.is_empty())
+    }
+
     /// Takes back what a start that failed has done. Not what an earlier run had done before: its link, once taken over,
     /// carries our program, which forwards on as after any other end.
     pub(super) async fn undo(&mut self) {
@@ -154,21 +189,24 @@ impl Controller {
             // Another daemon's: nothing of it is ours to take back.
             return;
         }
-        let interface = self.host.interface.index;
+        let first = self.network.interfaces().first().map(|first| first.index);
         let added = std::mem::take(&mut self.added_vips);
-        if let Err(error) = vips::remove(&self.netlink, &[interface], |vip| added.contains(&vip)).await {
+        if let Err(error) = vips::remove(self.network.netlink(), first.as_slice(), |vip| {
+            added.contains(&vip)
+        })
+        .await
+        {
             tracing::error!(
                 "the VIPs that the start had added could not be removed: {}",
                 chain(&error)
             );
         }
-        if self
-            .attachment
-            .take()
-            .is_some_and(|attachment| !attachment.replaced)
-            && let Err(error) = self.pins.detach(&self.host.interface.name)
-        {
-            tracing::error!("the XDP program could not be detached again: {}", chain(&error));
+        for attachment in self.attachments.drain(..) {
+            if !attachment.replaced
+                && let Err(error) = self.pins.detach(&attachment.interface)
+            {
+                tracing::error!("the XDP program could not be detached again: {}", chain(&error));
+            }
         }
         if self
             .pins
@@ -186,12 +224,13 @@ impl Controller {
 
     /// Says that the daemon does its work now.
     pub(super) fn announce(&self) {
-        if let Some(Attachment {
+        for Attachment {
             interface,
             mode,
             replaced,
             refused,
-        }) = &self.attachment
+            ..
+        } in &self.attachments
         {
             let how = if *replaced {
                 "replaced the program of an earlier run"
@@ -203,11 +242,12 @@ impl Controller {
                 tracing::warn!(interface, "a better mode was not possible: {reason}");
             }
         }
+        let first = self.network.interfaces().first().map(|first| &first.name);
         for vip in &self.added_vips {
-            tracing::info!(%vip, interface = self.host.interface.name, "added the VIP");
+            tracing::info!(%vip, interface = first, "added the VIP");
         }
-        for address in self.next_hops.unresolved() {
-            tracing::warn!(backend = %address, "no answer to ARP yet: packets for this backend are dropped until it answers");
+        for address in self.network.next_hops().unresolved() {
+            tracing::warn!(backend = %address, "its next hop has not answered yet: packets for this backend are dropped until it does");
         }
         tracing::info!(
             services = self.config.services.len(),
@@ -217,7 +257,7 @@ impl Controller {
         );
     }
 
-    /// Works until a signal comes, or the interface goes.
+    /// Works until a signal comes.
     pub(super) async fn run(
         &mut self,
         mut requests: mpsc::Receiver<Request>,
@@ -231,11 +271,9 @@ impl Controller {
                 Some(request) = requests.recv() => { self.on_request(request); Ok(()) }
                 Some(event) = self.events.next() => self.on_network(event).await,
                 _ = refresh.tick() => self.refresh().await,
+                () = until(self.routes_due) => self.refresh_routes().await,
             };
             if let Err(error) = result {
-                if error.is::<InterfaceGone>() {
-                    return Err(error);
-                }
                 // The tables stay as they are, packets keep flowing, and the next refresh tries again.
                 tracing::error!("{}", chain(error.as_ref()));
             }
@@ -245,14 +283,14 @@ impl Controller {
     /// Ends, leaving the datapath to forward on.
     pub(super) fn leave(&self) {
         tracing::info!(
-            interface = self.host.interface.name,
+            interfaces = self.network.interfaces().names().collect::<Vec<_>>().join(","),
             "ended; the XDP program stays attached and forwards on (`lb-ctl detach` removes it)"
         );
     }
 
     /// Ends, taking everything off the host.
     pub(super) async fn detach(&self) -> anyhow::Result<()> {
-        let Detached { interfaces, .. } = take_off(&self.pins, &self.netlink).await?;
+        let Detached { interfaces, .. } = take_off(&self.pins, self.network.netlink()).await?;
         tracing::info!(interfaces = interfaces.join(","), "ended and detached");
         Ok(())
     }
@@ -260,13 +298,7 @@ impl Controller {
     fn on_request(&self, request: Request) {
         match request {
             Request::Status(answer) => {
-                let status = report::status(
-                    &self.config,
-                    &self.plan,
-                    &self.next_hops,
-                    &self.host.interface,
-                    &self.datapath,
-                );
+                let status = report::status(&self.config, &self.plan, &self.network, &self.datapath);
                 // Whoever asked may have gone; that is their business.
                 let _ = answer.send(status.map_err(|error| chain(&error)));
             }
@@ -275,121 +307,66 @@ impl Controller {
 
     async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Neighbour(neighbour) => self.on_neighbour(neighbour).await,
-            // What the event says may be out of date, our own attaching for example: ask what is true now.
-            Event::Interface(interface) if interface.index == self.host.interface.index => {
-                self.refresh_interface().await
+            Event::Neighbour(neighbour) => self.network.on_neighbour(neighbour, &mut self.datapath).await,
+            Event::Interface(interface) | Event::InterfaceGone(interface) => {
+                let Some(name) = self.network.ours(&interface) else {
+                    return Ok(());
+                };
+                self.network.refresh_interface(&name, &mut self.datapath).await?;
+                // Setting an interface down removes routes of which the kernel says nothing.
+                self.routes_due
+                    .get_or_insert_with(|| Instant::now() + ROUTES_SETTLE);
+                if self.attachments.is_empty() {
+                    // The start has not got that far.
+                    return Ok(());
+                }
+                if self.attach_again()? {
+                    self.restore_vips().await?;
+                }
+                Ok(())
             }
-            Event::InterfaceGone(gone) if gone.index == self.host.interface.index => self.interface_gone(),
-            Event::Interface(_) | Event::InterfaceGone(_) => Ok(()),
+            Event::Routes => {
+                self.routes_due
+                    .get_or_insert_with(|| Instant::now() + ROUTES_SETTLE);
+                Ok(())
+            }
             Event::Overrun => self.refresh().await,
         }
     }
 
-    async fn on_neighbour(&mut self, neighbour: Neighbour) -> anyhow::Result<()> {
-        let Neighbour {
-            interface,
-            address,
-            knowledge,
-        } = neighbour;
-        if interface != self.host.interface.index || !self.next_hops.contains(address) {
-            return Ok(());
-        }
-        let known = self.next_hops.mac(address);
-        let changes = self.next_hops.neighbour(address, knowledge.mac());
-        if let (Some(mac), false) = (knowledge.mac(), changes.is_empty()) {
-            tracing::info!(backend = %address, mac = format_mac(mac), was = known.map(format_mac), "resolved");
-        }
-        self.write(&changes)?;
-        if knowledge == Knowledge::Nothing {
-            // Perhaps it has another card by now: then it answers a broadcast, though not a question to the old one.
-            self.netlink.resolve_neighbour(interface, address).await?;
-        }
-        Ok(())
+    async fn refresh_routes(&mut self) -> anyhow::Result<()> {
+        self.routes_due = None;
+        self.network.refresh_routes(&mut self.datapath).await
     }
 
-    fn on_interface(&mut self, interface: Interface) -> anyhow::Result<()> {
-        let before = std::mem::replace(&mut self.host.interface, interface);
-        let now = &self.host.interface;
-        if now.up != before.up {
-            tracing::warn!(
-                interface = now.name,
-                up = now.up,
-                "the interface changed its state"
-            );
-        }
-        // Before the start has attached, the interface carries nothing, or an earlier run's program.
-        if self.attachment.is_some() && now.xdp != before.xdp && now.xdp.is_none() {
-            tracing::error!(
-                interface = now.name,
-                "somebody has detached the XDP program: nothing is forwarded; restart lb-ctl to attach it again"
-            );
-        }
-        let Some(mac) = now.mac else { return Ok(()) };
-        if mac == self.host.mac {
-            return Ok(());
-        }
-        tracing::info!(
-            interface = now.name,
-            mac = format_mac(mac),
-            "our MAC address changed"
-        );
-        self.host.mac = mac;
-        self.datapath.write_node(&Node::new([mac], false))?;
-        let changes = self.next_hops.source(mac);
-        self.write(&changes)
-    }
-
-    fn interface_gone(&self) -> anyhow::Result<()> {
-        Err(InterfaceGone {
-            interface: self.host.interface.name.clone(),
-        }
-        .into())
-    }
-
-    /// Takes in what is true of our interface now.
-    async fn refresh_interface(&mut self) -> anyhow::Result<()> {
-        match self.netlink.interface(&self.host.interface.name).await? {
-            Some(interface) if interface.index == self.host.interface.index => self.on_interface(interface),
-            _ => self.interface_gone(),
-        }
-    }
-
-    /// Compares everything anew: interface, VIPs, neighbours.
+    /// Compares everything anew: interfaces, VIPs, routes, neighbours.
     async fn refresh(&mut self) -> anyhow::Result<()> {
-        self.refresh_interface().await?;
-        let (name, index) = (self.host.interface.name.clone(), self.host.interface.index);
+        self.network.refresh_interfaces(&mut self.datapath).await?;
+        let attached = self.attach_again();
+        let restored = self.restore_vips().await;
+        self.refresh_routes().await?;
+        self.network.refresh_neighbours(&mut self.datapath).await?;
+        attached.and(restored)
+    }
+
+    /// Adds VIPs that somebody has removed, or that went with the first interface.
+    async fn restore_vips(&self) -> anyhow::Result<()> {
+        let Some(first) = self.network.interfaces().first() else {
+            return Ok(());
+        };
         let (vips, mut added) = (self.vips(), Vec::new());
-        let restored = vips::add_missing(&self.netlink, index, &vips, &mut added).await;
+        let restored = vips::add_missing(self.network.netlink(), first.index, &vips, &mut added).await;
         for vip in added {
-            tracing::warn!(%vip, interface = name, "somebody has removed the VIP; added it again");
+            tracing::warn!(%vip, interface = first.name, "the VIP was gone; added it again");
         }
-        restored?;
-        self.refresh_neighbours().await
+        Ok(restored?)
     }
+}
 
-    /// Takes in what the kernel knows, and has it confirm what it has learned, and ask for the rest.
-    async fn refresh_neighbours(&mut self) -> anyhow::Result<()> {
-        let index = self.host.interface.index;
-        let mut missing: BTreeSet<IpAddr> = self.next_hops.addresses().collect();
-        for neighbour in self.netlink.neighbours().await? {
-            if neighbour.interface == index && missing.remove(&neighbour.address) {
-                self.on_neighbour(neighbour).await?;
-                if let Knowledge::Learned(_) = neighbour.knowledge {
-                    self.netlink.confirm_neighbour(index, neighbour.address).await?;
-                }
-            }
-        }
-        for address in missing {
-            self.netlink.resolve_neighbour(index, address).await?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, changes: &[Change]) -> anyhow::Result<()> {
-        for change in changes {
-            self.datapath.write_target(change.id, change.target)?;
-        }
-        Ok(())
+/// Returns at this time; never if there is none.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }

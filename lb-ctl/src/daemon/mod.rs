@@ -2,11 +2,11 @@
 
 mod controller;
 mod host;
+mod network;
 mod report;
 mod vips;
 
 use anyhow::Context;
-use lb_common::layout::Node;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -30,7 +30,7 @@ pub struct Options {
     pub detach_on_exit: bool,
 }
 
-/// Runs until SIGTERM or SIGINT, or until there is nothing left to do because the interface is gone.
+/// Runs until SIGTERM or SIGINT.
 ///
 /// Nothing on the host is changed before the configuration has turned out to fit it and the kernel has accepted the
 /// program; what a failing start has changed by then, it takes back.
@@ -42,7 +42,6 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let plan = Plan::of(&config);
     let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
     datapath.write_plan(&plan)?;
-    datapath.write_node(&Node::new([host.mac], false))?;
     let mut socket = Socket::bind(&config.api.socket).await?;
 
     let watch = Watch::start()?;

@@ -2,6 +2,7 @@
 
 use lb_common::counter::Counter;
 
+use super::network::Network;
 use crate::{
     adapters::datapath::{Datapath, DatapathError},
     core::{
@@ -17,15 +18,16 @@ use crate::{
 pub(super) fn status(
     config: &Config,
     plan: &Plan,
-    next_hops: &NextHops,
-    interface: &Interface,
+    network: &Network,
     datapath: &Datapath,
 ) -> Result<Status, DatapathError> {
-    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
-    let interfaces = vec![InterfaceStatus {
-        name: interface.name.clone(),
-        mode: mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string()),
-    }];
+    let interfaces = network
+        .interfaces()
+        .all()
+        .map(|(name, interface)| InterfaceStatus {
+            name: name.to_owned(),
+            mode: mode(interface),
+        });
     let counters = Counter::ALL.iter().map(|&counter| {
         Ok(CounterStatus {
             name: counter.name().to_owned(),
@@ -37,18 +39,27 @@ pub(super) fn status(
         .services
         .iter()
         .zip(&plan.services)
-        .map(|(service, planned)| service_status(service, planned, next_hops, datapath));
+        .map(|(service, planned)| service_status(service, planned, network.next_hops(), datapath));
     Ok(Status {
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         datapath: DatapathStatus {
-            interfaces,
+            interfaces: interfaces.collect(),
             counters: counters.collect::<Result<_, DatapathError>>()?,
         },
         services: services.collect::<Result<_, _>>()?,
         vrrp: Vec::new(),
         peer: None,
     })
+}
+
+/// How the program is attached to an interface, in a word.
+fn mode(interface: Option<&Interface>) -> String {
+    let Some(interface) = interface else {
+        return "absent".to_owned();
+    };
+    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
+    mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string())
 }
 
 fn service_status(
@@ -96,7 +107,7 @@ fn backend_status(
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
         tracked_flows: 0,
-        next_hop: next_hops.mac(backend.address).map(format_mac),
+        next_hop: next_hops.of(id).map(|next_hop| format_mac(next_hop.mac)),
         last_check: None,
     })
 }
