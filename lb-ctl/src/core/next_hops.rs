@@ -99,6 +99,47 @@ impl NextHops {
         })
     }
 
+    /// Takes in where an earlier run has sent a target's packets: the kernel will correct it, should it be out of date. The routes
+    /// must be known, since an entry does not tell who the neighbour is, and not always the interface.
+    pub fn adopt(&mut self, id: u16, target: &Target, interfaces: &Interfaces) {
+        let Some(destination) = self.targets.get(&id) else {
+            return;
+        };
+        if let (Some(mac), Some(backend)) = (target.next_hop(), self.backends.get_mut(destination)) {
+            let interface = interfaces
+                .at(target.egress())
+                .map(|interface| interface.index)
+                .or(backend.way.map(|way| way.neighbour.interface));
+            let Some(interface) = interface else { return };
+            let elsewhere = Way {
+                neighbour: Neighbour {
+                    interface,
+                    address: destination.address,
+                },
+                mtu: Some(target.mtu().into()),
+            };
+            let way = backend.way.filter(|way| way.neighbour.interface == interface);
+            backend.taken = Some((way.unwrap_or(elsewhere), mac));
+            // Whoever adopts the table writes all entries of it, once it may.
+            let _ = backend
+                .changes(destination.address, &self.macs, interfaces)
+                .count();
+        }
+    }
+
+    /// The entries of all targets.
+    pub fn entries(&self) -> Vec<Change> {
+        self.backends
+            .iter()
+            .flat_map(|(destination, backend)| backend.entries(destination.address))
+            .collect()
+    }
+
+    /// Whether there is a target of this backend that packets reach this way, or another one that needs the same of the backend.
+    pub fn has(&self, address: IpAddr, forwarding: Forwarding) -> bool {
+        self.backends.contains_key(&Destination::of(address, forwarding))
+    }
+
     /// Forgets a target, and its backend with the last one.
     pub fn remove(&mut self, id: u16) {
         let Some(destination) = self.targets.remove(&id) else {
@@ -243,15 +284,16 @@ impl Backend {
         self.next_hop = self
             .taken
             .and_then(|(way, mac)| interfaces.way_out(way.neighbour.interface, mac, way.mtu));
+        let changed = self.next_hop != before;
+        self.entries(address).filter(move |_| changed)
+    }
+
+    fn entries(&self, address: IpAddr) -> impl Iterator<Item = Change> {
         let next_hop = self.next_hop;
-        let changed = next_hop != before;
-        self.targets
-            .iter()
-            .filter(move |_| changed)
-            .map(move |(&id, &forwarding)| Change {
-                id,
-                target: Target::new(address.into(), forwarding, next_hop),
-            })
+        self.targets.iter().map(move |(&id, &forwarding)| Change {
+            id,
+            target: Target::new(address.into(), forwarding, next_hop),
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::Context;
-use lb_common::layout::Node;
+use lb_common::layout::{Node, Target};
 
 use crate::{
     adapters::{
@@ -15,6 +15,7 @@ use crate::{
         interface::{Interface, format_mac},
         interfaces::{Event, Interfaces},
         next_hops::{Change, Neighbour, NextHops, Way},
+        plan::PlannedTarget,
     },
 };
 
@@ -28,12 +29,12 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// With these interfaces, and nothing known of the ways to the targets.
-    pub(super) fn new(netlink: Netlink, interfaces: Interfaces, next_hops: NextHops) -> Self {
+    /// With these interfaces, and no targets.
+    pub(super) fn new(netlink: Netlink, interfaces: Interfaces) -> Self {
         Self {
             netlink,
             interfaces,
-            next_hops,
+            next_hops: NextHops::default(),
             is_attached: false,
         }
     }
@@ -48,6 +49,46 @@ impl Network {
 
     pub(super) fn next_hops(&self) -> &NextHops {
         &self.next_hops
+    }
+
+    /// Takes in a target, or another way of forwarding for it. Returns whether nothing is known of the way to it.
+    pub(super) fn insert(&mut self, target: &PlannedTarget, datapath: &mut Datapath) -> anyhow::Result<bool> {
+        let PlannedTarget {
+            id,
+            address,
+            forwarding,
+            ..
+        } = *target;
+        let is_new = !self.next_hops.has(address, forwarding);
+        write(
+            datapath,
+            self.next_hops.insert(id, address, forwarding).as_slice(),
+        )?;
+        Ok(is_new)
+    }
+
+    /// Takes in targets of an earlier run as it has left them. Writes nothing: packets meet the table.
+    pub(super) async fn adopt(&mut self, targets: &[(u16, IpAddr, Target)]) -> anyhow::Result<()> {
+        for (id, address, target) in targets {
+            // Nothing is known of any of them.
+            self.next_hops.insert(*id, *address, target.forwarding());
+        }
+        self.take_in_routes().await?;
+        for (id, _, target) in targets {
+            self.next_hops.adopt(*id, target, &self.interfaces);
+        }
+        Ok(())
+    }
+
+    /// Forgets a target.
+    pub(super) fn remove(&mut self, id: u16) {
+        self.next_hops.remove(id);
+    }
+
+    /// Writes everything that follows from the network.
+    pub(super) fn write(&self, datapath: &mut Datapath) -> anyhow::Result<()> {
+        self.write_interfaces(datapath)?;
+        write(datapath, &self.next_hops.entries())
     }
 
     /// From now on an interface without a program is worth a message.
@@ -128,12 +169,8 @@ impl Network {
     /// A backend to which there is no way keeps its last one: whether it is dead is for health checks to say.
     pub(super) async fn refresh_routes(&mut self, datapath: &mut Datapath) -> anyhow::Result<()> {
         let before = self.next_hops.neighbours();
-        for address in self.next_hops.addresses() {
-            if let Some(way) = self.way(address).await? {
-                let changes = self.next_hops.route(address, way, &self.interfaces);
-                write(datapath, &changes)?;
-            }
-        }
+        let changes = self.take_in_routes().await?;
+        write(datapath, &changes)?;
         if self.next_hops.neighbours() == before {
             return Ok(());
         }
@@ -144,6 +181,16 @@ impl Network {
             }
         }
         self.refresh_neighbours(datapath).await
+    }
+
+    async fn take_in_routes(&mut self) -> Result<Vec<Change>, NetlinkError> {
+        let mut changes = Vec::new();
+        for address in self.next_hops.addresses() {
+            if let Some(way) = self.way(address).await? {
+                changes.extend(self.next_hops.route(address, way, &self.interfaces));
+            }
+        }
+        Ok(changes)
     }
 
     /// The kernel's way to a backend, if it leads through one of our interfaces.

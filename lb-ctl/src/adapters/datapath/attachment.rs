@@ -9,6 +9,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use aya_obj::programs::XdpAttachType;
+use lb_common::layout::VERSION;
 
 use super::{
     Datapath, Pins,
@@ -86,7 +87,7 @@ impl Datapath {
     ) -> Result<(), (&'a Interface, DatapathError)> {
         for interface in interfaces {
             let mut attachment = self
-                .attach_one(interface, mode, &pins.link(&interface.name))
+                .attach_one(interface, mode, pins)
                 .map_err(|error| (interface, error))?;
             if let Some(index) = attached
                 .iter()
@@ -109,9 +110,19 @@ impl Datapath {
         &mut self,
         interface: &Interface,
         mode: Mode,
-        pin: &Path,
+        pins: &Pins,
     ) -> Result<Attachment, DatapathError> {
+        let pin = &pins.link(&interface.name);
         let Some((earlier_mode, link)) = earlier_link(pin, interface.xdp.as_ref())? else {
+            if interface.xdp.is_some()
+                && let Some(found) = pins.other_version(&interface.name)?
+            {
+                return Err(DatapathError::OtherVersion {
+                    interface: interface.name.clone(),
+                    found,
+                    expected: VERSION,
+                });
+            }
             // What may be pinned here belongs to an interface that has gone, or has another name now.
             detach_link(pin)?;
             return attach_anew(xdp(&mut self.ebpf)?, interface, mode, pin);

@@ -7,8 +7,6 @@
 pub(super) const PLANNED: &[&str] = &[
     HIGHER_TIERS,
     "node.state_dir",
-    "datapath.max_flows",
-    "datapath.flow_idle_timeout",
     "http",
     r#"service.forward = "ipip""#,
     r#"service.forward = "nat""#,

@@ -225,6 +225,65 @@ fn another_mac_address_of_ours_rewrites_what_leaves_there() {
     assert_eq!(changes[0].target.addresses()[6..], SECOND);
 }
 
+/// What an earlier run has left: the entry of target 1, whose packets it sent to `FIRST` through an interface.
+fn left(egress: u32) -> Target {
+    let next_hop = NextHop {
+        mac: FIRST,
+        source: [2, 0, 0, 0, 1, 1],
+        egress,
+        mtu: 1500,
+    };
+    Target::new(address(1).into(), NAT, Some(next_hop))
+}
+
+#[test]
+fn what_an_earlier_run_knew_is_used_and_corrected() {
+    // 0: it had one interface only.
+    for egress in [0, 1] {
+        let mut hops = NextHops::default();
+        hops.insert(1, address(1), NAT);
+        hops.insert(2, address(2), NAT);
+        hops.route(address(1), way(1, 8), &interfaces());
+        hops.adopt(1, &left(egress), &interfaces());
+        assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(2)]);
+        assert_eq!(
+            hops.entries(),
+            [
+                Change {
+                    id: 1,
+                    target: left(1)
+                },
+                Change {
+                    id: 2,
+                    target: Target::new(address(2).into(), NAT, None)
+                }
+            ]
+        );
+        assert_eq!(hops.neighbour(neighbour(1, 8), Some(FIRST), &interfaces()), []);
+        let changes = hops.neighbour(neighbour(1, 8), Some(SECOND), &interfaces());
+        assert_eq!(summary(&changes), [(1, Some(SECOND), 1)]);
+    }
+}
+
+#[test]
+fn what_an_earlier_run_knew_is_used_until_a_new_way_is_known() {
+    let mut hops = NextHops::default();
+    hops.insert(1, address(1), NAT);
+    hops.route(address(1), way(2, 9), &interfaces());
+    hops.adopt(1, &left(1), &interfaces());
+    assert_eq!(hops.of(1).unwrap().egress, 1);
+    let changes = hops.neighbour(neighbour(2, 9), Some(SECOND), &interfaces());
+    assert_eq!(summary(&changes), [(1, Some(SECOND), 2)]);
+}
+
+#[test]
+fn what_an_earlier_run_sent_through_an_interface_that_is_not_ours_is_unresolved() {
+    let mut hops = NextHops::default();
+    hops.insert(1, address(1), NAT);
+    hops.adopt(1, &left(7), &interfaces());
+    assert_eq!(summary(&hops.entries()), [(1, None, 0)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u16, u8, bool),
