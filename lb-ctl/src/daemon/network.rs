@@ -67,28 +67,27 @@ impl Network {
         Ok(is_new)
     }
 
-    /// Takes in targets of an earlier run as it has left them. Writes nothing: packets meet the table.
-    pub(super) async fn adopt(&mut self, targets: &[(u16, IpAddr, Target)]) -> anyhow::Result<()> {
+    /// Takes in targets of an earlier run as it has left them, and writes what follows from the network as it is now.
+    pub(super) async fn adopt(
+        &mut self,
+        targets: &[(u16, IpAddr, Target)],
+        datapath: &mut Datapath,
+    ) -> anyhow::Result<()> {
         for (id, address, target) in targets {
             // Nothing is known of any of them.
             self.next_hops.insert(*id, *address, target.forwarding());
         }
+        // None of these changes is the last word: what the earlier run knew comes first.
         self.take_in_routes().await?;
         for (id, _, target) in targets {
             self.next_hops.adopt(*id, target, &self.interfaces);
         }
-        Ok(())
+        write(datapath, &self.next_hops.entries())
     }
 
     /// Forgets a target.
     pub(super) fn remove(&mut self, id: u16) {
         self.next_hops.remove(id);
-    }
-
-    /// Writes everything that follows from the network.
-    pub(super) fn write(&self, datapath: &mut Datapath) -> anyhow::Result<()> {
-        self.write_interfaces(datapath)?;
-        write(datapath, &self.next_hops.entries())
     }
 
     /// From now on an interface without a program is worth a message.

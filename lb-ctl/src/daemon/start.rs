@@ -119,13 +119,11 @@ impl Controller {
             }
             Tables::Adopted => {
                 self.found_tables = true;
-                self.adopt_next_hops().await?;
                 self.attach().await?;
                 self.take_over().await?;
             }
             Tables::Migrated { old } => {
                 self.found_tables = true;
-                self.adopt_next_hops().await?;
                 self.pins.pin_maps(&self.datapath)?;
                 self.attach().await?;
                 // From here on packets meet the new tables, and the next start finds that out by itself.
@@ -142,9 +140,10 @@ impl Controller {
 
     /// Follows the configuration, over tables in which live connections may be.
     async fn take_over(&mut self) -> anyhow::Result<()> {
-        self.network.write(&mut self.datapath)?;
+        self.network.write_interfaces(&mut self.datapath)?;
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
+        self.adopt_next_hops().await?;
         let plan = self.placement.plan(&self.config)?;
         let moved = self.follow(self.config.clone(), plan).await?;
         let records = self.census.as_ref().map_or(0, Census::established);
@@ -164,7 +163,7 @@ impl Controller {
             .targets()
             .map(|(id, name)| Ok((id, name.address(), self.datapath.target(id)?)))
             .collect::<Result<Vec<_>, DatapathError>>()?;
-        self.network.adopt(&targets).await
+        self.network.adopt(&targets, &mut self.datapath).await
     }
 
     /// Attaches the program to all interfaces and pins the links.
