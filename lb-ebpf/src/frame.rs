@@ -1,39 +1,49 @@
 //! The frame that an XDP program was called for.
 
+use core::cell::Cell;
+
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use lb_common::packet::{Packet, PacketBuffer, PacketMut};
 
-/// The linear part of a frame.
+/// The frame, of which the linear part can be read and written.
+///
+/// A frame that is longer than one of the driver's buffers goes on in fragments. Drivers put the headers into the linear part;
+/// nobody needs to see more. How long the whole is only the kernel knows, and it is asked only about a packet that does not end
+/// in the linear part.
 ///
 /// Holds the two pointers beside the context, so that each is loaded from the context once.
 pub struct Frame {
     context: *mut xdp_md,
     start: usize,
     end: usize,
+    /// How many bytes are in fragments, as far as has been asked.
+    fragments: Cell<usize>,
 }
 
 impl Frame {
     /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
+        // Volatile, so that the compiler does not read the pointers before it calls a function that takes the context, and hand
+        // them over as numbers instead: to the verifier they would be no pointers any more.
         let context = context.ctx;
-        // SAFETY: the context is the one that the kernel gave. Volatile, so that the compiler does not read the pointers before it
-        // calls a function that takes the context, and hand them over as numbers instead: to the verifier they would be no
-        // pointers any more.
-        let [start, end] = unsafe {
-            [
-                core::ptr::read_volatile(&raw const (*context).data),
-                core::ptr::read_volatile(&raw const (*context).data_end),
-            ]
-        };
+        // SAFETY: the context is the one that the kernel gave.
+        let start = unsafe { &raw const (*context).data };
+        // SAFETY: as above.
+        let end = unsafe { &raw const (*context).data_end };
+        // SAFETY: a field of the context can be read.
+        let start = unsafe { core::ptr::read_volatile(start) };
+        // SAFETY: as above.
+        let end = unsafe { core::ptr::read_volatile(end) };
         Self {
             context,
             start: start as usize,
             end: end as usize,
+            fragments: Cell::new(0),
         }
     }
 
@@ -47,8 +57,31 @@ impl Frame {
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.
     #[inline(always)]
     fn moved(&mut self, result: i64) -> Option<()> {
-        *self = Self::of(&XdpContext::new(self.context));
+        let context = XdpContext::new(self.context);
+        self.start = context.data();
+        self.end = context.data_end();
         if result == 0 { Some(()) } else { None }
+    }
+
+    /// The length of the linear part.
+    #[inline(always)]
+    fn linear_length(&self) -> usize {
+        let length = self.end - self.start;
+        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result: after a
+        // comparison with the length it would otherwise prove a later comparison with `end` superfluous and leave it
+        // out, but that comparison is the only proof that the verifier understands.
+        unsafe { core::ptr::read_volatile(&raw const length) }
+    }
+
+    /// The length of the linear part and all fragments, by the kernel.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a frame is shorter than 2^32 bytes"
+    )]
+    fn whole_length(&self) -> usize {
+        // SAFETY: the context is the one that the kernel gave; the helper only reads it.
+        unsafe { bpf_xdp_get_buff_len(self.context) as usize }
     }
 
     /// The address of `length` bytes at `offset`, if they are all in the frame.
@@ -74,12 +107,19 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn has_length(&self, length: usize) -> bool {
+        let linear = self.linear_length();
+        if length <= linear {
+            return true;
+        }
+        let whole = self.whole_length();
+        self.fragments.set(whole - linear);
+        length <= whole
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
-        let length = self.end - self.start;
-        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result: after a
-        // comparison with the length it would otherwise prove a later comparison with `end` superfluous and leave it
-        // out, but that comparison is the only proof that the verifier understands.
-        unsafe { core::ptr::read_volatile(&raw const length) }
+        self.linear_length() + self.fragments.get()
     }
 }
 
@@ -126,9 +166,11 @@ impl PacketBuffer for Frame {
         reason = "a frame is shorter than 2^31 bytes"
     )]
     fn set_length(&mut self, length: usize) -> Option<()> {
-        let change = length as i32 - self.length() as i32;
+        let change = length as i32 - self.whole_length() as i32;
         // SAFETY: as in `grow_front`.
         let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
-        self.moved(result)
+        let moved = self.moved(result);
+        self.fragments.set(self.whole_length() - self.linear_length());
+        moved
     }
 }

@@ -236,6 +236,7 @@ impl IcmpError {
 }
 
 /// All cases.
+#[allow(clippy::too_many_lines, reason = "a table")]
 pub(super) fn cases() -> Vec<Case> {
     let case = |sentence, error: IcmpError, outcome| Case {
         sentence,

@@ -3,9 +3,12 @@
 mod attachment;
 mod bpf_call;
 mod error;
+mod flow_reader;
 mod force_detach;
 mod hash_table;
+mod live;
 mod loading;
+mod memo;
 mod migration;
 mod pin_names;
 mod pins;
@@ -14,24 +17,27 @@ mod shape;
 mod slots;
 mod sweep;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapError, PerCpuArray, PerCpuValues, lpm_trie},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, Map, MapError, PerCpuArray, PerCpuValues, lpm_trie},
     programs::{TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
 use lb_common::{
+    address::Address,
     counter::Counter,
     layout::{
-        AllowedKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, TargetName,
-        Traffic, map,
+        AllowedKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target,
+        TargetName, Traffic, map,
     },
 };
 
 pub use attachment::Attachment;
 pub use error::DatapathError;
+pub use flow_reader::FlowReader;
+pub use live::LiveTables;
 pub use loading::Loaded;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 pub use sweep::Sweep;
@@ -59,7 +65,7 @@ pub struct Sizes {
     pub targets: u32,
     /// Established records.
     pub flows: u32,
-    /// Half-open records.
+    /// Half-open records. Also the notes of flows without a record.
     pub half_open: u32,
 }
 
@@ -109,6 +115,17 @@ impl Datapath {
         Ok(allowed.insert(&lpm_trie::Key::new(prefix.bits(), prefix.data()), 1, 0)?)
     }
 
+    /// Whether a client may use a restricted service.
+    pub fn is_allowed(&self, service: u16, client: Address) -> Result<bool, DatapathError> {
+        let allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map(map::ALLOWED)?)?;
+        let key = AllowedKey::client(service, client);
+        match allowed.get(&lpm_trie::Key::new(key.bits(), key.data()), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The prefixes from which restricted services may be used.
     fn allowed(&self) -> Result<Vec<AllowedKey>, DatapathError> {
         let allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map(map::ALLOWED)?)?;
@@ -118,6 +135,28 @@ impl Datapath {
             prefixes.extend(AllowedKey::of_parts(key.prefix_len(), key.data()));
         }
         Ok(prefixes)
+    }
+
+    /// Says through which interfaces, by index, packets can leave that came in through another one. The kernel itself forgets
+    /// an interface that is deleted.
+    pub fn write_devices(&mut self, indices: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        let mut devices = DevMapHash::try_from(self.map_mut(map::DEVICES)?)?;
+        let present = devices.keys().collect::<Result<BTreeSet<u32>, _>>()?;
+        for &index in present.difference(indices) {
+            match devices.remove(index) {
+                Err(MapError::KeyNotFound) => {}
+                other => other?,
+            }
+        }
+        for &index in indices {
+            devices
+                .insert(index, index, None, 0)
+                .map_err(|error| DatapathError::Device {
+                    index,
+                    source: Box::new(error),
+                })?;
+        }
+        Ok(())
     }
 
     /// The entries of the service table, the allowed prefixes, and the names of targets.
@@ -171,6 +210,13 @@ impl Datapath {
         present(half_open.get(&Raw(key), 0))
     }
 
+    /// What was noted of a flow without a record.
+    pub fn settled_flow(&self, key: FlowKey) -> Result<Option<SettledFlow>, DatapathError> {
+        let noted =
+            HashMap::<_, Raw<FlowKey>, Raw<SettledFlow>>::try_from(find(&self.ebpf, map::SETTLED_FLOWS)?)?;
+        present(noted.get(&Raw(key), 0))
+    }
+
     /// Says whether established records are running short, so that new connections do without where they can.
     pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
         let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
@@ -181,6 +227,19 @@ impl Datapath {
     pub fn are_records_short(&self) -> Result<bool, DatapathError> {
         let setting = Array::<_, u32>::try_from(self.map(map::RECORDS_SHORT)?)?;
         Ok(setting.get(&0, 0)? != 0)
+    }
+
+    /// An entry of the service table.
+    fn service(&self, key: ServiceKey) -> Result<Option<Service>, DatapathError> {
+        let services =
+            HashMap::<_, Raw<ServiceKey>, Raw<Service>>::try_from(find(&self.ebpf, map::SERVICES)?)?;
+        present(services.get(&Raw(key), 0))
+    }
+
+    /// What the program knows of this host.
+    fn node(&self) -> Result<Node, DatapathError> {
+        let nodes = Array::<_, Raw<Node>>::try_from(find(&self.ebpf, map::NODE)?)?;
+        Ok(nodes.get(&0, 0)?.0)
     }
 
     /// Reads an entry of the target table.
