@@ -14,8 +14,8 @@ use lb_common::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, HalfOpen, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, Node, Return, ReturnKey,
-        Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
+        ALLOWED_ROOM, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service,
+        ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records},
@@ -56,7 +56,7 @@ static HALF_OPEN_RETURNS: LruHashMap<ReturnKey, Return> = LruHashMap::with_max_e
 /// From where restricted services may be used. Allocated as it comes: most services are not restricted.
 #[map]
 pub(crate) static ALLOWED: LpmTrie<[u32; 5], u32> =
-    LpmTrie::with_max_entries(MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(ALLOWED_ROOM, BPF_F_NO_PREALLOC);
 
 /// What is known of this host.
 #[map]

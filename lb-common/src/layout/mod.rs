@@ -12,14 +12,14 @@ mod translation;
 
 use crate::{address::Address, headers::tcp};
 
-pub use allowed::{AllowedKey, MAX_ALLOWED_PREFIXES};
+pub use allowed::{ALLOWED_ROOM, AllowedKey, MAX_ALLOWED_PREFIXES};
 pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
 
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;

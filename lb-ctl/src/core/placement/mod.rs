@@ -15,7 +15,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{ALLOWED_ROOM, AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
@@ -49,6 +49,8 @@ struct Limits {
     services: u32,
     /// The highest target id.
     targets: u32,
+    /// Prefixes, those before and those after a change together.
+    prefixes: usize,
     slots_per_service: u32,
     hash_seed: u64,
 }
@@ -58,6 +60,7 @@ impl Limits {
         Self {
             services: config.max_services,
             targets: config.max_backends,
+            prefixes: ALLOWED_ROOM as usize,
             slots_per_service: config.slots_per_service,
             hash_seed: config.hash_seed,
         }
@@ -85,6 +88,17 @@ pub enum NoRoom {
         /// How many targets are leaving.
         leaving: usize,
     },
+    /// Too little room for prefixes. Only where an earlier change has not come to its end.
+    #[error(
+        "expected room for the prefixes of all services, found {found} with those that the tables have already, of at most \
+         {room}: a change from other lists was interrupted; finish it, with the file as it was then, and try again"
+    )]
+    Prefixes {
+        /// How many there would be.
+        found: usize,
+        /// How many there can be.
+        room: usize,
+    },
 }
 
 impl NoRoom {
@@ -93,6 +107,7 @@ impl NoRoom {
         match self {
             Self::Services { .. } => "datapath.max_services",
             Self::Backends { .. } => "datapath.max_backends",
+            Self::Prefixes { .. } => "service.allow",
         }
     }
 }
@@ -153,6 +168,7 @@ impl Placement {
                 targets,
             });
         }
+        self.check_room_for_prefixes(&plan)?;
         Ok(plan)
     }
 

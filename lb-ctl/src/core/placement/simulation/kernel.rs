@@ -1,7 +1,7 @@
 //! The kernel's tables in memory, written by the controller as the real ones are.
 
 use lb_common::{
-    layout::{AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
+    layout::{ALLOWED_ROOM, AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
     testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
 };
 
@@ -120,6 +120,7 @@ impl WriteTables for Kernel {
     fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Killed> {
         self.write()?;
         self.tables.allowed.insert(*prefix);
+        assert!(self.tables.allowed.len() <= ALLOWED_ROOM as usize);
         Ok(())
     }
 
