@@ -31,6 +31,7 @@ impl Controller {
             Ok(changes) => tracing::info!(
                 services_added = changes.services_added.len(),
                 services_removed = changes.services_removed.len(),
+                services_changed = changes.services_changed.len(),
                 backends_added = changes.backends_added.len(),
                 backends_removed = changes.backends_removed.len(),
                 backends_changed = changes.backends_changed.len(),
