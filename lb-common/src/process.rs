@@ -61,7 +61,6 @@ pub trait Engine: Tables {
     fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool);
 
     /// Makes of a frame an [RST back to its sender](forward::reset).
-    ///
     #[inline(always)]
     fn reset(&self, packet: &mut Self::Frame) -> Option<()> {
         forward::reset(packet)
