@@ -115,12 +115,10 @@ where
 
 /// Says which table is too small, if that is the error.
 fn full(error: DatapathError, name: &'static str) -> DatapathError {
-    const E2BIG: i32 = 7;
-    match error {
-        DatapathError::Access { source, .. } if source.raw_os_error() == Some(E2BIG) => {
-            DatapathError::TooSmall { name }
-        }
-        other => other,
+    if error.is_full() {
+        DatapathError::TooSmall { name }
+    } else {
+        error
     }
 }
 
