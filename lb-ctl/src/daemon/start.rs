@@ -166,11 +166,25 @@ impl Controller {
     }
 
     /// Attaches the program to all interfaces and pins the links.
+    ///
+    /// Between one mode and another an interface is without a program. As long as its kernel had a VIP it would reset every connection
+    /// of which it saw a packet. So our VIPs are taken off meanwhile: then it is silent, and what got lost is sent again.
     async fn attach(&mut self) -> anyhow::Result<()> {
         let interfaces: Vec<Interface> = self.network.interfaces().existing().cloned().collect();
         let modes = Mode::allowed_by(self.config.datapath.mode);
-        self.datapath
-            .attach(&interfaces, modes, &self.pins, &mut self.attachments)?;
+        let stay_attached = Mode::common(&interfaces).is_some_and(|mode| modes.contains(&mode));
+        let netlink = self.network.netlink();
+        let hidden = if stay_attached {
+            Vec::new()
+        } else {
+            let ours = vips::indices(netlink, &self.pins.interfaces()?).await?;
+            vips::hide(netlink, &ours).await?
+        };
+        let attached = self
+            .datapath
+            .attach(&interfaces, modes, &self.pins, &mut self.attachments);
+        vips::show(self.network.netlink(), &hidden).await?;
+        attached?;
         self.network.refresh_interfaces(&mut self.datapath).await?;
         self.network.attached();
         Ok(())
