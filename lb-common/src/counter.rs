@@ -49,6 +49,8 @@ counters! {
         "A packet was dropped because its service may not be used from its source address.";
     IcmpErrorForwarded = 10, "icmp_error_forwarded",
         "An ICMP error about a connection was forwarded to the connection's backend.";
+    DropRecordsAwaited = 11, "drop_records_awaited",
+        "A packet was dropped because the records that say where it belongs were being moved to tables of other sizes.";
 }
 
 impl Counter {

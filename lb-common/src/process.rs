@@ -175,9 +175,11 @@ mod tests {
     #[test]
     fn every_counter_has_a_case() {
         let cases = testing::cases();
+        // The tables' doing, whatever the packet: the tests of `decision` have it.
+        let by_tables = |counter: Counter| counter == Counter::DropRecordsAwaited;
         for &counter in Counter::ALL
             .iter()
-            .filter(|counter| counter.name().starts_with("drop_"))
+            .filter(|&&counter| counter.name().starts_with("drop_") && !by_tables(counter))
         {
             assert!(
                 cases.iter().any(|case| case.outcome == Outcome::Drop(counter)),

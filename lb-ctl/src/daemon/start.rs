@@ -1,8 +1,8 @@
 //! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Host, Signals, controller::Controller, reconfiguration::RESOLUTION_GRACE, vips};
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
         placement::Placement,
     },
 };
+
+/// How long a program that has been replaced may be busy with its last packets. One takes microseconds.
+const LAST_PACKETS: Duration = Duration::from_millis(20);
 
 /// How a start ended that did not fail.
 pub(super) enum Started {
@@ -112,21 +115,23 @@ impl Controller {
                     resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,
                     () = signals.end() => return Ok(false),
                 }
-                self.pins.pin_maps(&self.datapath)?;
-                self.attach().await?;
+                self.pins.pin_maps(&mut self.datapath)?;
+                self.datapath.set_awaits_records(false)?;
                 self.pins.publish_maps()?;
+                self.attach().await?;
             }
             Tables::Adopted => {
                 self.found_tables = true;
                 self.attach().await?;
                 self.take_over().await?;
             }
-            Tables::Migrated { old } => {
+            Tables::Migrated { mut old } => {
                 self.found_tables = true;
-                self.pins.pin_maps(&self.datapath)?;
-                self.attach().await?;
-                // From here on packets meet the new tables, and the next start finds that out by itself.
-                self.datapath.leave_behind(&old)?;
+                if let Err(error) = self.change_tables(&old).await {
+                    self.go_back_to(&mut old).await;
+                    return Err(error);
+                }
+                // From here on the new tables count. What follows, the next start can do as well.
                 self.pins.publish_maps()?;
                 tracing::info!("moved everything into tables of the configured sizes");
                 self.take_over().await?;
@@ -135,6 +140,54 @@ impl Controller {
         self.adjust_vips().await?;
         self.clear_other_interfaces().await?;
         Ok(true)
+    }
+
+    /// Attaches the program with the new tables in the place of that with the old ones, and completes them. If this fails the old
+    /// ones are what they were, and complete.
+    async fn change_tables(&mut self, old: &Datapath) -> anyhow::Result<()> {
+        // Not copied: the ways out of this host are what they are now.
+        self.network.write_interfaces(&mut self.datapath)?;
+        self.pins.pin_maps(&mut self.datapath)?;
+        self.attach().await?;
+        sleep(LAST_PACKETS).await;
+        self.datapath.catch_up_with(old)?;
+        self.datapath.set_awaits_records(false)?;
+        Ok(())
+    }
+
+    /// Puts the program with the old tables back where that with the new ones is already, which drops packets for lack of records.
+    async fn go_back_to(&mut self, old: &mut Datapath) {
+        if let Err(error) = self.try_to_go_back_to(old).await {
+            tracing::error!(
+                "the earlier run's tables could not be put back; until the next start, packets of tracked slots are dropped: {}",
+                chain(error.as_ref())
+            );
+        }
+    }
+
+    async fn try_to_go_back_to(&mut self, old: &mut Datapath) -> anyhow::Result<()> {
+        // Which programs they carry now.
+        self.network.refresh_interfaces(&mut self.datapath).await?;
+        let interfaces: Vec<Interface> = self
+            .network
+            .interfaces()
+            .existing()
+            .filter(|interface| {
+                let mut attachments = self.attachments.iter();
+                attachments.any(|attached| attached.replaced && attached.interface == interface.name)
+            })
+            .cloned()
+            .collect();
+        for interface in &interfaces {
+            let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
+            old.attach(
+                std::slice::from_ref(interface),
+                mode.as_slice(),
+                &self.pins,
+                &mut Vec::new(),
+            )?;
+        }
+        Ok(self.pins.discard_new_maps()?)
     }
 
     /// Follows the configuration, over tables in which live connections may be.
@@ -277,10 +330,7 @@ impl Controller {
                 .is_ok_and(|interfaces| interfaces.is_empty());
         let removed = if is_ours_alone {
             self.pins.remove().map(drop)
-        } else if self.attachments.is_empty() {
-            self.pins.discard_new_maps()
         } else {
-            // Packets may meet the new maps; the next start sorts it out.
             Ok(())
         };
         if let Err(error) = removed {
