@@ -43,6 +43,12 @@ counters! {
         "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
     RecordLost = 7, "record_lost",
         "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
+    PacketTooBigSent = 8, "packet_too_big_sent",
+        "A packet that does not fit into its backend's tunnel was answered with how long one may be.";
+    DropPacketTooBig = 9, "drop_packet_too_big",
+        "A packet that does not fit into its backend's tunnel was dropped without an answer, since its sender is no host.";
+    DropNoHeadroom = 10, "drop_no_headroom",
+        "A packet was dropped because the driver leaves no room for a tunnel's header in front of it.";
 }
 
 impl Counter {

@@ -17,6 +17,18 @@ pub trait PacketMut: Packet {
     /// Writes `bytes` at `offset`. Returns `None`, and changes nothing, when the frame ends before.
     #[must_use]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Writes words, given in host byte order, at `offset` in network byte order. Returns `None` when the frame ends before.
+    ///
+    /// For headers: in the kernel program, words are stored whole after one comparison, an array of bytes is not.
+    #[inline(always)]
+    #[must_use]
+    fn write_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        for (index, word) in words.into_iter().enumerate() {
+            self.write(offset + index * 4, word.to_be_bytes())?;
+        }
+        Some(())
+    }
 }
 
 /// A frame that can also become longer or shorter.
@@ -34,6 +46,25 @@ pub trait PacketBuffer: PacketMut {
     /// nothing, when there is no room or it would have no Ethernet header left.
     #[must_use]
     fn set_length(&mut self, length: usize) -> Option<()>;
+
+    /// Makes a rare change.
+    ///
+    /// A method so that an implementation can keep it out of the way of the packets that are not rare.
+    #[inline(always)]
+    #[must_use]
+    fn change_rarely<C: RareChange>(&mut self, word: u64) -> Option<()>
+    where
+        Self: Sized,
+    {
+        C::make(self, word)
+    }
+}
+
+/// A change of frames that few of them need, and whose code should cost the others nothing.
+pub trait RareChange {
+    /// Makes the change; what `word` means is its own affair. Returns `None` when it cannot be made, with the frame in
+    /// whatever state.
+    fn make(packet: &mut impl PacketBuffer, word: u64) -> Option<()>;
 }
 
 impl Packet for [u8] {

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use lb_common::packet::{Packet, PacketBuffer, PacketMut};
+use lb_common::packet::{Packet, PacketBuffer, PacketMut, RareChange};
 
 /// The linear part of a frame.
 ///
@@ -74,6 +74,16 @@ impl PacketMut for Frame {
         unsafe { address.write_unaligned(bytes) };
         Some(())
     }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        let address = self.range(offset, size_of::<[u32; N]>())? as *mut u32;
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: `range` has checked that there are N words from `address`; else as in `write`.
+            unsafe { address.wrapping_add(index).write_unaligned(word.to_be()) };
+        }
+        Some(())
+    }
 }
 
 impl PacketBuffer for Frame {
@@ -114,4 +124,18 @@ impl PacketBuffer for Frame {
         let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
         self.moved(result)
     }
+
+    #[inline(always)]
+    fn change_rarely<C: RareChange>(&mut self, word: u64) -> Option<()> {
+        // Always moved: the function may have, and the verifier holds every pointer from before for invalid.
+        self.moved(change::<C>(self.context, word))
+    }
+}
+
+/// Makes a rare change, in a BPF function of its own: inlined it would take registers, stack and cache from all packets.
+/// Returns 0 if it was made.
+#[inline(never)]
+fn change<C: RareChange>(context: *mut xdp_md, word: u64) -> i64 {
+    let mut frame = Frame::of(&XdpContext::new(context));
+    i64::from(C::make(&mut frame, word).is_none())
 }

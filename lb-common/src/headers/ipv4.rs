@@ -1,5 +1,6 @@
 //! IPv4, RFC 791.
 
+use super::checksum::Sum;
 use crate::address::Address;
 
 /// Length of a header without options, in bytes.
@@ -60,4 +61,23 @@ impl Header {
     pub const fn destination(&self) -> Address {
         Address::v4([self.0[16], self.0[17], self.0[18], self.0[19]])
     }
+}
+
+/// A header of our own, in words of host byte order: without options, not to be fragmented, and therefore without an
+/// identification (RFC 6864, 4.1).
+///
+/// `class` is DSCP and ECN; `length` is that of the whole packet in bytes; addresses are in host byte order.
+#[inline(always)]
+pub const fn header_words(class: u8, length: u16, protocol: u8, source: u32, destination: u32) -> [u32; 5] {
+    const DONT_FRAGMENT: u32 = 0x4000;
+    let first = 0x45 << 24 | (class as u32) << 16 | length as u32;
+    let third = (super::HOP_LIMIT as u32) << 24 | (protocol as u32) << 16;
+    let checksum = Sum::ZERO
+        .plus(first)
+        .plus(DONT_FRAGMENT)
+        .plus(third)
+        .plus(source)
+        .plus(destination)
+        .checksum();
+    [first, DONT_FRAGMENT, third | checksum as u32, source, destination]
 }

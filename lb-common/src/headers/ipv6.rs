@@ -59,6 +59,35 @@ impl Header {
     }
 }
 
+/// A header of our own, in words of host byte order.
+///
+/// `class` is DSCP and ECN; `label` has 20 bits; `length` is that of what follows in bytes; the addresses are words of host
+/// byte order.
+#[inline(always)]
+pub const fn header_words(
+    class: u8,
+    label: u32,
+    length: u16,
+    next_header: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+) -> [u32; 10] {
+    let [a, b, c, d] = source;
+    let [first, second, third, fourth] = destination;
+    [
+        6 << 28 | (class as u32) << 20 | label,
+        (length as u32) << 16 | (next_header as u32) << 8 | super::HOP_LIMIT as u32,
+        a,
+        b,
+        c,
+        d,
+        first,
+        second,
+        third,
+        fourth,
+    ]
+}
+
 /// The 16 bytes at `offset`, at most 24.
 #[inline(always)]
 const fn address(header: &[u8; HEADER_LENGTH], offset: usize) -> Address {

@@ -5,7 +5,10 @@ use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{DANGLING, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
+    tables::{
+        DANGLING, NONE, ONE, ONE6, THREE, THREE6, TUNNEL_V4_TARGET, TUNNEL_V6_TARGET, UNRESOLVED, V4_IN_V4,
+        V4_IN_V6, V6_IN_V4, V6_IN_V6, VIP, VIP6,
+    },
 };
 use crate::{
     counter::Counter,
@@ -19,12 +22,19 @@ pub enum Outcome {
     Pass,
     /// It is dropped under this counter.
     Drop(Counter),
-    /// It leaves towards this target, with nothing but its MAC addresses changed.
+    /// It leaves towards this target, changed as that is reached: see [`forward`](crate::forward).
     Forward {
         /// The target's id.
         id: u16,
         /// Whether it is counted as a new flow.
         new_flow: bool,
+    },
+    /// It does not fit the way to this target. Under [`Counter::PacketTooBigSent`] an answer goes back, else it is dropped.
+    TooBig {
+        /// The target's id.
+        id: u16,
+        /// Under what it is counted.
+        counter: Counter,
     },
 }
 
@@ -249,6 +259,7 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
+    cases.extend(tunnel_cases());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
@@ -381,6 +392,95 @@ fn ipv6_cases() -> Vec<Case> {
             ack().protocol(header),
             Outcome::Drop(Counter::DropExtensionHeader),
         ));
+    }
+    cases
+}
+
+/// The cases of forwarding by `ipip`: every mixture of families. Frames up to the MTU of 1500 bytes.
+fn tunnel_cases() -> Vec<Case> {
+    let services = [
+        (CLIENT, V4_IN_V4, TUNNEL_V4_TARGET, 20),
+        (CLIENT, V4_IN_V6, TUNNEL_V6_TARGET, 40),
+        (CLIENT6, V6_IN_V4, TUNNEL_V4_TARGET, 20),
+        (CLIENT6, V6_IN_V6, TUNNEL_V6_TARGET, 40),
+    ];
+    let mut cases = Vec::new();
+    for (client, service, id, outer) in services {
+        let plain = Frame::new(client, service);
+        let headers = if client.is_ipv4() { 40 } else { 60 };
+        let longest = plain.clone().payload(&[0xab; 1500][headers + outer..]);
+        let too_long = plain.clone().payload(&[0xab; 1501][headers + outer..]);
+        let tagged = |frame: &Frame| frame.clone().tag(ethertype::VLAN);
+        let tagged_twice = |frame: &Frame| frame.clone().tag(ethertype::SERVICE_VLAN).tag(ethertype::VLAN);
+        let nobody: SocketAddr = if client.is_ipv4() {
+            ([224, 0, 0, 1], 40000).into()
+        } else {
+            ([0xff02, 0, 0, 0, 0, 0, 0, 1], 40000).into()
+        };
+        let goes = |new_flow| Outcome::Forward { id, new_flow };
+        let answered = Outcome::TooBig {
+            id,
+            counter: Counter::PacketTooBigSent,
+        };
+        let refused = Outcome::TooBig {
+            id,
+            counter: Counter::DropPacketTooBig,
+        };
+        let from_nobody = Frame::new(nobody, service).payload(&[0xab; 1500]);
+        let rows = [
+            ("a segment is wrapped", plain.clone(), goes(false)),
+            ("a SYN is wrapped", plain.clone().flags(Flags::SYN), goes(true)),
+            ("a tag stays before the outer header", tagged(&plain), goes(false)),
+            (
+                "two tags stay before the outer header",
+                tagged_twice(&plain),
+                goes(false),
+            ),
+            ("padding is not wrapped", plain.clone().padding(6), goes(false)),
+            ("the class is copied", plain.clone().class(0xb9), goes(false)),
+            (
+                "a packet may be as long as the MTU leaves room",
+                longest.clone(),
+                goes(false),
+            ),
+            ("the same with a tag", tagged(&longest), goes(false)),
+            ("the same with two tags", tagged_twice(&longest), goes(false)),
+            (
+                "a packet that is a byte longer is answered",
+                too_long.clone(),
+                answered,
+            ),
+            ("the same with a tag", tagged(&too_long), answered),
+            ("the same with two tags", tagged_twice(&too_long), answered),
+            ("the same with padding", too_long.clone().padding(3), answered),
+            (
+                "a packet of nobody that is too long has no answer",
+                from_nobody,
+                refused,
+            ),
+        ];
+        let case = |(sentence, frame, outcome): (_, Frame, _)| Case {
+            sentence,
+            frame: frame.bytes(),
+            outcome,
+        };
+        cases.extend(rows.map(case));
+        if client.is_ipv4() {
+            let rows = [
+                ("IP options are wrapped", plain.ip_options(&[1; 40]), goes(false)),
+                (
+                    "IP options are quoted in an answer",
+                    too_long.clone().ip_options(&[1; 40]),
+                    answered,
+                ),
+                (
+                    "a packet that may be fragmented is answered, too",
+                    too_long.fragment(0),
+                    answered,
+                ),
+            ];
+            cases.extend(rows.map(case));
+        }
     }
     cases
 }

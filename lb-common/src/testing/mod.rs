@@ -10,6 +10,7 @@
 
 pub mod cases;
 pub mod frame;
+pub mod opened;
 pub mod tables;
 
 pub use cases::{Case, Outcome, cases};

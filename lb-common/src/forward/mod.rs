@@ -1,5 +1,8 @@
 //! What forwarding changes in a packet.
 
+pub mod ipip;
+pub mod packet_too_big;
+
 use crate::{layout::Target, packet::PacketMut};
 
 /// Direct server return: addresses the frame to the target's next hop and changes nothing else.
