@@ -6,4 +6,5 @@ pub mod interface;
 pub mod maglev;
 pub mod next_hops;
 pub mod plan;
+pub mod prefix;
 pub mod status;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey};
 
 use super::{
-    config::{Backend, Config},
+    config::{Backend, Config, DatapathConfig, Forward},
     maglev::{self, Candidate},
 };
 
@@ -59,7 +59,9 @@ impl Plan {
             let targets: Vec<u16> = service
                 .backends
                 .iter()
-                .map(|backend| plan.add_target(backend))
+                .map(|backend| {
+                    plan.add_target(backend, forwarding(service.forward, backend, &config.datapath))
+                })
                 .collect();
             let entry = Service {
                 hash_seed: config.datapath.hash_seed,
@@ -83,7 +85,7 @@ impl Plan {
         plan
     }
 
-    fn add_target(&mut self, backend: &Backend) -> u16 {
+    fn add_target(&mut self, backend: &Backend, forwarding: Forwarding) -> u16 {
         // The configuration allows no more backends than there are ids above `NO_TARGET`.
         let id = self
             .targets
@@ -93,9 +95,27 @@ impl Plan {
         self.targets.push(PlannedTarget {
             id,
             address: backend.address,
-            forwarding: Forwarding::Dsr,
+            forwarding,
         });
         id
+    }
+}
+
+/// How packets reach a backend of a service with this mode.
+fn forwarding(forward: Forward, backend: &Backend, datapath: &DatapathConfig) -> Forwarding {
+    match forward {
+        Forward::Dsr => Forwarding::Dsr,
+        Forward::Ipip => {
+            let sources = if backend.address.is_ipv4() {
+                datapath.ipip_source_ipv4
+            } else {
+                datapath.ipip_source_ipv6
+            };
+            Forwarding::Ipip {
+                source: sources.address().into(),
+            }
+        }
+        Forward::Nat => Forwarding::Nat { port: backend.port },
     }
 }
 

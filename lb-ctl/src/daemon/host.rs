@@ -103,8 +103,13 @@ fn misplaced(
     interface: &Interface,
 ) -> Option<String> {
     let Backend { name, address, .. } = backend;
+    let why = if forward == Forward::Ipip {
+        "reaches no others in this version"
+    } else {
+        "changes MAC addresses only"
+    };
     let expected = format!(
-        "expected a backend on the link of {} (forward = \"{forward}\" changes MAC addresses only)",
+        "expected a backend on the link of {} (forward = \"{forward}\" {why})",
         interface.name
     );
     match route {

@@ -4,6 +4,7 @@ use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
 use super::model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
 use super::reader::At;
+use crate::core::prefix::Prefix;
 
 /// The typed configuration. `None` only if a required key is missing or was refused, which has been reported
 /// then.
@@ -26,6 +27,7 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
 }
 
 fn datapath(document: document::Datapath) -> DatapathConfig {
+    let source = |written, (address, length)| value_or(written, Prefix::of(address, length));
     DatapathConfig {
         interfaces: document
             .interfaces
@@ -37,6 +39,8 @@ fn datapath(document: document::Datapath) -> DatapathConfig {
         slots_per_service: value_or(document.slots_per_service, defaults::SLOTS_PER_SERVICE),
         max_services: value_or(document.max_services, defaults::MAX_SERVICES),
         max_backends: value_or(document.max_backends, defaults::MAX_BACKENDS),
+        ipip_source_ipv4: source(document.ipip_source_ipv4, defaults::IPIP_SOURCE_IPV4),
+        ipip_source_ipv6: source(document.ipip_source_ipv6, defaults::IPIP_SOURCE_IPV6),
     }
 }
 

@@ -11,7 +11,6 @@ pub(super) const PLANNED: &[&str] = &[
     "datapath.max_flows",
     "datapath.flow_idle_timeout",
     "http",
-    r#"service.forward = "ipip""#,
     r#"service.forward = "nat""#,
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
