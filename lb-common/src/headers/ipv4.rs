@@ -6,6 +6,9 @@ use crate::address::Address;
 /// Length of a header without options, in bytes.
 pub const MIN_HEADER_LENGTH: usize = 20;
 
+/// Where the checksum is, in bytes from the start of the header.
+pub const CHECKSUM_OFFSET: usize = 10;
+
 /// The fixed 20 bytes of a header, as on the wire.
 #[derive(Clone, Copy, Debug)]
 pub struct Header([u8; MIN_HEADER_LENGTH]);
@@ -28,6 +31,18 @@ impl Header {
     #[inline(always)]
     pub const fn header_length(&self) -> usize {
         ((self.0[0] & 0x0f) as usize) * 4
+    }
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn class(&self) -> u8 {
+        self.0[1]
+    }
+
+    /// The header's checksum.
+    #[inline(always)]
+    pub const fn checksum(&self) -> u16 {
+        u16::from_be_bytes([self.0[CHECKSUM_OFFSET], self.0[CHECKSUM_OFFSET + 1]])
     }
 
     /// Length of the packet from the first byte of this header, in bytes.

@@ -34,6 +34,12 @@ impl Header {
         self.0[0] >> 4 == 6
     }
 
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn class(&self) -> u8 {
+        self.0[0] << 4 | self.0[1] >> 4
+    }
+
     /// Length of what follows this header, in bytes. 0 in a jumbogram, which TCP over Ethernet does not use.
     #[inline(always)]
     pub const fn payload_length(&self) -> usize {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod config_file;
+mod decap;
 mod detach;
 mod exit;
 mod output;
@@ -62,6 +63,11 @@ enum Action {
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
+    /// On a backend of `ipip`: take packets of balancers out of their tunnels.
+    ///
+    /// Attaches an XDP program to an interface and ends; the program stays. Run it again after the VIPs of the host, or the
+    /// addresses of the interface, have changed.
+    Decap(decap::Decap),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +100,7 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             status::status(command.socket.as_deref().unwrap_or(Path::new(API_SOCKET)), *json)
         }
         Action::Detach { node } => detach::detach(node.as_deref()),
+        Action::Decap(arguments) => decap::decap(arguments),
     }
 }
 

@@ -8,3 +8,4 @@ pub mod next_hops;
 pub mod plan;
 pub mod prefix;
 pub mod status;
+pub mod tunnels;

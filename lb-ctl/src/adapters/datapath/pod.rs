@@ -1,5 +1,6 @@
 //! Values that are copied in and out of maps as bytes.
 
+use lb_common::decapsulate::{AddressKey, Sources};
 use lb_common::layout::{
     FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, Traffic,
 };
@@ -30,3 +31,7 @@ unsafe impl aya::Pod for Raw<Node> {}
 unsafe impl aya::Pod for Raw<ReturnKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Return> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<AddressKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Sources> {}

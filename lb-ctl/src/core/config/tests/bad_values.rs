@@ -277,31 +277,6 @@ fn conflicts() {
             "9: service[impala].backend[impala1].address: expected an IPv4 address, like the VIP 192.0.2.10 on line 5, found 2001:db8::21; write the machine's address of that family, and make a second service for the other one",
         ),
         (
-            &[6, 7, 8, 9],
-            "port = 21050\nforward = \"ipip\"\n[[service.backend]]\nname = \"a\"\naddress = \"198.18.7.7\"",
-            "10: service[impala].backend[a].address: expected an address outside of 198.18.0.0/16, where tunnels pretend to come from, found 198.18.7.7; give datapath.ipip_source_ipv4 a network in which no host is",
-        ),
-        (
-            &[2],
-            "interfaces = [\"eth0\"]\nipip_source_ipv4 = \"198.18.0.0/15\"",
-            "3: datapath.ipip_source_ipv4: expected a network of another size or family, found \"198.18.0.0/15\"; leave the key out, or write \"198.18.0.0/16\" in which no host is",
-        ),
-        (
-            &[2],
-            "interfaces = [\"eth0\"]\nipip_source_ipv4 = \"127.0.0.0/16\"",
-            "3: datapath.ipip_source_ipv4: expected a network of hosts, found a loopback address, \"127.0.0.0/16\"; leave the key out, or write \"198.18.0.0/16\" in which no host is",
-        ),
-        (
-            &[2],
-            "interfaces = [\"eth0\"]\nipip_source_ipv6 = \"198.18.0.0/16\"",
-            "3: datapath.ipip_source_ipv6: expected a network of another size or family, found \"198.18.0.0/16\"; leave the key out, or write a network of 64 to 96 bits like \"100::/64\" in which no host is",
-        ),
-        (
-            &[2],
-            "interfaces = [\"eth0\"]\nipip_source_ipv6 = \"100::1/64\"",
-            "3: datapath.ipip_source_ipv6: expected a network, found the address of one of its hosts; write 100::/64; leave the key out, or write a network of 64 to 96 bits like \"100::/64\" in which no host is",
-        ),
-        (
             &[9],
             &second("http", "192.0.2.21", 28000, "impala2", "192.0.2.22"),
             "9: service[impala].backend[impala1].address: expected the backend's own address, found 192.0.2.21, the VIP on line 12; write the address under which the balancer reaches the machine itself",
@@ -351,6 +326,37 @@ fn conflicts() {
             &[2],
             "interfaces = [\"eth0\"]\nslots_per_service = 1048573\nmax_services = 200",
             "4: datapath.max_services: expected slot tables of at most 1024 MiB in all, found max_services 200 × slots_per_service 1048573 × 8 bytes = 1599 MiB; lower one of the two",
+        ),
+    ]);
+}
+
+#[test]
+fn outer_sources_of_tunnels() {
+    check_refusals(&[
+        (
+            &[6, 7, 8, 9],
+            "port = 21050\nforward = \"ipip\"\n[[service.backend]]\nname = \"a\"\naddress = \"198.18.7.7\"",
+            "10: service[impala].backend[a].address: expected an address outside of 198.18.0.0/16, where tunnels pretend to come from, found 198.18.7.7; give datapath.ipip_source_ipv4 a network in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv4 = \"198.18.0.0/15\"",
+            "3: datapath.ipip_source_ipv4: expected a network of another size or family, found \"198.18.0.0/15\"; leave the key out, or write \"198.18.0.0/16\" in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv4 = \"127.0.0.0/16\"",
+            "3: datapath.ipip_source_ipv4: expected a network of hosts, found a loopback address, \"127.0.0.0/16\"; leave the key out, or write \"198.18.0.0/16\" in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv6 = \"198.18.0.0/16\"",
+            "3: datapath.ipip_source_ipv6: expected a network of another size or family, found \"198.18.0.0/16\"; leave the key out, or write a network of 64 to 96 bits like \"100::/64\" in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv6 = \"100::1/64\"",
+            "3: datapath.ipip_source_ipv6: expected a network, found the address of one of its hosts; write 100::/64; leave the key out, or write a network of 64 to 96 bits like \"100::/64\" in which no host is",
         ),
     ]);
 }
