@@ -15,6 +15,7 @@ pub mod clock;
 pub mod counter;
 pub mod decapsulate;
 pub mod decision;
+pub mod flood;
 pub mod forward;
 pub mod harness;
 pub mod hash;

@@ -2,7 +2,7 @@
 
 use lb_common::decapsulate::{AddressKey, Sources};
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, Traffic,
+    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -35,3 +35,9 @@ unsafe impl aya::Pod for Raw<Return> {}
 unsafe impl aya::Pod for Raw<AddressKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Sources> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<TargetName> {}
+// SAFETY: an integer.
+unsafe impl aya::Pod for Raw<u32> {}
+// SAFETY: an integer.
+unsafe impl aya::Pod for Raw<u64> {}

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::duration::ConfigDuration;
 
 /// The default of a key that only the host can know; a pure parser has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,9 @@ pub(super) const HASH_SEED: u64 = 0x1b87_3593_cc9e_2d51;
 pub(super) const SLOTS_PER_SERVICE: u32 = 65_537;
 pub(super) const MAX_SERVICES: u32 = 64;
 pub(super) const MAX_BACKENDS: u32 = 1024;
+pub(super) const MAX_FLOWS: u32 = 262_144;
+/// Six hours: longer than a connection pool leaves a connection unused.
+pub(super) const FLOW_IDLE_TIMEOUT: ConfigDuration = ConfigDuration::from_millis(6 * 3_600_000);
 pub(super) const XDP_MODE: XdpModeChoice = XdpModeChoice::Auto;
 /// The default of `datapath.ipip_source_ipv4`, as address and length. Set aside for benchmarks (RFC 2544), so that no host
 /// of a network in use has such an address; and unlike those of documentation, routers may forward it (RFC 6890).

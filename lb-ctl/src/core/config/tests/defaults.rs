@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::super::{
-    Affinity, Api, Backend, Balance, Check, CheckKind, Config, DatapathConfig, Forward, Interface, NoBackend,
-    Node, Origin, Service, XdpModeChoice,
+    Affinity, Api, Backend, Balance, Check, CheckKind, Config, ConfigDuration, DatapathConfig, Forward,
+    Interface, NoBackend, Node, Origin, Places, Service, XdpModeChoice,
 };
 use super::{MINIMAL, accept};
 
@@ -19,6 +19,7 @@ fn origin(line: usize, key: &str) -> Origin {
 fn absent_keys_have_their_defaults() {
     let expected = Config {
         file_name: "lb.toml".into(),
+        places: Places::default(),
         node: Node {
             name: "balancer1".into(),
         },
@@ -34,6 +35,8 @@ fn absent_keys_have_their_defaults() {
             max_backends: 1024,
             ipip_source_ipv4: "198.18.0.0/16".parse().unwrap(),
             ipip_source_ipv6: "100::/64".parse().unwrap(),
+            max_flows: 262_144,
+            flow_idle_timeout: ConfigDuration::from_millis(6 * 3_600_000),
         },
         api: Api {
             socket: "/run/lb-ctl/api.sock".into(),
@@ -79,6 +82,8 @@ fn written_keys_are_taken() {
         max_backends = 3
         ipip_source_ipv4 = "10.255.0.0/16"
         ipip_source_ipv6 = "2001:db8:1:2:3:4::/96"
+        max_flows = 4096
+        flow_idle_timeout = "90s"
 
         [[service]]
         name = "impala_hs2"
@@ -116,6 +121,8 @@ fn written_keys_are_taken() {
         max_backends,
         ipip_source_ipv4,
         ipip_source_ipv6,
+        max_flows,
+        flow_idle_timeout,
     } = config.datapath;
     assert_eq!(
         interfaces,
@@ -128,6 +135,12 @@ fn written_keys_are_taken() {
     assert_eq!((slots_per_service, max_services, max_backends), (251, 2, 3));
     assert_eq!(ipip_source_ipv4.to_string(), "10.255.0.0/16");
     assert_eq!(ipip_source_ipv6.to_string(), "2001:db8:1:2:3:4::/96");
+    assert_eq!(
+        (max_flows, flow_idle_timeout),
+        (4096, ConfigDuration::from_millis(90_000))
+    );
+    assert_eq!(config.places.origin("datapath.max_flows").line, 14);
+    assert_eq!(config.places.origin("datapath.unwritten").line, 1);
 
     let [hs2, http] = config.services.as_slice() else {
         panic!("expected two services")
@@ -142,7 +155,7 @@ fn written_keys_are_taken() {
     assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
     assert_eq!(
         hs2.backends[1].address_origin,
-        origin(26, "service[impala_hs2].backend[b].address")
+        origin(28, "service[impala_hs2].backend[b].address")
     );
     assert_eq!(http.backends[0].port, 28000);
 }
