@@ -96,7 +96,7 @@ impl Kernel {
 
     /// A pass that takes the time to be so many ticks later than it is.
     fn pass(&self, later: u32, service: Service, reset: &[u16]) -> Census {
-        let reset = BTreeSet::from_iter(reset.iter().copied());
+        let reset: BTreeSet<u16> = reset.iter().copied().collect();
         let census = Census::new(ticks() + later, IDLE_TIMEOUT, [service], reset);
         self.datapath.sweep().unwrap().run(census).unwrap()
     }
