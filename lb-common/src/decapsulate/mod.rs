@@ -137,7 +137,7 @@ fn open(packet: &mut impl PacketBuffer, outer: &Outer, endpoint: &impl Endpoint)
     if outer.end > packet.length() {
         return Err(Counter::DropMalformed);
     }
-    let (destination, ethertype) = if outer.protocol == IPV4_INSIDE {
+    if outer.protocol == IPV4_INSIDE {
         let ip = packet
             .read(inner)
             .map(ipv4::Header::new)
@@ -146,21 +146,12 @@ fn open(packet: &mut impl PacketBuffer, outer: &Outer, endpoint: &impl Endpoint)
         if !ip.is_well_formed() || length < ip.header_length() || length > room {
             return Err(Counter::DropMalformed);
         }
-        let mark = mark(ip.class(), outer.class)?;
-        if mark != ip.class() {
-            // The first word of the header has the class in its lower half.
-            let [first, ..] = packet.read::<2>(inner).ok_or(Counter::DropMalformed)?;
-            let sum = checksum::updated(
-                ip.checksum(),
-                u16::from_be_bytes([first, ip.class()]),
-                u16::from_be_bytes([first, mark]),
-            );
-            packet
-                .write(inner, [first, mark])
-                .and_then(|()| packet.write(inner + ipv4::CHECKSUM_OFFSET, sum.to_be_bytes()))
-                .ok_or(Counter::DropMalformed)?;
+        check_destination(endpoint, ip.destination())?;
+        let class = mark(ip.class(), outer.class)?;
+        strip(packet, outer, ethertype::IPV4).ok_or(Counter::DropMalformed)?;
+        if class != ip.class() {
+            mark_v4(packet, outer.offset, class).ok_or(Counter::DropMalformed)?;
         }
-        (ip.destination(), ethertype::IPV4)
     } else {
         let ip = packet
             .read(inner)
@@ -169,20 +160,43 @@ fn open(packet: &mut impl PacketBuffer, outer: &Outer, endpoint: &impl Endpoint)
         if !ip.is_well_formed() || ip.payload_length() + ipv6::HEADER_LENGTH > room {
             return Err(Counter::DropMalformed);
         }
-        let mark = mark(ip.class(), outer.class)?;
-        if mark != ip.class() {
-            let word = packet.read(inner).map(u16::from_be_bytes);
-            let word = word.ok_or(Counter::DropMalformed)? & !0x0ff0 | u16::from(mark) << 4;
-            packet
-                .write(inner, word.to_be_bytes())
-                .ok_or(Counter::DropMalformed)?;
+        check_destination(endpoint, ip.destination())?;
+        let class = mark(ip.class(), outer.class)?;
+        strip(packet, outer, ethertype::IPV6).ok_or(Counter::DropMalformed)?;
+        if class != ip.class() {
+            mark_v6(packet, outer.offset, class).ok_or(Counter::DropMalformed)?;
         }
-        (ip.destination(), ethertype::IPV6)
-    };
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn check_destination(endpoint: &impl Endpoint, destination: Address) -> Result<(), Counter> {
     if endpoint.role(destination) & role::VIP == 0 {
         return Err(Counter::DropDestination);
     }
-    strip(packet, outer, ethertype).ok_or(Counter::DropMalformed)
+    Ok(())
+}
+
+/// Writes the class of the IPv4 packet at `offset`, and corrects its checksum.
+#[inline(always)]
+fn mark_v4(packet: &mut impl PacketBuffer, offset: usize, class: u8) -> Option<()> {
+    let before: [u8; 2] = packet.read(offset)?;
+    let after = [before[0], class];
+    let sum = packet
+        .read(offset + ipv4::CHECKSUM_OFFSET)
+        .map(u16::from_be_bytes)?;
+    let sum = checksum::updated(sum, u16::from_be_bytes(before), u16::from_be_bytes(after));
+    packet.write(offset, after)?;
+    packet.write(offset + ipv4::CHECKSUM_OFFSET, sum.to_be_bytes())
+}
+
+/// Writes the class of the IPv6 packet at `offset`.
+#[inline(always)]
+fn mark_v6(packet: &mut impl PacketBuffer, offset: usize, class: u8) -> Option<()> {
+    let word = packet.read(offset).map(u16::from_be_bytes)?;
+    let word = word & !0x0ff0 | u16::from(class) << 4;
+    packet.write(offset, word.to_be_bytes())
 }
 
 /// The inner packet's class with what congestion the outer one met.

@@ -39,12 +39,6 @@ impl Header {
         self.0[1]
     }
 
-    /// The header's checksum.
-    #[inline(always)]
-    pub const fn checksum(&self) -> u16 {
-        u16::from_be_bytes([self.0[CHECKSUM_OFFSET], self.0[CHECKSUM_OFFSET + 1]])
-    }
-
     /// Length of the packet from the first byte of this header, in bytes.
     #[inline(always)]
     pub const fn total_length(&self) -> usize {
