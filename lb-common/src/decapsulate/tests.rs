@@ -1,90 +1,35 @@
 //! Tunnel packets as a balancer makes them, and all that can be wrong with them.
 
-use core::{
-    cell::RefCell,
-    net::{IpAddr, SocketAddr},
-};
-use std::{collections::BTreeMap, vec::Vec};
+use core::net::SocketAddr;
+use std::vec::Vec;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    forward::ipip::wrap,
     layout::Target,
     testing::{
-        Frame, HostTables,
+        Frame,
         cases::{CLIENT, CLIENT6},
+        endpoint::{HostEndpoint, packets, targets, wrapped},
         opened::open,
-        tables::{
-            ONE, ONE6, TUNNEL_V4_BACKEND, TUNNEL_V4_SOURCE, TUNNEL_V4_TARGET, TUNNEL_V6_BACKEND,
-            TUNNEL_V6_SOURCE, TUNNEL_V6_TARGET, VIP, VIP6,
-        },
+        tables::{ONE, ONE6, TUNNEL_V4_BACKEND, TUNNEL_V6_BACKEND},
     },
 };
 
-/// A backend as both targets of the fixture's tunnels reach it.
-struct Host {
-    sources: Sources,
-    counters: RefCell<BTreeMap<u32, u32>>,
+/// What becomes of a frame, and under what it is counted.
+fn receive(frame: &mut Vec<u8>) -> (Action, Option<Counter>) {
+    let host = HostEndpoint::default();
+    let action = process(frame, &host);
+    let counts = Counter::ALL
+        .iter()
+        .map(|&counter| (counter, host.counted(counter)));
+    let counted: Vec<_> = counts.filter(|(_, count)| *count > 0).collect();
+    assert!(matches!(counted[..], [] | [(_, 1)]), "counted once: {counted:?}");
+    (action, counted.first().map(|(counter, _)| *counter))
 }
 
-impl Host {
-    fn new() -> Self {
-        let [v4, v6]: [IpAddr; 2] = [TUNNEL_V4_SOURCE.into(), TUNNEL_V6_SOURCE.into()];
-        Self {
-            sources: Sources::new([Network::new(v4.into(), 16), Network::new(v6.into(), 64)]),
-            counters: RefCell::default(),
-        }
-    }
-
-    /// What becomes of a frame, and under what it is counted.
-    fn receive(frame: &mut Vec<u8>) -> (Action, Option<Counter>) {
-        let host = Self::new();
-        let action = process(frame, &host);
-        let counters = host.counters.into_inner();
-        assert!(counters.values().sum::<u32>() <= 1, "counted once: {counters:?}");
-        let counted = |counter: &&Counter| counters.contains_key(&(**counter as u32));
-        (action, Counter::ALL.iter().find(counted).copied())
-    }
-}
-
-impl Endpoint for Host {
-    fn role(&self, address: Address) -> u32 {
-        match IpAddr::from(address) {
-            VIP | VIP6 => role::VIP,
-            IpAddr::V4(address) if address == TUNNEL_V4_BACKEND => role::ENDPOINT,
-            IpAddr::V6(address) if address == TUNNEL_V6_BACKEND => role::ENDPOINT,
-            _ => 0,
-        }
-    }
-
-    fn accepts(&self, source: Address) -> bool {
-        self.sources.contain(source)
-    }
-
-    fn count(&self, counter: Counter) {
-        *self.counters.borrow_mut().entry(counter as u32).or_default() += 1;
-    }
-}
-
-fn targets() -> [Target; 2] {
-    let tables = HostTables::fixture();
-    [TUNNEL_V4_TARGET, TUNNEL_V6_TARGET].map(|id| tables.targets[usize::from(id)])
-}
-
-fn wrapped(frame: &[u8], target: &Target) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    assert_eq!(wrap(&mut frame, target, 0x1234_5678_9abc_def0), Ok(()));
-    frame
-}
-
-/// A packet of each family.
-fn packets() -> [Frame; 2] {
-    [Frame::new(CLIENT, ONE), Frame::new(CLIENT6, ONE6)]
-}
-
-/// Where the parts of a wrapped frame without tags are: the inner header, the outer class, the outer address of the source.
+/// Where the inner header of a wrapped frame without tags is.
 fn inner(target: &Target) -> usize {
     if target.backend().is_v4() { 34 } else { 54 }
 }
@@ -102,18 +47,14 @@ fn what_is_not_a_tunnel_to_this_host_is_the_kernels() {
     for packet in packets() {
         let frame = packet.bytes();
         let mut after = frame.clone();
-        assert_eq!(Host::receive(&mut after), (Action::Pass, None));
+        assert_eq!(receive(&mut after), (Action::Pass, None));
         assert_eq!(after, frame);
         for target in targets() {
             let mut frame = wrapped(&frame, &target);
             // The last byte of the outer destination.
             frame[inner(&target) - 1] ^= 1;
             let before = frame.clone();
-            assert_eq!(
-                Host::receive(&mut frame),
-                (Action::Pass, None),
-                "for another host"
-            );
+            assert_eq!(receive(&mut frame), (Action::Pass, None), "for another host");
             assert_eq!(frame, before);
         }
     }
@@ -126,10 +67,7 @@ fn a_tunnel_from_elsewhere_is_left_unopened() {
         // The first byte of the outer source.
         frame[if target.backend().is_v4() { 26 } else { 22 }] ^= 0x40;
         let before = frame.clone();
-        assert_eq!(
-            Host::receive(&mut frame),
-            (Action::Pass, Some(Counter::PassedSource))
-        );
+        assert_eq!(receive(&mut frame), (Action::Pass, Some(Counter::PassedSource)));
         assert_eq!(frame, before);
     }
 }
@@ -147,7 +85,7 @@ fn only_packets_to_a_vip_come_out() {
     {
         let mut frame = wrapped(&packet.bytes(), &target);
         assert_eq!(
-            Host::receive(&mut frame),
+            receive(&mut frame),
             (Action::Drop, Some(Counter::DropDestination))
         );
     }
@@ -166,7 +104,7 @@ fn a_packet_that_contradicts_its_tunnel_is_dropped() {
         let damaged = |offset: usize, value: u8| {
             let mut frame = whole.clone();
             frame[offset] = value;
-            Host::receive(&mut frame)
+            receive(&mut frame)
         };
         assert_eq!(
             damaged(inner, if is_v4 { 0x65 } else { 0x40 }),
@@ -188,7 +126,7 @@ fn a_packet_that_contradicts_its_tunnel_is_dropped() {
             assert_eq!(damaged(length, value), dropped, "outer length {value}");
         }
         for cut in inner..whole.len() {
-            assert_eq!(Host::receive(&mut whole[..cut].to_vec()), dropped, "cut to {cut}");
+            assert_eq!(receive(&mut whole[..cut].to_vec()), dropped, "cut to {cut}");
         }
     }
 }
@@ -199,14 +137,11 @@ fn a_fragment_of_a_tunnel_packet_is_dropped() {
     for packet in packets() {
         let mut frame = wrapped(&packet.bytes(), &v4);
         frame[20] = 0x20;
-        assert_eq!(
-            Host::receive(&mut frame),
-            (Action::Drop, Some(Counter::DropFragment))
-        );
+        assert_eq!(receive(&mut frame), (Action::Drop, Some(Counter::DropFragment)));
         // Of IPv6 a fragment has another next header, and is the kernel's.
         let mut frame = wrapped(&packet.bytes(), &v6);
         frame[20] = ipv6::extension::FRAGMENT;
-        assert_eq!(Host::receive(&mut frame), (Action::Pass, None));
+        assert_eq!(receive(&mut frame), (Action::Pass, None));
     }
 }
 
@@ -218,10 +153,7 @@ fn a_header_with_options_is_taken_off_whole() {
     tunnel.splice(34..34, [1; 8]);
     tunnel[14] = 0x47;
     tunnel[17] += 8;
-    assert_eq!(
-        Host::receive(&mut tunnel),
-        (Action::Pass, Some(Counter::Decapsulated))
-    );
+    assert_eq!(receive(&mut tunnel), (Action::Pass, Some(Counter::Decapsulated)));
     assert_eq!(tunnel[12..], frame[12..]);
 }
 
@@ -234,17 +166,11 @@ fn congestion_in_the_tunnel_is_told_to_who_understands_it() {
     {
         let mut frame = wrapped(&packet.clone().class(0xb8).bytes(), &target);
         set_outer_congestion(&mut frame, &target);
-        assert_eq!(
-            Host::receive(&mut frame),
-            (Action::Drop, Some(Counter::DropCongestion))
-        );
+        assert_eq!(receive(&mut frame), (Action::Drop, Some(Counter::DropCongestion)));
 
         let mut frame = wrapped(&packet.clone().class(0xb8 | CAPABLE).bytes(), &target);
         set_outer_congestion(&mut frame, &target);
-        assert_eq!(
-            Host::receive(&mut frame),
-            (Action::Pass, Some(Counter::Decapsulated))
-        );
+        assert_eq!(receive(&mut frame), (Action::Pass, Some(Counter::Decapsulated)));
         // Checksum included.
         assert_eq!(frame[12..], packet.class(0xb8 | 0b11).bytes()[12..]);
         open(&frame);
@@ -273,7 +199,7 @@ proptest! {
         let target = targets()[usize::from(to_v6)];
         let mut tunnel = wrapped(&frame.clone().padding(padding).bytes(), &target);
         let addresses = tunnel[..12].to_vec();
-        prop_assert_eq!(Host::receive(&mut tunnel), (Action::Pass, Some(Counter::Decapsulated)));
+        prop_assert_eq!(receive(&mut tunnel), (Action::Pass, Some(Counter::Decapsulated)));
         prop_assert_eq!(&tunnel[..12], addresses);
         prop_assert_eq!(&tunnel[12..], &frame.bytes()[12..]);
     }
@@ -296,7 +222,7 @@ proptest! {
         }
         frame.truncate(length);
         let mut after = frame.clone();
-        match Host::receive(&mut after) {
+        match receive(&mut after) {
             (Action::Pass, Some(Counter::Decapsulated)) => prop_assert!(after.len() + 20 <= frame.len()),
             (Action::Pass, counter) => {
                 prop_assert!(matches!(counter, None | Some(Counter::PassedSource)));

@@ -9,6 +9,7 @@
 )]
 
 pub mod cases;
+pub mod endpoint;
 pub mod frame;
 pub mod opened;
 pub mod tables;
