@@ -252,7 +252,7 @@ impl Balancer {
 }
 
 /// Runs a command to its end.
-fn run(command: &mut Command) -> Result<Output> {
+pub(super) fn run(command: &mut Command) -> Result<Output> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;

@@ -2,9 +2,11 @@
 
 mod balancer;
 mod coordinators;
+mod decap;
 
 pub use balancer::{Balancer, Configuration, Output};
 pub use coordinators::{Coordinator, start_coordinators};
+pub use decap::Decap;
 
 use std::time::Duration;
 
