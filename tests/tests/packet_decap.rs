@@ -10,7 +10,9 @@
 use lb_common::decapsulate::{Action, Counter, process};
 use lb_common::headers::ethernet::ethertype;
 use lb_common::testing::cases;
-use lb_common::testing::endpoint::{ENDPOINTS, HostEndpoint, SOURCES, VIPS, packets, targets, wrapped};
+use lb_common::testing::endpoint::{
+    ENDPOINTS, HostEndpoint, SOURCES, VIPS, jumbo_target, packets, targets, wrapped,
+};
 use lb_ctl::adapters::datapath::TestRunOutput;
 use lb_ctl::adapters::datapath::decapsulator::Decapsulator;
 use lb_ctl::core::prefix::Prefix;
@@ -48,6 +50,9 @@ fn tunnel_frames() -> Vec<Vec<u8>> {
                 frames.push(wrapped(&frame.bytes(), &target));
             }
         }
+        // Goes on in fragments, beyond the page that the program sees.
+        let jumbo = packet.clone().payload(&[0xab; 8900]);
+        frames.push(wrapped(&jumbo.bytes(), &jumbo_target()));
     }
     frames
 }

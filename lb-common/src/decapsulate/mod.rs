@@ -134,7 +134,7 @@ fn open(packet: &mut impl PacketBuffer, outer: &Outer, endpoint: &impl Endpoint)
     }
     let inner = outer.offset + outer.header;
     let room = outer.end.checked_sub(inner).ok_or(Counter::DropMalformed)?;
-    if outer.end > packet.length() {
+    if !packet.has_length(outer.end) {
         return Err(Counter::DropMalformed);
     }
     if outer.protocol == IPV4_INSIDE {

@@ -150,6 +150,7 @@ mod tests {
         address::Address,
         headers::ethernet::ethertype,
         layout::{Forwarding, Target},
+        packet::ROOM,
         testing::{
             Frame,
             cases::{CLIENT, CLIENT6},
@@ -227,9 +228,8 @@ mod tests {
 
     #[test]
     fn what_the_driver_leaves_no_room_for_is_refused() {
-        // Vectors grow up to 4096 bytes.
-        let frame = Frame::new(CLIENT, ONE).payload(&[0; 4096 - 54 - 19]).bytes();
-        let target = target(TUNNEL_V4_BACKEND, 9000);
+        let frame = Frame::new(CLIENT, ONE).payload(&[0; ROOM - 54 - 19]).bytes();
+        let target = target(TUNNEL_V4_BACKEND, u16::MAX);
         assert_eq!(wrap(&mut frame.clone(), &target, FLOW), Err(Obstacle::NoHeadroom));
     }
 

@@ -1,14 +1,13 @@
 //! One frame, one fate: the cases that host and kernel must agree on.
 
+mod tunnels;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{
-        DANGLING, NONE, ONE, ONE6, THREE, THREE6, TUNNEL_V4_TARGET, TUNNEL_V6_TARGET, UNRESOLVED, V4_IN_V4,
-        V4_IN_V6, V6_IN_V4, V6_IN_V6, VIP, VIP6,
-    },
+    tables::{DANGLING, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
 };
 use crate::{
     counter::Counter,
@@ -259,7 +258,8 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
-    cases.extend(tunnel_cases());
+    cases.extend(tunnels::cases());
+    cases.extend(jumbo_cases());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
@@ -396,93 +396,35 @@ fn ipv6_cases() -> Vec<Case> {
     cases
 }
 
-/// The cases of forwarding by `ipip`: every mixture of families. Frames up to the MTU of 1500 bytes.
-fn tunnel_cases() -> Vec<Case> {
-    let services = [
-        (CLIENT, V4_IN_V4, TUNNEL_V4_TARGET, 20),
-        (CLIENT, V4_IN_V6, TUNNEL_V6_TARGET, 40),
-        (CLIENT6, V6_IN_V4, TUNNEL_V4_TARGET, 20),
-        (CLIENT6, V6_IN_V6, TUNNEL_V6_TARGET, 40),
-    ];
-    let mut cases = Vec::new();
-    for (client, service, id, outer) in services {
-        let plain = Frame::new(client, service);
-        let headers = if client.is_ipv4() { 40 } else { 60 };
-        let longest = plain.clone().payload(&[0xab; 1500][headers + outer..]);
-        let too_long = plain.clone().payload(&[0xab; 1501][headers + outer..]);
-        let tagged = |frame: &Frame| frame.clone().tag(ethertype::VLAN);
-        let tagged_twice = |frame: &Frame| frame.clone().tag(ethertype::SERVICE_VLAN).tag(ethertype::VLAN);
-        let nobody: SocketAddr = if client.is_ipv4() {
-            ([224, 0, 0, 1], 40000).into()
-        } else {
-            ([0xff02, 0, 0, 0, 0, 0, 0, 1], 40000).into()
-        };
-        let goes = |new_flow| Outcome::Forward { id, new_flow };
-        let answered = Outcome::TooBig {
-            id,
-            counter: Counter::PacketTooBigSent,
-        };
-        let refused = Outcome::TooBig {
-            id,
-            counter: Counter::DropPacketTooBig,
-        };
-        let from_nobody = Frame::new(nobody, service).payload(&[0xab; 1500]);
-        let rows = [
-            ("a segment is wrapped", plain.clone(), goes(false)),
-            ("a SYN is wrapped", plain.clone().flags(Flags::SYN), goes(true)),
-            ("a tag stays before the outer header", tagged(&plain), goes(false)),
-            (
-                "two tags stay before the outer header",
-                tagged_twice(&plain),
-                goes(false),
-            ),
-            ("padding is not wrapped", plain.clone().padding(6), goes(false)),
-            ("the class is copied", plain.clone().class(0xb9), goes(false)),
-            (
-                "a packet may be as long as the MTU leaves room",
-                longest.clone(),
-                goes(false),
-            ),
-            ("the same with a tag", tagged(&longest), goes(false)),
-            ("the same with two tags", tagged_twice(&longest), goes(false)),
-            (
-                "a packet that is a byte longer is answered",
-                too_long.clone(),
-                answered,
-            ),
-            ("the same with a tag", tagged(&too_long), answered),
-            ("the same with two tags", tagged_twice(&too_long), answered),
-            ("the same with padding", too_long.clone().padding(3), answered),
-            (
-                "a packet of nobody that is too long has no answer",
-                from_nobody,
-                refused,
-            ),
-        ];
-        let case = |(sentence, frame, outcome): (_, Frame, _)| Case {
-            sentence,
-            frame: frame.bytes(),
-            outcome,
-        };
-        cases.extend(rows.map(case));
-        if client.is_ipv4() {
-            let rows = [
-                ("IP options are wrapped", plain.ip_options(&[1; 40]), goes(false)),
-                (
-                    "IP options are quoted in an answer",
-                    too_long.clone().ip_options(&[1; 40]),
-                    answered,
-                ),
-                (
-                    "a packet that may be fragmented is answered, too",
-                    too_long.fragment(0),
-                    answered,
-                ),
-            ];
-            cases.extend(rows.map(case));
-        }
-    }
-    cases
+/// Frames that go on in fragments, beyond the page that the program sees.
+fn jumbo_cases() -> Vec<Case> {
+    let case = |sentence, frame: Frame, outcome| Case {
+        sentence,
+        frame: frame.bytes(),
+        outcome,
+    };
+    let to_target_1 = Outcome::Forward {
+        id: 1,
+        new_flow: false,
+    };
+    let jumbo = Frame::new(CLIENT, ONE).payload(&[0xab; 8960]);
+    vec![
+        case(
+            "a payload in the fragments of a jumbo frame travels along",
+            jumbo.clone(),
+            to_target_1,
+        ),
+        case(
+            "a payload in the fragments of a jumbo frame over IPv6 travels along",
+            Frame::new(CLIENT6, ONE6).payload(&[0xab; 8940]),
+            to_target_1,
+        ),
+        case(
+            "a packet that claims more bytes than a jumbo frame has is truncated",
+            jumbo.total_length(9001),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+    ]
 }
 
 /// Client ports and the targets that [`THREE`] gives them.

@@ -7,8 +7,8 @@ use super::{
     Frame, HostTables,
     cases::{CLIENT, CLIENT6},
     tables::{
-        ONE, ONE6, TUNNEL_V4_BACKEND, TUNNEL_V4_SOURCE, TUNNEL_V4_TARGET, TUNNEL_V6_BACKEND,
-        TUNNEL_V6_SOURCE, TUNNEL_V6_TARGET, VIP, VIP6,
+        JUMBO_TUNNEL_TARGET, ONE, ONE6, TUNNEL_V4_BACKEND, TUNNEL_V4_SOURCE, TUNNEL_V4_TARGET,
+        TUNNEL_V6_BACKEND, TUNNEL_V6_SOURCE, TUNNEL_V6_TARGET, VIP, VIP6,
     },
 };
 use crate::{
@@ -64,6 +64,11 @@ impl Endpoint for HostEndpoint {
 pub fn targets() -> [Target; 2] {
     let tables = HostTables::fixture();
     [TUNNEL_V4_TARGET, TUNNEL_V6_TARGET].map(|id| tables.targets[usize::from(id)])
+}
+
+/// The target of the fixture's tunnel over links with an MTU of 9000 bytes.
+pub fn jumbo_target() -> Target {
+    HostTables::fixture().targets[usize::from(JUMBO_TUNNEL_TARGET)]
 }
 
 /// A client's packets to a VIP: IPv4, IPv6.

@@ -9,8 +9,8 @@ use crate::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey, Slot,
-        Target, Traffic,
+        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey,
+        SettledFlow, Slot, Target, Traffic,
     },
     process::Engine,
     slot_rule::{Effect, Records},
@@ -61,10 +61,15 @@ pub const TUNNEL_V4_BACKEND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 105);
 /// The address of the backend behind [`TUNNEL_V6_TARGET`].
 pub const TUNNEL_V6_BACKEND: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x106);
 
+/// A service whose packets reach their only backend through IPv4 in IPv4, on links with an MTU of 9000 bytes.
+pub const JUMBO_TUNNEL: SocketAddr = SocketAddr::new(VIP, 21062);
+/// The id of the target of [`JUMBO_TUNNEL`] in [`HostTables::fixture`].
+pub const JUMBO_TUNNEL_TARGET: u16 = 7;
+
 /// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
 pub const UNRESOLVED_TARGET: u16 = 4;
 /// How many entries the table of targets has in [`HostTables::fixture`].
-pub const TARGETS: u16 = 7;
+pub const TARGETS: u16 = 8;
 
 /// Service, slot and target tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +86,8 @@ pub struct HostTables {
     pub flows: BTreeMap<FlowKey, FlowRecord>,
     /// The half-open records.
     pub half_open: BTreeMap<FlowKey, HalfOpen>,
+    /// The notes of flows without a record.
+    pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
@@ -126,6 +133,7 @@ impl HostTables {
         for service in [V4_IN_V6, V6_IN_V6] {
             tables.add_service(service, |_| TUNNEL_V6_TARGET);
         }
+        tables.add_service(JUMBO_TUNNEL, |_| JUMBO_TUNNEL_TARGET);
         tables
     }
 
@@ -155,16 +163,10 @@ impl HostTables {
         let Memory { flow, slot, effect } = *memory;
         match effect {
             Effect::Nothing => {}
-            Effect::SettledUsed => {
-                if let Some(word) = self.slots.get_mut(slot as usize) {
-                    let [low, high, ..] = self.now.to_le_bytes();
-                    let settled_seen = u16::from_le_bytes([low, high]);
-                    *word = Slot {
-                        settled_seen,
-                        ..Slot::from_bits(*word)
-                    }
-                    .to_bits();
-                }
+            Effect::SettledUsed => self.settled_used(slot),
+            Effect::Noted(note) => {
+                self.settled_used(slot);
+                self.settled_flows.insert(flow, note);
             }
             Effect::Seen | Effect::Closing => {
                 if let Some(record) = self.flows.get_mut(&flow) {
@@ -182,6 +184,19 @@ impl HostTables {
                     self.half_open.remove(&flow);
                 }
             }
+        }
+    }
+
+    /// Notes the time at which a slot's settled path was used.
+    fn settled_used(&mut self, slot: u32) {
+        if let Some(word) = self.slots.get_mut(slot as usize) {
+            let [low, high, ..] = self.now.to_le_bytes();
+            let settled_seen = u16::from_le_bytes([low, high]);
+            *word = Slot {
+                settled_seen,
+                ..Slot::from_bits(*word)
+            }
+            .to_bits();
         }
     }
 
@@ -219,15 +234,18 @@ fn fixture_target(id: u16) -> Target {
     let [high, low] = id.to_be_bytes();
     let backend = Address::v4([192, 0, 2, 100 + low]);
     let hop = next_hop([0x02, 0, 0, 1, high, low]);
-    let tunnel = |backend: IpAddr, source: IpAddr| {
+    let tunnel_over = |mtu, backend: IpAddr, source: IpAddr| {
         let source = source.into();
+        let hop = NextHop { mtu, ..hop };
         Target::new(backend.into(), Forwarding::Ipip { source }, Some(hop))
     };
+    let tunnel = |backend, source| tunnel_over(hop.mtu, backend, source);
     match id {
         NO_TARGET => Target::NONE,
         UNRESOLVED_TARGET => Target::new(backend, Forwarding::Dsr, None),
         TUNNEL_V4_TARGET => tunnel(TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
         TUNNEL_V6_TARGET => tunnel(TUNNEL_V6_BACKEND.into(), TUNNEL_V6_SOURCE.into()),
+        JUMBO_TUNNEL_TARGET => tunnel_over(9000, TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
         _ => Target::new(backend, Forwarding::Dsr, Some(hop)),
     }
 }
@@ -292,6 +310,10 @@ impl Records for HostTables {
 
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
         self.half_open.get(key)
+    }
+
+    fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow> {
+        self.settled_flows.get(key)
     }
 
     fn now(&self) -> u32 {

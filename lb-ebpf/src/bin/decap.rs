@@ -39,7 +39,7 @@ mod program {
     #[map]
     static TUNNEL_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);
 
-    #[xdp]
+    #[xdp(frags)]
     fn decap(context: XdpContext) -> u32 {
         match process(&mut Frame::of(&context), &Maps) {
             Action::Pass => xdp_action::XDP_PASS,

@@ -2,7 +2,8 @@
 
 use lb_common::decapsulate::{AddressKey, Sources};
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, TargetName, Traffic,
+    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
+    TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -25,6 +26,8 @@ unsafe impl aya::Pod for Raw<FlowKey> {}
 unsafe impl aya::Pod for Raw<FlowRecord> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<HalfOpen> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<SettledFlow> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Node> {}
 // SAFETY: as above.
