@@ -10,56 +10,37 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
-use lab::balancing::{Balancer, Configuration, Decap, HS2_PORT, PATIENCE, start_coordinators};
+use lab::balancing::{Balancer, Configuration, Decap, HS2_PORT, MIXTURES, PATIENCE, start_coordinators};
 use lab::clients::hs2::coordinator_name;
+use lab::clients::iperf3::{Direction, transfer};
 use lab::demo::workload;
-use lab::{Host, Lab, TcpCounters};
+use lab::{Host, Lab, Network, TcpCounters};
 
-/// Adds a service in tunnels.
-fn tunnels(
-    configuration: Configuration,
-    name: &str,
-    vip: IpAddr,
-    backends: &[(&str, IpAddr, u32)],
-) -> Configuration {
-    let written = format!("name = \"{name}\"\nvip");
-    configuration
-        .service(name, vip, backends)
-        .with(&written, &format!("name = \"{name}\"\nforward = \"ipip\"\nvip"))
-        .unwrap()
+/// A balancer with a service for each mixture of families.
+fn start_balancer(lab: &Lab) -> Balancer {
+    let empty = Configuration::of(lab, &lab.balancers()[0]);
+    start_balancer_with(lab, empty)
 }
 
-fn v4_backends(lab: &Lab) -> Vec<(&str, IpAddr, u32)> {
-    let hosts = lab.backends().iter();
-    hosts.map(|host| (host.name(), host.v4().into(), 1)).collect()
+/// The same, added to a configuration.
+fn start_balancer_with(lab: &Lab, configuration: Configuration) -> Balancer {
+    let configuration = MIXTURES.iter().fold(configuration, |configuration, mixture| {
+        let hosts = lab.backends().iter();
+        let backends: Vec<_> = hosts
+            .map(|host| (host.name(), (mixture.backend)(host), 1))
+            .collect();
+        configuration.service_by("ipip", mixture.name, (mixture.vip)(lab), &backends)
+    });
+    Balancer::start(lab, &lab.balancers()[0], configuration).unwrap()
 }
 
-fn v6_backends(lab: &Lab) -> Vec<(&str, IpAddr, u32)> {
-    let hosts = lab.backends().iter();
-    hosts.map(|host| (host.name(), host.v6().into(), 1)).collect()
-}
-
-/// A balancer with the four mixtures of families: the first VIP in tunnels of its own family, the second in the other's.
-fn start_balancer(lab: &Lab) -> (Balancer, [(&'static str, IpAddr); 4]) {
-    let (same, other) = (lab.vips()[0], lab.vips()[1]);
-    let services = [
-        ("v4-in-v4", same.v4.into()),
-        ("v6-in-v6", same.v6.into()),
-        ("v4-in-v6", other.v4.into()),
-        ("v6-in-v4", other.v6.into()),
-    ];
-    let mut configuration = Configuration::of(lab, &lab.balancers()[0]);
-    for (name, vip) in services {
-        let backends = if name.ends_with("v4") {
-            v4_backends(lab)
-        } else {
-            v6_backends(lab)
-        };
-        configuration = tunnels(configuration, name, vip, &backends);
+fn expect_sound_checksums(lab: &Lab) {
+    for host in lab.hosts() {
+        let counted = TcpCounters::of(host).unwrap();
+        assert_eq!(counted.checksum_errors, 0, "{}", host.name());
     }
-    let balancer = Balancer::start(lab, &lab.balancers()[0], configuration).unwrap();
-    (balancer, services)
 }
 
 fn lab(backends: u8) -> Lab {
@@ -81,14 +62,15 @@ fn connections_succeed_through_tunnels_of_every_mixture_of_families() {
     let lab = lab(2);
     let _coordinators = start_coordinators(&lab).unwrap();
     let decaps = Decap::start_on_backends(&lab).unwrap();
-    let (balancer, services) = start_balancer(&lab);
+    let balancer = start_balancer(&lab);
     let opened = || {
         decaps
             .iter()
             .map(|decap| decap.counted("decapsulated").unwrap())
             .sum::<u64>()
     };
-    for (index, (name, vip)) in services.into_iter().enumerate() {
+    for (index, mixture) in MIXTURES.iter().enumerate() {
+        let (name, vip) = (mixture.name, (mixture.vip)(&lab));
         let before = opened();
         lab.clients()[0]
             .enter(|| {
@@ -112,14 +94,7 @@ fn connections_succeed_through_tunnels_of_every_mixture_of_families() {
             opened() - before
         );
     }
-    for host in lab.hosts() {
-        assert_eq!(
-            TcpCounters::of(host).unwrap().checksum_errors,
-            0,
-            "{}",
-            host.name()
-        );
-    }
+    expect_sound_checksums(&lab);
 }
 
 #[test]
@@ -127,7 +102,7 @@ fn impyla_queries_go_through_tunnels() {
     let lab = lab(3);
     let _coordinators = start_coordinators(&lab).unwrap();
     let _decaps = Decap::start_on_backends(&lab).unwrap();
-    let (_balancer, _) = start_balancer(&lab);
+    let _balancer = start_balancer(&lab);
     // IPv4 in IPv4, IPv4 in IPv6.
     for vip in lab.vips() {
         let answers = workload::run(&lab, &lab.clients()[0], vip.v4, 30, 3).unwrap();
@@ -170,32 +145,91 @@ fn upload(client: &Host, backend: &Host, vip: IpAddr, bytes: usize) -> usize {
     told
 }
 
+/// What the routing table of a host says about the way to an address.
+fn route(host: &Host, to: IpAddr) -> String {
+    host.run(&["ip", "route", "get", &to.to_string()]).unwrap()
+}
+
 #[test]
-fn a_client_learns_how_long_its_packets_may_be() {
-    const BYTES: usize = 16 << 20;
+fn a_client_learns_how_long_its_packets_may_be_and_bulk_data_arrives() {
+    const BYTES: u64 = 64 << 20;
     let lab = lab(1);
     let (client, backend) = (&lab.clients()[0], &lab.backends()[0]);
-    let _decap = Decap::start(&lab, backend).unwrap();
-    let (balancer, services) = start_balancer(&lab);
+    let decap = Decap::start(&lab, backend).unwrap();
+    let balancer = start_balancer(&lab);
     let mut answers = 0;
-    for (name, vip) in services {
-        assert_eq!(upload(client, backend, vip, BYTES), BYTES, "{name}");
-        // The links have an MTU of 1500 bytes.
-        let longest = if name.ends_with("v4") { 1480 } else { 1460 };
-        let route = client.run(&["ip", "route", "get", &vip.to_string()]).unwrap();
-        assert!(route.contains(&format!(" mtu {longest}")), "{name}: {route}");
+    for mixture in &MIXTURES {
+        let (name, vip) = (mixture.name, (mixture.vip)(&lab));
+        assert!(!route(client, vip).contains(" mtu "), "{name}");
+        let service = SocketAddr::new(vip, HS2_PORT);
+        let opened = decap.counted("decapsulated").unwrap();
+        for direction in [Direction::ToServer, Direction::ToClient] {
+            let transfer = transfer(backend, client, service, BYTES, direction).unwrap();
+            // What the sender's socket still holds when iperf3 ends the transfer does not arrive.
+            assert!(
+                transfer.sent >= BYTES && transfer.received > BYTES / 2,
+                "{name} {direction:?}: {transfer:?}"
+            );
+            if direction == Direction::ToServer {
+                let packets = transfer.received / mixture.longest_packet as u64;
+                assert!(
+                    decap.counted("decapsulated").unwrap() - opened > packets,
+                    "{name}"
+                );
+            }
+        }
+        let learned = route(client, vip);
+        let expected = format!(" mtu {} ", mixture.longest_packet);
+        assert!(learned.contains(&expected), "{name}: {learned}");
         let answers_now = counter(&balancer, "packet_too_big_sent");
         assert!(answers_now > answers, "{name}");
         answers = answers_now;
     }
-    for host in lab.hosts() {
-        assert_eq!(
-            TcpCounters::of(host).unwrap().checksum_errors,
-            0,
-            "{}",
-            host.name()
-        );
+    expect_sound_checksums(&lab);
+}
+
+#[test]
+fn tunnels_lead_through_routers_to_backends_and_answers_to_remote_clients() {
+    const BYTES: usize = 4 << 20;
+    // The balancer is on the clients' network only: to it, backends and remote clients are both behind the router.
+    let lab = Lab::builder()
+        .backends(1)
+        .vips(2)
+        .remotes(1)
+        .backends_apart()
+        .start()
+        .unwrap();
+    let (remote, backend) = (&lab.remotes()[0], &lab.backends()[0]);
+    let decap = Decap::start(&lab, backend).unwrap();
+    let balancer_host = &lab.balancers()[0];
+    balancer_host
+        .run(&["ip", "link", "set", "dev", "eth1", "down"])
+        .unwrap();
+    let router = lab.router().unwrap();
+    let router = router.on(Network::Front).unwrap();
+    for (family, network, gateway) in [
+        ("-4", format!("{}/24", Network::Back.v4()), router.v4.to_string()),
+        ("-6", format!("{}/64", Network::Back.v6()), router.v6.to_string()),
+    ] {
+        balancer_host
+            .run(&["ip", family, "route", "replace", &network, "via", &gateway])
+            .unwrap();
     }
+    let balancer = start_balancer(&lab);
+    for service in balancer.status().unwrap().services {
+        let next_hop = service.backends[0].next_hop.clone();
+        assert_eq!(next_hop, Some(router.mac.to_string()), "{}", service.name);
+    }
+    for mixture in &MIXTURES {
+        let (name, vip) = (mixture.name, (mixture.vip)(&lab));
+        let opened = decap.counted("decapsulated").unwrap();
+        assert_eq!(upload(remote, backend, vip, BYTES), BYTES, "{name}");
+        assert!(decap.counted("decapsulated").unwrap() > opened, "{name}");
+        let learned = route(remote, vip);
+        let expected = format!(" mtu {} ", mixture.longest_packet);
+        assert!(learned.contains(&expected), "{name}: {learned}");
+    }
+    expect_sound_checksums(&lab);
 }
 
 #[test]
@@ -207,10 +241,43 @@ fn decap_needs_no_laxer_reverse_path_filter() {
         backend.run(&["sysctl", "-w", &setting]).unwrap();
     }
     let _decap = Decap::start(&lab, backend).unwrap();
-    let (_balancer, services) = start_balancer(&lab);
-    for (name, vip) in services {
-        assert_eq!(upload(client, backend, vip, 100_000), 100_000, "{name}");
+    let _balancer = start_balancer(&lab);
+    for mixture in &MIXTURES {
+        let vip = (mixture.vip)(&lab);
+        assert_eq!(upload(client, backend, vip, 100_000), 100_000, "{}", mixture.name);
     }
+}
+
+fn carries_xdp(host: &Host) -> bool {
+    let link = host.run(&["ip", "-json", "link", "show", "dev", "eth0"]).unwrap();
+    link.contains("\"xdp\"")
+}
+
+#[test]
+fn decap_that_is_killed_at_any_moment_can_be_started_again_and_taken_off() {
+    const KILLS: u32 = 25;
+    let lab = lab(1);
+    let (client, backend) = (&lab.clients()[0], &lab.backends()[0]);
+    let _balancer = start_balancer(&lab);
+    let vip = (MIXTURES[0].vip)(&lab);
+    let decap = Decap::start(&lab, backend).unwrap();
+    for kill in 0..KILLS {
+        // Half of them begin without anything, half meet what the kill before has left.
+        if kill % 2 == 0 {
+            assert_eq!(decap.run(&["--detach"]).unwrap().code, Some(0));
+            assert!(!carries_xdp(backend) && !decap.pins().exists(), "kill {kill}");
+        }
+        let mut command = decap.command(&[]).unwrap();
+        let mut process = backend.spawn(&format!("decap-{kill}"), &mut command).unwrap();
+        thread::sleep(Duration::from_millis(2) * kill);
+        process.kill().unwrap();
+    }
+    let again = decap.run(&[]).unwrap();
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(upload(client, backend, vip, 100_000), 100_000);
+    assert!(decap.counted("decapsulated").unwrap() > 0);
+    assert_eq!(decap.run(&["--detach"]).unwrap().code, Some(0));
+    assert!(!carries_xdp(backend) && !decap.pins().exists());
 }
 
 #[test]
@@ -218,14 +285,9 @@ fn decap_can_be_started_again_and_leaves_nothing() {
     let lab = lab(1);
     let (client, backend) = (&lab.clients()[0], &lab.backends()[0]);
     let decap = Decap::start(&lab, backend).unwrap();
-    let (_balancer, services) = start_balancer(&lab);
-    let (_, vip) = services[0];
-    let carries_xdp = || {
-        let link = backend
-            .run(&["ip", "-json", "link", "show", "dev", "eth0"])
-            .unwrap();
-        link.contains("\"xdp\"")
-    };
+    let _balancer = start_balancer(&lab);
+    let vip = (MIXTURES[0].vip)(&lab);
+    let carries_xdp = || carries_xdp(backend);
     assert_eq!(upload(client, backend, vip, 100_000), 100_000);
     assert!(decap.counted("decapsulated").unwrap() > 0 && carries_xdp());
 

@@ -1,6 +1,7 @@
 //! `lb-ctl decap` on a backend of a lab, as an operator runs it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -37,11 +38,16 @@ impl Decap {
 
     /// Runs `lb-ctl decap` for the backend's interface with more arguments, until it ends.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
+        run(&mut self.command(arguments)?)
+    }
+
+    /// The command that [`Decap::run`] runs.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.host.command(programs::find("lb-ctl")?)?;
         command
             .args(["decap", "--interface", "eth0", "--pin", self.host.full_name()])
             .args(arguments);
-        run(&mut command)
+        Ok(command)
     }
 
     /// What `--status` says was counted under this name.
