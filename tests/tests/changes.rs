@@ -224,15 +224,15 @@ fn outlast(mode: Mode) {
     let mut cluster = Cluster::start(mode);
     let mut steady = cluster.hold();
     let mut random = Random::of(SEED);
-    let mut made = 0;
-    while made < changes {
+    let mut done = 0;
+    while done < changes {
         let change = Change::any(&mut random);
-        let context = format!("change {made}, {change:?}, before it {}", cluster.weights);
+        let context = format!("change {done}, {change:?}, before it {}", cluster.weights);
         if !cluster.apply(change).context(context.clone()).unwrap() {
             continue;
         }
-        made += 1;
-        if made.is_multiple_of(ROUND) {
+        done += 1;
+        if done.is_multiple_of(ROUND) {
             for connections in &mut steady {
                 connections.expect_unbroken().context(context.clone()).unwrap();
             }

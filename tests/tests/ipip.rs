@@ -10,7 +10,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use lab::balancing::{Balancer, Configuration, Decap, HS2_PORT, MIXTURES, PATIENCE, start_coordinators};
 use lab::clients::hs2::coordinator_name;
@@ -260,7 +260,9 @@ fn decap_that_is_killed_at_any_moment_can_be_started_again_and_taken_off() {
     let (client, backend) = (&lab.clients()[0], &lab.backends()[0]);
     let _balancer = start_balancer(&lab);
     let vip = (MIXTURES[0].vip)(&lab);
+    let start = Instant::now();
     let decap = Decap::start(&lab, backend).unwrap();
+    let whole_run = start.elapsed();
     for kill in 0..KILLS {
         // Half of them begin without anything, half meet what the kill before has left.
         if kill % 2 == 0 {
@@ -269,7 +271,7 @@ fn decap_that_is_killed_at_any_moment_can_be_started_again_and_taken_off() {
         }
         let mut command = decap.command(&[]).unwrap();
         let mut process = backend.spawn(&format!("decap-{kill}"), &mut command).unwrap();
-        thread::sleep(Duration::from_millis(2) * kill);
+        thread::sleep(whole_run * kill / KILLS);
         process.kill().unwrap();
     }
     let again = decap.run(&[]).unwrap();
