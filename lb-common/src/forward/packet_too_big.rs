@@ -82,16 +82,17 @@ fn answer_v6(packet: &mut impl PacketBuffer, offset: usize, limit: u16) -> Optio
         return None;
     }
     let quote = quoted(ip.payload_length() + ipv6::HEADER_LENGTH, QUOTE_V6);
-    let mut sum = cut_and_sum::<QUOTE_V6>(packet, offset, quote)?;
+    let sum = cut_and_sum::<QUOTE_V6>(packet, offset, quote)?;
     let length = (ICMP_HEADER_LENGTH + quote) as u16;
     turn_around(packet, offset, ADDED)?;
     let header = ipv6::header_words(0, 0, length, ICMPV6, vip.host_words(), client.host_words());
     packet.write_words(offset, header)?;
     // The pseudo header (RFC 8200, 8.1): both addresses, length, protocol.
-    for word in vip.host_words().into_iter().chain(client.host_words()) {
-        sum = sum.plus(word);
-    }
-    let sum = sum.plus(u32::from(length)).plus(u32::from(ICMPV6));
+    let sum = sum
+        .plus_address(vip.host_words())
+        .plus_address(client.host_words())
+        .plus(u32::from(length))
+        .plus(u32::from(ICMPV6));
     let icmp = icmp_header(PACKET_TOO_BIG, limit, sum);
     packet.write_words(offset + ipv6::HEADER_LENGTH, icmp)?;
     in_reach(packet, offset + ADDED + quote)

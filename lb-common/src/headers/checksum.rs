@@ -18,6 +18,14 @@ impl Sum {
         Self(self.0 + word as u64)
     }
 
+    /// Adds the words of an IPv6 address. Without a loop: Linux 6.1 refuses some of those that compilers make of short ones.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus_address(self, words: [u32; 4]) -> Self {
+        let [a, b, c, d] = words;
+        self.plus(a).plus(b).plus(c).plus(d)
+    }
+
     /// The checksum: the complement of the sum, folded into 16 bits, host byte order.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "folded into 16 bits")]
