@@ -43,11 +43,17 @@ counters! {
         "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
     RecordLost = 7, "record_lost",
         "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
-    PacketTooBigSent = 8, "packet_too_big_sent",
+    ResetSent = 8, "reset_sent",
+        "A packet was answered with a TCP reset because its service has no backend that could take it.";
+    DropSourceNotAllowed = 9, "drop_source_not_allowed",
+        "A packet was dropped because its service may not be used from its source address.";
+    IcmpErrorForwarded = 10, "icmp_error_forwarded",
+        "An ICMP error about a connection was forwarded to the connection's backend.";
+    PacketTooBigSent = 11, "packet_too_big_sent",
         "A packet that does not fit into its backend's tunnel was answered with how long one may be.";
-    DropPacketTooBig = 9, "drop_packet_too_big",
+    DropPacketTooBig = 12, "drop_packet_too_big",
         "A packet that does not fit into its backend's tunnel was dropped without an answer, since its sender is no host.";
-    DropNoHeadroom = 10, "drop_no_headroom",
+    DropNoHeadroom = 13, "drop_no_headroom",
         "A packet was dropped because the driver leaves no room for a tunnel's header in front of it.";
 }
 

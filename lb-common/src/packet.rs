@@ -56,25 +56,6 @@ pub trait PacketBuffer: PacketMut {
     /// nothing, when there is no room or it would have no Ethernet header left.
     #[must_use]
     fn set_length(&mut self, length: usize) -> Option<()>;
-
-    /// Makes a rare change.
-    ///
-    /// A method so that an implementation can keep it out of the way of the packets that are not rare.
-    #[inline(always)]
-    #[must_use]
-    fn change_rarely<C: RareChange>(&mut self, word: u64) -> Option<()>
-    where
-        Self: Sized,
-    {
-        C::make(self, word)
-    }
-}
-
-/// A change of frames that few of them need, and whose code should cost the others nothing.
-pub trait RareChange {
-    /// Makes the change; what `word` means is its own affair. Returns `None` when it cannot be made, with the frame in
-    /// whatever state.
-    fn make(packet: &mut impl PacketBuffer, word: u64) -> Option<()>;
 }
 
 impl Packet for [u8] {

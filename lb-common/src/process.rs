@@ -4,12 +4,12 @@ use crate::{
     counter::Counter,
     decision::{Tables, Verdict, decide},
     forward::{
-        direct_server_return,
+        self, direct_server_return,
         ipip::{self, Obstacle},
-        packet_too_big::PacketTooBig,
     },
-    layout::{Target, forward},
-    packet::PacketBuffer,
+    icmp_error,
+    layout::{Target, forward as mode},
+    packet::{Packet as _, PacketBuffer},
 };
 
 /// Where a frame goes.
@@ -26,22 +26,82 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The action in one word, as functions of the kernel program return it.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        match self {
+            Self::Pass => 0,
+            Self::Drop => 1,
+            Self::Transmit { egress } => 2 | (egress as u64) << 32,
+        }
+    }
+
+    /// The inverse of [`Action::to_bits`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "cut out of the word")]
+    pub const fn from_bits(bits: u64) -> Self {
+        match bits as u32 {
+            0 => Self::Pass,
+            1 => Self::Drop,
+            _ => Self::Transmit {
+                egress: (bits >> 32) as u32,
+            },
+        }
+    }
+}
+
 /// The tables of the decision, and what carrying it out needs besides.
+///
+/// The provided methods are ways that are long or rare. They are methods so that an implementation can keep them out of the way of
+/// other packets.
 pub trait Engine: Tables {
+    /// The frames that it deals with.
+    type Frame: PacketBuffer;
+
     /// Counts an exceptional packet.
     fn count(&self, counter: Counter);
     /// Counts a frame of `bytes` bytes, as it came in, that is forwarded to the target `id`.
     fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool);
+
+    /// Makes of a frame an [RST back to its sender](forward::reset).
+    #[inline(always)]
+    fn reset(&self, packet: &mut Self::Frame) -> Option<()> {
+        forward::reset(packet)
+    }
+
+    /// Makes of a frame the [answer that it is too big](forward::packet_too_big).
+    #[inline(always)]
+    fn packet_too_big(&self, packet: &mut Self::Frame, limit: u16) -> Option<()> {
+        forward::packet_too_big(packet, limit)
+    }
+
+    /// Forwards an [ICMP error](icmp_error::forward) about a flow.
+    #[inline(always)]
+    fn forward_icmp_error(&self, packet: &mut Self::Frame) -> Action
+    where
+        Self: Sized,
+    {
+        icmp_error::forward(packet, self)
+    }
 }
 
 /// Decides about a frame, counts it, and makes of it what is to be sent.
 ///
 /// A frame that is dropped may have been changed.
 #[inline(always)]
-pub fn process(packet: &mut impl PacketBuffer, engine: &impl Engine) -> Action {
+pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     match decide(packet, engine) {
         Verdict::Pass => Action::Pass,
         Verdict::Drop(counter) => drop(counter, engine),
+        Verdict::Icmp => engine.forward_icmp_error(packet),
+        Verdict::Reset { sent, dropped } => {
+            if engine.reset(packet).is_none() {
+                return drop(dropped, engine);
+            }
+            engine.count(sent);
+            Action::Transmit { egress: 0 }
+        }
         Verdict::Forward {
             id,
             target,
@@ -49,41 +109,38 @@ pub fn process(packet: &mut impl PacketBuffer, engine: &impl Engine) -> Action {
             new_flow,
         } => {
             let bytes = packet.length();
-            let readdressed = match target.forward() {
-                forward::IPIP => ipip::wrap(packet, target, flow),
-                _ => direct_server_return(packet, target).ok_or(Obstacle::Truncated),
-            };
-            match readdressed {
+            match readdress(packet, target, flow) {
                 Ok(()) => {
                     engine.count_forwarded(id, bytes, new_flow);
                     Action::Transmit {
                         egress: target.egress(),
                     }
                 }
-                Err(Obstacle::TooBig) => answer_too_big(packet, target, engine),
-                Err(Obstacle::NoHeadroom) => drop(Counter::DropNoHeadroom, engine),
-                Err(Obstacle::Truncated) => drop(Counter::DropTruncated, engine),
+                Err(Obstacle::TooBig) => {
+                    if engine.packet_too_big(packet, ipip::inner_mtu(target)).is_none() {
+                        return drop(Counter::DropPacketTooBig, engine);
+                    }
+                    engine.count(Counter::PacketTooBigSent);
+                    Action::Transmit { egress: 0 }
+                }
+                Err(obstacle) => drop(obstacle.counter(), engine),
             }
         }
     }
 }
 
-/// Tells the client of a packet that does not fit into the tunnel how long one may be.
+/// Makes of a frame what is sent to a target.
 #[inline(always)]
-fn answer_too_big(packet: &mut impl PacketBuffer, target: &Target, engine: &impl Engine) -> Action {
-    if packet
-        .change_rarely::<PacketTooBig>(u64::from(ipip::inner_mtu(target)))
-        .is_none()
-    {
-        return drop(Counter::DropPacketTooBig, engine);
+pub(crate) fn readdress(packet: &mut impl PacketBuffer, target: &Target, flow: u64) -> Result<(), Obstacle> {
+    match target.forward() {
+        mode::IPIP => ipip::wrap(packet, target, flow),
+        _ => direct_server_return(packet, target).ok_or(Obstacle::Truncated),
     }
-    engine.count(Counter::PacketTooBigSent);
-    Action::Transmit { egress: 0 }
 }
 
 /// Drops a frame and says why.
 #[inline(always)]
-fn drop(counter: Counter, engine: &impl Engine) -> Action {
+pub(crate) fn drop(counter: Counter, engine: &impl Engine) -> Action {
     engine.count(counter);
     Action::Drop
 }
@@ -91,101 +148,121 @@ fn drop(counter: Counter, engine: &impl Engine) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
+    use crate::layout::{Forwarding, NextHop};
     use crate::packet::ROOM;
-    use crate::testing::{self, Case, Frame, HostTables, Outcome, cases, opened::open, tables};
+    use crate::testing::{
+        self, Case, Frame, HostTables, Outcome,
+        cases::CLIENT,
+        frame::{BALANCER_MAC, CLIENT_MAC},
+        opened::open,
+        tables::{TARGETS, TUNNEL_V4_BACKEND, TUNNEL_V4_SOURCE, TUNNEL_V4_TARGET, V4_IN_V4, next_hop},
+    };
     use std::vec::Vec;
 
-    /// What becomes of a frame, and all that was counted exceptional meanwhile.
-    fn outcome(frame: &mut Vec<u8>, tables: &HostTables) -> (Action, Vec<Counter>) {
-        let action = process(frame, tables);
-        let counted = |counter: &&Counter| tables.counted(**counter) > 0;
-        (action, Counter::ALL.iter().filter(counted).copied().collect())
+    /// What happened to a frame, as the counts of fresh tables tell it.
+    fn outcome(case: &Case) -> Outcome {
+        let tables = HostTables::fixture();
+        let mut frame = case.frame.clone();
+        let action = process(&mut frame, &tables);
+        let reasons: Vec<Counter> = Counter::ALL
+            .iter()
+            .copied()
+            .filter(|&counter| tables.counted(counter) > 0)
+            .collect();
+        let forwarded: Vec<u16> = (0..TARGETS)
+            .filter(|&id| tables.forwarded(id).packets > 0)
+            .collect();
+        match (action, reasons.as_slice(), forwarded.as_slice()) {
+            (Action::Pass, [], []) => {
+                assert_eq!(frame, case.frame, "{}", case.sentence);
+                Outcome::Pass
+            }
+            (Action::Drop, &[counter], []) => Outcome::Drop(counter),
+            (Action::Transmit { egress: 0 }, [], &[id]) => {
+                let traffic = tables.forwarded(id);
+                assert_eq!(traffic.bytes, case.frame.len() as u64, "{}", case.sentence);
+                let target = &tables.targets[usize::from(id)];
+                assert_eq!(frame[..12], target.addresses(), "{}", case.sentence);
+                Outcome::Forward {
+                    id,
+                    new_flow: traffic.new_flows == 1,
+                }
+            }
+            (Action::Transmit { egress: 0 }, [Counter::PacketTooBigSent], []) => {
+                assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &BALANCER_MAC[..]));
+                assert!(frame.len() < case.frame.len(), "an answer amplifies nothing");
+                open(&frame);
+                Outcome::TooBig
+            }
+            (Action::Transmit { egress: 0 }, [Counter::IcmpErrorForwarded], []) => {
+                let id = (1..TARGETS).find(|&id| tables.targets[usize::from(id)].addresses() == frame[..12]);
+                let id = id.expect("it goes to a target");
+                if tables.targets[usize::from(id)].forward() == mode::IPIP {
+                    let opened = open(&frame);
+                    assert!(case.frame.ends_with(&opened.content), "{}", case.sentence);
+                } else {
+                    assert_eq!(frame[12..], case.frame[12..], "{}", case.sentence);
+                }
+                Outcome::ForwardError { id }
+            }
+            (Action::Transmit { egress: 0 }, &[counter], []) => {
+                assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &BALANCER_MAC[..]));
+                Outcome::Reset(counter)
+            }
+            found => panic!("{}: {found:?}", case.sentence),
+        }
     }
 
     #[test]
-    fn every_case_is_carried_out_and_counted_once() {
-        let transmit = Action::Transmit { egress: 0 };
-        for Case {
-            sentence,
-            frame,
-            outcome: expected,
-        } in cases()
+    fn every_case_meets_its_fate() {
+        for case in testing::cases() {
+            assert_eq!(outcome(&case), case.outcome, "{}", case.sentence);
+        }
+    }
+
+    #[test]
+    fn every_counter_has_a_case() {
+        let cases = testing::cases();
+        for &counter in Counter::ALL
+            .iter()
+            .filter(|counter| counter.name().starts_with("drop_"))
+            // Not a matter of the frame alone: it has a test of its own.
+            .filter(|&&counter| counter != Counter::DropNoHeadroom)
         {
-            let tables = HostTables::fixture();
-            let mut after = frame.clone();
-            let (action, counters) = outcome(&mut after, &tables);
-            let forwarded: u64 = (0..tables::TARGETS).map(|id| tables.forwarded(id).packets).sum();
-            let (expected_action, expected_counters, expected_forwarded) = match expected {
-                Outcome::Pass => (Action::Pass, Vec::new(), 0),
-                Outcome::Forward { .. } => (transmit, Vec::new(), 1),
-                Outcome::Drop(counter) => (Action::Drop, Vec::from([counter]), 0),
-                Outcome::TooBig { counter, .. } => {
-                    let is_answered = counter == Counter::PacketTooBigSent;
-                    (
-                        if is_answered { transmit } else { Action::Drop },
-                        Vec::from([counter]),
-                        0,
-                    )
-                }
-            };
-            assert_eq!(
-                (action, counters, forwarded),
-                (expected_action, expected_counters, expected_forwarded),
-                "{sentence}"
+            assert!(
+                cases.iter().any(|case| case.outcome == Outcome::Drop(counter)),
+                "no case shows {}",
+                counter.name()
             );
-            match expected {
-                Outcome::Pass => assert_eq!(after, frame, "{sentence}"),
-                Outcome::Forward { id, new_flow } => {
-                    let traffic = tables.forwarded(id);
-                    assert_eq!(
-                        (traffic.bytes, traffic.new_flows),
-                        (frame.len() as u64, u64::from(new_flow)),
-                        "{sentence}"
-                    );
-                    assert_eq!(
-                        after[..12],
-                        tables.targets[usize::from(id)].addresses(),
-                        "{sentence}"
-                    );
-                }
-                Outcome::TooBig {
-                    counter: Counter::PacketTooBigSent,
-                    ..
-                } => {
-                    assert_eq!(after[..6], testing::frame::CLIENT_MAC, "{sentence}");
-                    assert!(
-                        after.len() < frame.len(),
-                        "{sentence}: an answer amplifies nothing"
-                    );
-                    open(&after);
-                }
-                Outcome::Drop(_) | Outcome::TooBig { .. } => {}
-            }
         }
     }
 
     #[test]
     fn what_the_driver_leaves_no_room_for_is_dropped_and_counted() {
         let mut tables = HostTables::fixture();
-        let wide = crate::layout::NextHop {
+        let wide = NextHop {
             mtu: u16::MAX,
-            ..tables::next_hop([2; 6])
+            ..next_hop([2; 6])
         };
-        let source = tables::TUNNEL_V4_SOURCE.octets();
-        let forwarding = crate::layout::Forwarding::Ipip {
-            source: crate::address::Address::v4(source),
-        };
-        tables.targets[usize::from(tables::TUNNEL_V4_TARGET)] = Target::new(
-            crate::address::Address::v4([192, 0, 2, 105]),
-            forwarding,
-            Some(wide),
-        );
-        let mut frame = Frame::new(cases::CLIENT, tables::V4_IN_V4)
-            .payload(&[0; ROOM - 54 - 19])
-            .bytes();
-        assert_eq!(
-            outcome(&mut frame, &tables),
-            (Action::Drop, Vec::from([Counter::DropNoHeadroom]))
-        );
+        let source = Address::v4(TUNNEL_V4_SOURCE.octets());
+        let backend = Address::v4(TUNNEL_V4_BACKEND.octets());
+        tables.targets[usize::from(TUNNEL_V4_TARGET)] =
+            Target::new(backend, Forwarding::Ipip { source }, Some(wide));
+        let mut frame = Frame::new(CLIENT, V4_IN_V4).payload(&[0; ROOM - 54 - 19]).bytes();
+        assert_eq!(process(&mut frame, &tables), Action::Drop);
+        assert_eq!(tables.counted(Counter::DropNoHeadroom), 1);
+    }
+
+    #[test]
+    fn an_action_survives_packing() {
+        for action in [
+            Action::Pass,
+            Action::Drop,
+            Action::Transmit { egress: 0 },
+            Action::Transmit { egress: u32::MAX },
+        ] {
+            assert_eq!(Action::from_bits(action.to_bits()), action);
+        }
     }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use lb_common::packet::{Packet, PacketBuffer, PacketMut, RareChange};
+use lb_common::packet::{Packet, PacketBuffer, PacketMut};
 
 /// The frame, of which the linear part can be read and written.
 ///
@@ -28,12 +28,30 @@ impl Frame {
     /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
+        // Volatile, so that the compiler does not read the pointers before it calls a function that takes the context, and hand
+        // them over as numbers instead: to the verifier they would be no pointers any more.
+        let context = context.ctx;
+        // SAFETY: the context is the one that the kernel gave.
+        let start = unsafe { &raw const (*context).data };
+        // SAFETY: as above.
+        let end = unsafe { &raw const (*context).data_end };
+        // SAFETY: a field of the context can be read.
+        let start = unsafe { core::ptr::read_volatile(start) };
+        // SAFETY: as above.
+        let end = unsafe { core::ptr::read_volatile(end) };
         Self {
-            context: context.ctx,
-            start: context.data(),
-            end: context.data_end(),
+            context,
+            start: start as usize,
+            end: end as usize,
             fragments: Cell::new(0),
         }
+    }
+
+    /// The context, for functions of their own, which make a frame of it anew. This one must not be used any more after
+    /// such a function has changed the frame's length.
+    #[inline(always)]
+    pub(crate) const fn context(&self) -> *mut xdp_md {
+        self.context
     }
 
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.
@@ -165,18 +183,4 @@ impl PacketBuffer for Frame {
         self.fragments.set(self.whole_length() - self.linear_length());
         moved
     }
-
-    #[inline(always)]
-    fn change_rarely<C: RareChange>(&mut self, word: u64) -> Option<()> {
-        // Always moved: the function may have, and the verifier holds every pointer from before for invalid.
-        self.moved(change::<C>(self.context, word))
-    }
-}
-
-/// Makes a rare change, in a BPF function of its own: inlined it would take registers, stack and cache from all packets.
-/// Returns 0 if it was made.
-#[inline(never)]
-fn change<C: RareChange>(context: *mut xdp_md, word: u64) -> i64 {
-    let mut frame = Frame::of(&XdpContext::new(context));
-    i64::from(C::make(&mut frame, word).is_none())
 }

@@ -229,6 +229,23 @@ fn tunnels_lead_through_routers_to_backends_and_answers_to_remote_clients() {
         let expected = format!(" mtu {} ", mixture.longest_packet);
         assert!(learned.contains(&expected), "{name}: {learned}");
     }
+
+    // What the way back to the clients cannot take is told to the VIP, and has to reach the backend.
+    lab.narrow_far_side(1400).unwrap();
+    let mut errors = counter(&balancer, "icmp_error_forwarded");
+    for mixture in &MIXTURES {
+        let (name, vip) = (mixture.name, (mixture.vip)(&lab));
+        // Forgotten, so that each service's errors are needed.
+        for family in ["-4", "-6"] {
+            backend.run(&["ip", family, "route", "flush", "cache"]).unwrap();
+        }
+        let service = SocketAddr::new(vip, HS2_PORT);
+        let transfer = transfer(backend, remote, service, BYTES as u64, Direction::ToClient).unwrap();
+        assert!(transfer.sent >= BYTES as u64, "{name}: {transfer:?}");
+        let errors_now = counter(&balancer, "icmp_error_forwarded");
+        assert!(errors_now > errors, "{name}");
+        errors = errors_now;
+    }
     expect_sound_checksums(&lab);
 }
 

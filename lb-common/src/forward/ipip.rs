@@ -3,6 +3,7 @@
 //! Four mixtures: IPv4 or IPv6 (the client's packet) in IPv4 or IPv6 (the backend's address). RFC 2003, RFC 2473, RFC 4213.
 
 use crate::{
+    counter::Counter,
     headers::{
         ethernet::{self, ethertype},
         ipv4, ipv6,
@@ -25,6 +26,18 @@ pub enum Obstacle {
     NoHeadroom,
     /// The frame ends before its headers do, which no frame that was parsed does.
     Truncated,
+}
+
+impl Obstacle {
+    /// Under what a packet is counted that is dropped because of it.
+    #[inline(always)]
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::TooBig => Counter::DropPacketTooBig,
+            Self::NoHeadroom => Counter::DropNoHeadroom,
+            Self::Truncated => Counter::DropTruncated,
+        }
+    }
 }
 
 /// The length of the outer header of packets to this target, in bytes.

@@ -1,7 +1,11 @@
-//! What forwarding changes in a packet.
+//! What forwarding changes in a packet, and what is answered instead.
 
 pub mod ipip;
-pub mod packet_too_big;
+mod packet_too_big;
+mod reset;
+
+pub use packet_too_big::packet_too_big;
+pub use reset::reset;
 
 use crate::{layout::Target, packet::PacketMut};
 

@@ -6,48 +6,38 @@
 //! may be.
 
 use crate::{
-    address::Address,
     headers::{
         checksum::Sum,
         ethernet::{self, ethertype},
+        icmp::{self, kind},
         ipv4, ipv6,
     },
-    packet::{PacketBuffer, RareChange},
+    packet::PacketBuffer,
 };
 
 /// How much of the packet an answer quotes at most, in bytes: the answer then has the 576 bytes of RFC 1812, 4.3.2.3.
-pub const QUOTE_V4: usize = 576 - ipv4::MIN_HEADER_LENGTH - ICMP_HEADER_LENGTH;
+const QUOTE_V4: usize = 576 - ipv4::MIN_HEADER_LENGTH - icmp::HEADER_LENGTH;
 /// The same for IPv6: the answer then has the 1280 bytes of RFC 4443, 3.2.
-pub const QUOTE_V6: usize = 1280 - ipv6::HEADER_LENGTH - ICMP_HEADER_LENGTH;
+const QUOTE_V6: usize = 1280 - ipv6::HEADER_LENGTH - icmp::HEADER_LENGTH;
 
-const ICMP_HEADER_LENGTH: usize = 8;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-/// Type 3, destination unreachable; code 4, fragmentation needed.
-const FRAGMENTATION_NEEDED: u32 = 0x0304_0000;
-/// Type 2, packet too big; code 0.
-const PACKET_TOO_BIG: u32 = 0x0200_0000;
+/// Type and code of "fragmentation needed": code 4 of "destination unreachable".
+const FRAGMENTATION_NEEDED: u32 = (kind::UNREACHABLE as u32) << 24 | 4 << 16;
+/// Type and code of "packet too big".
+const PACKET_TOO_BIG: u32 = (kind::PACKET_TOO_BIG_V6 as u32) << 24;
 
-/// Makes of a packet the answer that it is too big. The word is the longest that would fit, in bytes.
+/// Makes of a packet the answer that it is too big, and that `limit` is the longest that would fit, in bytes. It leaves on the
+/// interface on which the packet came in.
 ///
-/// `None` when it must have no answer (RFC 1122, 3.2.2; RFC 4443, 2.4): its sender's address is not that of one host.
-#[derive(Clone, Copy, Debug)]
-pub struct PacketTooBig;
-
-impl RareChange for PacketTooBig {
-    #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an IP packet's length has 16 bits"
-    )]
-    fn make(packet: &mut impl PacketBuffer, word: u64) -> Option<()> {
-        let limit = word as u16;
-        let ethernet::Payload { ethertype, offset } = ethernet::payload(packet)?;
-        match ethertype {
-            ethertype::IPV4 => answer_v4(packet, offset, limit),
-            ethertype::IPV6 => answer_v6(packet, offset, limit),
-            _ => None,
-        }
+/// `None` when it must have no answer (RFC 1122, 3.2.2; RFC 4443, 2.4), because its sender's address is not that of one host, and when
+/// what is to be quoted cannot be read. The frame may have been changed then.
+#[inline(always)]
+#[must_use]
+pub fn packet_too_big(packet: &mut impl PacketBuffer, limit: u16) -> Option<()> {
+    let ethernet::Payload { ethertype, offset } = ethernet::payload(packet)?;
+    match ethertype {
+        ethertype::IPV4 => answer_v4(packet, offset, limit),
+        ethertype::IPV6 => answer_v6(packet, offset, limit),
+        _ => None,
     }
 }
 
@@ -56,16 +46,16 @@ impl RareChange for PacketTooBig {
 fn answer_v4(packet: &mut impl PacketBuffer, offset: usize, limit: u16) -> Option<()> {
     /// Internetwork control, as RFC 1812, 4.3.2.5 wants it for answers of routers.
     const CLASS: u8 = 0xc0;
-    const ADDED: usize = ipv4::MIN_HEADER_LENGTH + ICMP_HEADER_LENGTH;
+    const ADDED: usize = ipv4::MIN_HEADER_LENGTH + icmp::HEADER_LENGTH;
     let ip = packet.read(offset).map(ipv4::Header::new)?;
-    let (client, vip) = (ip.source().v4_bits(), ip.destination().v4_bits());
-    if !is_one_host_v4(client) {
+    if !ip.source().is_one_host() {
         return None;
     }
+    let (client, vip) = (ip.source().v4_bits(), ip.destination().v4_bits());
     let quote = quoted(ip.total_length(), QUOTE_V4);
     let sum = cut_and_sum::<QUOTE_V4>(packet, offset, quote)?;
     turn_around(packet, offset, ADDED)?;
-    let header = ipv4::header_words(CLASS, (ADDED + quote) as u16, ICMP, vip, client);
+    let header = ipv4::header_words(CLASS, (ADDED + quote) as u16, icmp::PROTOCOL, vip, client);
     packet.write_words(offset, header)?;
     let icmp = icmp_header(FRAGMENTATION_NEEDED, limit, sum);
     packet.write_words(offset + ipv4::MIN_HEADER_LENGTH, icmp)?;
@@ -75,24 +65,31 @@ fn answer_v4(packet: &mut impl PacketBuffer, offset: usize, limit: u16) -> Optio
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "an answer is short")]
 fn answer_v6(packet: &mut impl PacketBuffer, offset: usize, limit: u16) -> Option<()> {
-    const ADDED: usize = ipv6::HEADER_LENGTH + ICMP_HEADER_LENGTH;
+    const ADDED: usize = ipv6::HEADER_LENGTH + icmp::HEADER_LENGTH;
     let ip = packet.read(offset).map(ipv6::Header::new)?;
     let (client, vip) = (ip.source(), ip.destination());
-    if !is_one_host_v6(client) {
+    if !client.is_one_host() {
         return None;
     }
     let quote = quoted(ip.payload_length() + ipv6::HEADER_LENGTH, QUOTE_V6);
     let sum = cut_and_sum::<QUOTE_V6>(packet, offset, quote)?;
-    let length = (ICMP_HEADER_LENGTH + quote) as u16;
+    let length = (icmp::HEADER_LENGTH + quote) as u16;
     turn_around(packet, offset, ADDED)?;
-    let header = ipv6::header_words(0, 0, length, ICMPV6, vip.host_words(), client.host_words());
+    let header = ipv6::header_words(
+        0,
+        0,
+        length,
+        icmp::PROTOCOL_V6,
+        vip.host_words(),
+        client.host_words(),
+    );
     packet.write_words(offset, header)?;
     // The pseudo header (RFC 8200, 8.1): both addresses, length, protocol.
     let sum = sum
-        .plus_address(vip.host_words())
-        .plus_address(client.host_words())
+        .plus_address(vip)
+        .plus_address(client)
         .plus(u32::from(length))
-        .plus(u32::from(ICMPV6));
+        .plus(u32::from(icmp::PROTOCOL_V6));
     let icmp = icmp_header(PACKET_TOO_BIG, limit, sum);
     packet.write_words(offset + ipv6::HEADER_LENGTH, icmp)?;
     in_reach(packet, offset + ADDED + quote)
@@ -155,20 +152,6 @@ fn turn_around(packet: &mut impl PacketBuffer, offset: usize, added: usize) -> O
     packet.write(offset - 2, ethertype)
 }
 
-/// Whether an IPv4 address can be that of one host: not 0.0.0.0/8, loopback, multicast, reserved or broadcast.
-#[inline(always)]
-const fn is_one_host_v4(address: u32) -> bool {
-    let first = address >> 24;
-    first != 0 && first != 127 && first < 224
-}
-
-/// Whether an IPv6 address can be that of one host: neither unspecified nor loopback nor multicast.
-#[inline(always)]
-const fn is_one_host_v6(address: Address) -> bool {
-    let [high, low] = address.halves();
-    high >> 56 != 0xff && (high != 0 || low > 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,9 +171,7 @@ mod tests {
 
     fn answer(frame: &[u8], limit: u16) -> Option<Vec<u8>> {
         let mut frame = frame.to_vec();
-        frame
-            .change_rarely::<PacketTooBig>(u64::from(limit))
-            .map(|()| frame)
+        packet_too_big(&mut frame, limit).map(|()| frame)
     }
 
     /// Compares an answer with what it must be; `packet` is the IP packet that it is about.

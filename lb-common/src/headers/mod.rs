@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod ecn;
 pub mod ethernet;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod segment;

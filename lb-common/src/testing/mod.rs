@@ -11,9 +11,11 @@
 pub mod cases;
 pub mod endpoint;
 pub mod frame;
+pub mod icmp;
 pub mod opened;
 pub mod tables;
 
 pub use cases::{Case, Outcome, cases};
 pub use frame::Frame;
+pub use icmp::IcmpError;
 pub use tables::HostTables;

@@ -8,7 +8,11 @@ fn main() {}
 // Not by way of the library: with it the balancer's maps would come along, and be made on every backend.
 #[cfg(target_arch = "bpf")]
 #[path = "../frame.rs"]
-#[allow(unreachable_pub, reason = "for the library it is public")]
+#[allow(
+    unreachable_pub,
+    dead_code,
+    reason = "the library needs all of it, and makes it public"
+)]
 mod frame;
 
 #[cfg(target_arch = "bpf")]

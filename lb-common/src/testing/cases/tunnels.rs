@@ -8,6 +8,7 @@ use crate::{
     counter::Counter,
     headers::{ethernet::ethertype, tcp::Flags},
     testing::{
+        IcmpError,
         frame::Frame,
         tables::{
             JUMBO_TUNNEL, JUMBO_TUNNEL_TARGET, TUNNEL_V4_TARGET, TUNNEL_V6_TARGET, V4_IN_V4, V4_IN_V6,
@@ -37,14 +38,8 @@ pub(super) fn cases() -> Vec<Case> {
             ([0xff02, 0, 0, 0, 0, 0, 0, 1], 40000).into()
         };
         let goes = |new_flow| Outcome::Forward { id, new_flow };
-        let answered = Outcome::TooBig {
-            id,
-            counter: Counter::PacketTooBigSent,
-        };
-        let refused = Outcome::TooBig {
-            id,
-            counter: Counter::DropPacketTooBig,
-        };
+        let answered = Outcome::TooBig;
+        let refused = Outcome::Drop(Counter::DropPacketTooBig);
         let from_nobody = Frame::new(nobody, service).payload(&[0xab; 1500]);
         let rows = [
             ("a segment is wrapped", plain.clone(), goes(false)),
@@ -89,6 +84,16 @@ pub(super) fn cases() -> Vec<Case> {
             outcome,
         };
         cases.extend(rows.map(case));
+        let error = |sentence, error: IcmpError| Case {
+            sentence,
+            frame: error.bytes(),
+            outcome: Outcome::ForwardError { id },
+        };
+        let about = || IcmpError::about(client, service);
+        cases.extend([
+            error("an ICMP error about a connection is wrapped", about()),
+            error("the same with two tags", about().tags(2)),
+        ]);
         if client.is_ipv4() {
             let rows = [
                 ("IP options are wrapped", plain.ip_options(&[1; 40]), goes(false)),
@@ -117,10 +122,7 @@ fn jumbo_cases() -> Vec<Case> {
         id: JUMBO_TUNNEL_TARGET,
         new_flow: false,
     };
-    let answered = Outcome::TooBig {
-        id: JUMBO_TUNNEL_TARGET,
-        counter: Counter::PacketTooBigSent,
-    };
+    let answered = Outcome::TooBig;
     let too_long = Frame::new(CLIENT, JUMBO_TUNNEL).payload(&[0xab; 8981 - 40]);
     let rows = [
         ("a jumbo frame is wrapped with its fragments", longest(), wrapped),

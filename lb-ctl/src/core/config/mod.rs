@@ -21,6 +21,7 @@ mod error;
 mod fixed;
 mod model;
 mod planned;
+mod prefix;
 mod prime;
 mod reader;
 mod value;
