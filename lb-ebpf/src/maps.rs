@@ -141,16 +141,20 @@ impl Tables for Maps {
                 if let Some(record) = FLOWS.get_ptr_mut(flow) {
                     let now = self.now();
                     // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is
-                    // made, since others look at the record; the field is written whole, and that another CPU writes to it at
-                    // the same time does no harm.
-                    unsafe { (&raw mut (*record).last_seen).write_volatile(now) };
-                    let closing = match effect {
+                    // made, since others look at the record.
+                    let last_seen = unsafe { &raw mut (*record).last_seen };
+                    // SAFETY: as above.
+                    let closing = unsafe { &raw mut (*record).closing };
+                    // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same
+                    // time does no harm.
+                    unsafe { last_seen.write_volatile(now) };
+                    let mark = match effect {
                         Effect::Closing => slot_rule::closing_since(now),
                         Effect::Reopened => 0,
                         _ => return,
                     };
                     // SAFETY: as above.
-                    unsafe { (&raw mut (*record).closing).write_volatile(closing) };
+                    unsafe { closing.write_volatile(mark) };
                 }
             }
             Effect::Open(half_open) => {
