@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Backend, Config, Prefix, Service};
+use super::{
+    config::{Backend, Config, Service},
+    prefix::Prefix,
+};
 
 /// What a reload has changed. Backends are written `service/backend`. Field names are a contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -73,7 +73,10 @@ mod tests {
 
     use super::super::simulation::kernel::Kernel;
     use super::*;
-    use crate::core::config::{self, Config, HostDefaults, Prefix};
+    use crate::core::{
+        config::{self, Config, HostDefaults},
+        prefix::Prefix,
+    };
 
     const VIP: &str = "192.0.2.10";
     const PORT: u16 = 21_000;
@@ -106,10 +109,7 @@ mod tests {
     /// The service, used from so many networks, beginning with this one.
     fn networks(first: u32, number: u32) -> Config {
         let mut config = configuration(&BTreeSet::from([0]));
-        let network = |number: u32| Prefix {
-            address: IpAddr::from(((10 << 24) + (number << 8)).to_be_bytes()),
-            length: 24,
-        };
+        let network = |number: u32| Prefix::of(IpAddr::from(((10 << 24) + (number << 8)).to_be_bytes()), 24);
         config.services[0].allow = (first..first + number).map(network).collect();
         config
     }
