@@ -2,6 +2,7 @@
 
 pub mod cause;
 pub mod config;
+pub mod health;
 pub mod interface;
 pub mod maglev;
 pub mod next_hops;
