@@ -221,11 +221,16 @@ impl Monitor {
         } else {
             self.notice_other_failure(outcome, &mut events);
         }
-        self.sequence += 1;
+        self.postpone(began, ended);
+        events
+    }
+
+    /// A check that began and ended at these times has found nothing out, for a reason that is not the backend's.
+    pub fn postpone(&mut self, began: Duration, ended: Duration) {
+        self.sequence = self.sequence.wrapping_add(1);
         self.next_check = self
             .pace
             .next_check(self.is_changing(), self.seed, self.sequence, began, ended);
-        events
     }
 
     fn notice_restart(&mut self, outcome: &Outcome, events: &mut Vec<Event>) {
