@@ -3,8 +3,8 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connection::{Connector, Trouble};
-use super::target::{Authentication, ClientPort};
-use crate::core::health::probe::{ANSWER_LIMIT, Finding, Progress, get_info, sasl};
+use super::target::ClientPort;
+use crate::core::health::probe::{ANSWER_LIMIT, Authentication, Finding, Progress, get_info, sasl};
 
 /// Asks, and reads until the answer is complete.
 pub(super) async fn ask(connector: &Connector, client: &ClientPort) -> Result<Finding, Trouble> {

@@ -31,7 +31,7 @@ use crate::core::health::probe::{Finding, coordinator};
 use crate::core::health::{Failure, Outcome, Verdict};
 
 pub use scheduler::{Assignment, Report, Scheduler};
-pub use target::{Authentication, ClientPort, Probe, Target, WebPort};
+pub use target::{ClientPort, Probe, Target, WebPort, targets};
 pub use tls::{Tls, TlsError, TlsOptions};
 
 use connection::Deadline;

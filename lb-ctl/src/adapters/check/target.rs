@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::tls::Tls;
+use super::tls::{Tls, TlsError, TlsOptions};
+use crate::core::config::{Check, CheckKind, CheckTls, Service};
+use crate::core::health::probe::Authentication;
 
 /// A backend, and how it is checked. Two equal targets find the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,11 +73,64 @@ pub struct ClientPort {
     pub authentication: Authentication,
 }
 
-/// What a HiveServer2 wants before it listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authentication {
-    /// Nothing: requests follow at once.
-    None,
-    /// A SASL negotiation, because of Kerberos or LDAP.
-    Sasl,
+/// How the backends of a service are checked, in the order of the configuration. Empty if they are not.
+///
+/// Reads the certificates anew, so that a reload notices when they have changed.
+pub fn targets(service: &Service) -> Result<Vec<Target>, TlsError> {
+    let check = &service.check;
+    if check.kind == CheckKind::None {
+        return Ok(Vec::new());
+    }
+    let tls = check
+        .tls
+        .as_ref()
+        .map(|tls| Tls::load(options(tls)))
+        .transpose()?;
+    let target = |(address, port)| Target {
+        address,
+        source: check.source,
+        timeout: check.timeout,
+        probe: probe(check, port, tls.as_ref()),
+    };
+    Ok(service
+        .backends
+        .iter()
+        .map(|backend| target((backend.address, check.port.unwrap_or(backend.port))))
+        .collect())
+}
+
+fn options(tls: &CheckTls) -> TlsOptions {
+    TlsOptions {
+        ca_file: tls.ca_file.clone(),
+        server_name: tls.server_name.clone(),
+        verify: tls.verify,
+    }
+}
+
+fn probe(check: &Check, port: u16, tls: Option<&Tls>) -> Probe {
+    let client = ClientPort {
+        port,
+        tls: tls.filter(|_| check.client_tls).cloned(),
+        authentication: check.authentication,
+    };
+    let web = |port, encrypted| WebPort {
+        port,
+        tls: tls.filter(|_| encrypted).cloned(),
+    };
+    match check.kind {
+        CheckKind::None | CheckKind::Tcp => Probe::Tcp { port },
+        CheckKind::Http | CheckKind::Https => Probe::Web {
+            web: web(port, check.kind == CheckKind::Https),
+            path: check.path.clone(),
+        },
+        CheckKind::Hs2 => Probe::HiveServer2(client),
+        CheckKind::Impala => Probe::Coordinator {
+            client,
+            web: web(check.web_port, check.web_tls),
+        },
+        CheckKind::ActiveStatus => Probe::ActiveStatus {
+            web: web(check.web_port, check.web_tls),
+            metric: check.metric.clone(),
+        },
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
+use super::model::{Api, Backend, Config, DatapathConfig, Interface, Node, Service};
 use super::reader::At;
 
 /// The typed configuration. `None` only if a required key is missing or was refused, which has been reported
@@ -51,9 +51,8 @@ fn service(document: document::Service) -> Option<Service> {
         affinity: value_or(document.affinity, defaults::AFFINITY),
         balance: value_or(document.balance, defaults::BALANCE),
         no_backend: value_or(document.no_backend, defaults::NO_BACKEND),
-        check: Check {
-            kind: value_or(document.check.kind, defaults::CHECK_KIND),
-        },
+        check: document.check.assemble(),
+        health: document.health.assemble(),
         backends: document
             .backends
             .into_iter()
@@ -75,6 +74,6 @@ fn backend(document: document::Backend, service_port: u16) -> Option<Backend> {
     })
 }
 
-fn value_or<T>(written: Option<At<T>>, default: T) -> T {
+pub(super) fn value_or<T>(written: Option<At<T>>, default: T) -> T {
     written.map_or(default, |at| at.value)
 }

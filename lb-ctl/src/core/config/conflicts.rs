@@ -31,6 +31,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
         backend_ports(service, errors);
         backend_families(service, errors);
         some_weight(service, errors);
+        service.check.report_conflicts(errors);
     }
 }
 

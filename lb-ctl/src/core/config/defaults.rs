@@ -1,6 +1,6 @@
 //! The values that keys have when the file does not mention them.
 
-use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 
 /// The default of a key that only the host can know; a pure parser has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,5 @@ pub(super) const FORWARD: Forward = Forward::Dsr;
 pub(super) const AFFINITY: Affinity = Affinity::None;
 pub(super) const BALANCE: Balance = Balance::Hash;
 pub(super) const NO_BACKEND: NoBackend = NoBackend::Drop;
-pub(super) const CHECK_KIND: CheckKind = CheckKind::None;
 pub(super) const WEIGHT: u32 = 1;
 pub(super) const TIER: u8 = 0;

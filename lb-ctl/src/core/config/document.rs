@@ -7,8 +7,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::check::CheckKeys;
+use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::error::Origin;
+use super::health_policy::HealthPolicyKeys;
 use super::reader::{At, TableReader};
 use super::value;
 
@@ -109,7 +111,8 @@ pub(super) struct Service {
     pub(super) affinity: Option<At<Affinity>>,
     pub(super) balance: Option<At<Balance>>,
     pub(super) no_backend: Option<At<NoBackend>>,
-    pub(super) check: Check,
+    pub(super) check: CheckKeys,
+    pub(super) health: HealthPolicyKeys,
     pub(super) backends: Vec<Backend>,
 }
 
@@ -124,22 +127,9 @@ impl Service {
             affinity: table.optional("affinity", value::choice),
             balance: table.optional("balance", value::choice),
             no_backend: table.optional("no_backend", value::choice),
-            check: table.table("check", Check::read),
+            check: table.table("check", CheckKeys::read),
+            health: HealthPolicyKeys::read(table),
             backends: table.required_tables("backend", Backend::read),
-        }
-    }
-}
-
-/// `[service.check]`
-#[derive(Debug)]
-pub(super) struct Check {
-    pub(super) kind: Option<At<CheckKind>>,
-}
-
-impl Check {
-    fn read(table: &mut TableReader<'_, '_>) -> Self {
-        Self {
-            kind: table.optional("type", value::choice),
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::check::Check;
+use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::error::Origin;
+use super::health_policy::HealthPolicy;
 
 /// A configuration that has passed all checks that need nothing but its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,17 +82,12 @@ pub struct Service {
     pub no_backend: NoBackend,
     /// How the backends' health is found out.
     pub check: Check,
+    /// What follows from their health.
+    pub health: HealthPolicy,
     /// The backends, in the order of the file; at least one has a weight above 0.
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,
-}
-
-/// How the health of a service's backends is found out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// The kind of check.
-    pub kind: CheckKind,
 }
 
 /// A server behind a service.

@@ -1,8 +1,9 @@
 //! HiveServer2 ports that answer well, otherwise, slowly, endlessly, or not at all.
 
-use super::super::{Authentication, ClientPort};
+use super::super::ClientPort;
 use super::servers::{answering, dripping, endless, http, nobody, stopping_after};
 use super::*;
+use crate::core::health::probe::Authentication;
 
 /// An answer with `ERROR_STATUS` and these words.
 pub(super) fn reply(message: &str) -> Vec<u8> {

@@ -1,10 +1,11 @@
 //! Coordinators whose client port and web pages agree, disagree, or are not there.
 
-use super::super::{Authentication, ClientPort, WebPort};
+use super::super::{ClientPort, WebPort};
 use super::client_port::reply;
 use super::servers::{answering, endless, http, mute, nobody, pages, stopping_after};
 use super::*;
 use crate::core::health::Load;
+use crate::core::health::probe::Authentication;
 
 const METRICS: &str = r#"{
     "impala.thrift-server.hiveserver2-frontend.connections-in-use": 12,

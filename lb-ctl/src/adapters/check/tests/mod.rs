@@ -5,6 +5,7 @@
 
 mod client_port;
 mod coordinator;
+mod from_config;
 mod scheduler;
 mod servers;
 mod tcp;

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::Receiver;
 
+use super::super::WebPort;
 use super::super::{Assignment, ClientPort, Report, Scheduler};
-use super::super::{Authentication, WebPort};
 use super::servers::{http, nobody, pages, read_some, serve, stopping_after};
 use super::*;
+use crate::core::health::probe::Authentication;
 use crate::core::health::{Event, Health, Pace, Standing, Start};
 
 const PACE: Pace = Pace {

@@ -9,10 +9,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-use super::super::{Authentication, ClientPort, Tls, TlsError, TlsOptions, WebPort};
+use super::super::{ClientPort, Tls, TlsError, TlsOptions, WebPort};
 use super::client_port::reply;
 use super::servers::{answering, http, read_some, serve, stopping_after};
 use super::*;
+use crate::core::health::probe::Authentication;
 
 /// A certificate authority, with its certificate in a file.
 struct Authority {

@@ -10,6 +10,15 @@ pub mod sasl;
 
 use super::outcome::Verdict;
 
+/// What a HiveServer2 wants before it listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Nothing: requests follow at once.
+    None,
+    /// A SASL negotiation, because of Kerberos or LDAP.
+    Sasl,
+}
+
 /// What a probe has found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
