@@ -13,8 +13,8 @@ use lb_common::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey, Slot,
-        Target, Traffic,
+        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey,
+        SettledFlow, Slot, Target, Traffic,
     },
     process::Engine,
     slot_rule::{self, Effect, Event, Records},
@@ -37,6 +37,10 @@ static FLOWS: HashMap<FlowKey, FlowRecord> = HashMap::with_max_entries(262_144, 
 /// Half-open records. A flood of SYNs evicts the oldest of them, and nothing else.
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Notes of flows without a record, for operators. Where there are too many, those seen longest ago are forgotten.
+#[map]
+static SETTLED_FLOWS: LruHashMap<FlowKey, SettledFlow> = LruHashMap::with_max_entries(65_536, 0);
 
 /// The way back of translated connections that are established. Allocated as they come: most hosts have none.
 #[map]
@@ -115,6 +119,11 @@ impl Tables for Maps {
         match effect {
             Effect::Nothing => {}
             Effect::SettledUsed => settled_used(*slot),
+            Effect::Noted(note) => {
+                settled_used(*slot);
+                // Where it fails there is one flow less to see.
+                let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
+            }
             Effect::Seen | Effect::Closing => {
                 if let Some(record) = FLOWS.get_ptr_mut(flow) {
                     // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are
@@ -153,6 +162,12 @@ impl Records for Maps {
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
         // SAFETY: as above.
         unsafe { HALF_OPEN.get(key) }
+    }
+
+    #[inline(always)]
+    fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow> {
+        // SAFETY: as above.
+        unsafe { SETTLED_FLOWS.get(key) }
     }
 
     #[inline(always)]
@@ -215,9 +230,15 @@ fn settled_used(slot: u32) {
     if let Some(word) = SLOTS.get_ptr_mut(slot) {
         // `settled_seen` is the highest 16 bits of the word, on a little-endian machine its last two bytes.
         let settled_seen = word.cast::<u16>().wrapping_add(3);
-        // SAFETY: the two bytes are inside of the word, which is the map's memory, and aligned. Only they are stored, so that
-        // a move which the controller stores at the same time is not undone.
-        unsafe { settled_seen.write_volatile(Maps.now() as u16) };
+        let now = Maps.now() as u16;
+        // SAFETY: the two bytes are inside of the word, which is the map's memory, and aligned.
+        let before = unsafe { settled_seen.read_volatile() };
+        // Written once a tick, the slot's cache line stays shared.
+        if before != now {
+            // SAFETY: as above. Only these two bytes are stored, so that a move which the controller stores at the same time
+            // is not undone.
+            unsafe { settled_seen.write_volatile(now) };
+        }
     }
 }
 

@@ -4,18 +4,20 @@
 //! bytes. Integers are in the byte order of the host unless a field says otherwise; the two sides are always on one
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
+mod names;
 mod service;
 mod target;
 mod translation;
 
 use crate::{address::Address, headers::tcp};
 
+pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
 
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;
@@ -60,6 +62,16 @@ impl ServiceKey {
             protocol: 0,
             reserved: 0,
         }
+    }
+
+    /// The VIP.
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Whether it is the key of a service, and not the one that says that its address is a VIP.
+    pub const fn is_service(&self) -> bool {
+        self.protocol != 0
     }
 }
 
@@ -114,7 +126,7 @@ impl Slot {
     }
 }
 
-/// Names a flow: the key of both tables of records. The service stands for VIP, port and protocol.
+/// Names a flow: the key of all tables of flows. The service stands for VIP, port and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C, align(8))]
 pub struct FlowKey {
@@ -137,6 +149,21 @@ impl FlowKey {
             service,
             reserved: 0,
         }
+    }
+
+    /// The client's address.
+    pub const fn client(&self) -> Address {
+        self.client
+    }
+
+    /// The client's port.
+    pub const fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    /// The service's id.
+    pub const fn service(&self) -> u16 {
+        self.service
     }
 }
 
@@ -168,6 +195,20 @@ pub struct HalfOpen {
     pub sequence: u32,
     /// When it came, in [ticks](crate::clock::ticks).
     pub opened: u32,
+}
+
+/// What was noted of a connection in a tracked slot that has no record, because it is older than the slot's move.
+///
+/// For operators to see and count. Never consulted for forwarding, and lost when there are more than the table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SettledFlow {
+    /// The target to which the settled path led.
+    pub target: u16,
+    /// 1 once a FIN or RST has been seen, else 0.
+    pub closing: u16,
+    /// When a packet came, in [ticks](crate::clock::ticks): the last one, or the one that closes.
+    pub last_seen: u32,
 }
 
 /// What was forwarded to a target, per CPU.
@@ -202,6 +243,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`HalfOpen`](super::HalfOpen).
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`SettledFlow`](super::SettledFlow).
+    pub const SETTLED_FLOWS: &str = "SETTLED_FLOWS";
     /// Hash, [`ReturnKey`](super::ReturnKey) to [`Return`](super::Return): the way back of translated connections that have
     /// an established record. Never evicts.
     pub const RETURNS: &str = "RETURNS";
@@ -220,6 +263,8 @@ pub mod map {
     pub const TARGETS: &str = "TARGETS";
     /// Per-CPU array of [`Traffic`](super::Traffic), indexed by target id.
     pub const TRAFFIC: &str = "TRAFFIC";
+    /// Array of [`TargetName`](super::TargetName), indexed by target id. The controller's own: no program uses it.
+    pub const TARGET_NAMES: &str = "TARGET_NAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counter::Counter).
     pub const COUNTERS: &str = "COUNTERS";
 }
@@ -237,6 +282,7 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<FlowRecord>(), 16);
         assert_eq!(size_of::<HalfOpen>(), 12);
+        assert_eq!(size_of::<SettledFlow>(), 8);
         assert_eq!(size_of::<ReturnKey>(), 40);
         assert_eq!(size_of::<Return>(), 40);
         assert_eq!(size_of::<Node>(), 72);

@@ -9,8 +9,8 @@ use crate::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey, Slot,
-        Target, Traffic,
+        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey,
+        SettledFlow, Slot, Target, Traffic,
     },
     process::Engine,
     slot_rule::{Effect, Records},
@@ -59,10 +59,14 @@ pub struct HostTables {
     pub flows: BTreeMap<FlowKey, FlowRecord>,
     /// The half-open records.
     pub half_open: BTreeMap<FlowKey, HalfOpen>,
+    /// The notes of flows without a record.
+    pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
     pub short: bool,
+    /// How many established records there can be; `None`: as many as come.
+    pub room: Option<usize>,
     /// What decisions wanted remembered, and has not been carried out.
     memories: RefCell<Vec<Memory>>,
     /// What was counted, by [`Counter`].
@@ -125,16 +129,10 @@ impl HostTables {
         let Memory { flow, slot, effect } = *memory;
         match effect {
             Effect::Nothing => {}
-            Effect::SettledUsed => {
-                if let Some(word) = self.slots.get_mut(slot as usize) {
-                    let [low, high, ..] = self.now.to_le_bytes();
-                    let settled_seen = u16::from_le_bytes([low, high]);
-                    *word = Slot {
-                        settled_seen,
-                        ..Slot::from_bits(*word)
-                    }
-                    .to_bits();
-                }
+            Effect::SettledUsed => self.settled_used(slot),
+            Effect::Noted(note) => {
+                self.settled_used(slot);
+                self.settled_flows.insert(flow, note);
             }
             Effect::Seen | Effect::Closing => {
                 if let Some(record) = self.flows.get_mut(&flow) {
@@ -146,9 +144,25 @@ impl HostTables {
                 self.half_open.insert(flow, half_open);
             }
             Effect::Establish(record) => {
-                self.flows.insert(flow, record);
-                self.half_open.remove(&flow);
+                let fits = self.room.is_none_or(|room| self.flows.len() < room);
+                if fits || self.flows.contains_key(&flow) {
+                    self.flows.insert(flow, record);
+                    self.half_open.remove(&flow);
+                }
             }
+        }
+    }
+
+    /// Notes the time at which a slot's settled path was used.
+    fn settled_used(&mut self, slot: u32) {
+        if let Some(word) = self.slots.get_mut(slot as usize) {
+            let [low, high, ..] = self.now.to_le_bytes();
+            let settled_seen = u16::from_le_bytes([low, high]);
+            *word = Slot {
+                settled_seen,
+                ..Slot::from_bits(*word)
+            }
+            .to_bits();
         }
     }
 
@@ -256,6 +270,10 @@ impl Records for HostTables {
 
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
         self.half_open.get(key)
+    }
+
+    fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow> {
+        self.settled_flows.get(key)
     }
 
     fn now(&self) -> u32 {

@@ -1,13 +1,16 @@
 //! The command line.
 
-mod config_file;
 mod detach;
 mod exit;
+mod explain;
+mod flows;
 mod output;
+mod reload;
 mod run;
 mod status;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -15,7 +18,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::core::config::API_SOCKET;
+use crate::{adapters::config_file, core::config::API_SOCKET};
 
 /// A load balancer for Apache Impala: forwards in the kernel (XDP), controlled from here.
 #[derive(Debug, Parser)]
@@ -26,6 +29,12 @@ struct Command {
     socket: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
+}
+
+impl Command {
+    fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new(API_SOCKET))
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no daemon.";
@@ -52,6 +61,40 @@ enum Action {
     },
     /// Show what the daemon does.
     Status {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain why a flow goes where it goes: what the kernel does with its packets now.
+    Explain {
+        /// The client's address and port.
+        #[arg(value_name = "CLIENT:PORT", value_parser = explain::client)]
+        client: SocketAddr,
+        /// The service's name.
+        service: String,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the flows that the kernel's tables know: those that a slot which moves must not lose.
+    Flows {
+        /// Only flows of this service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only flows of this backend.
+        #[arg(long, value_name = "NAME")]
+        backend: Option<String>,
+        /// How many to list. Counted are all.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the daemon read its configuration file again and follow it: all of it, or nothing if something is wrong with it.
+    ///
+    /// No connection breaks: backends that are no longer configured get no new ones, and keep those that they have.
+    Reload {
         /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
@@ -90,9 +133,26 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             detach_on_exit,
         } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
         Action::Check { config, host } => check(&config.path, *host),
-        Action::Status { json } => {
-            status::status(command.socket.as_deref().unwrap_or(Path::new(API_SOCKET)), *json)
+        Action::Status { json } => status::status(command.socket(), *json),
+        Action::Explain {
+            client,
+            service,
+            json,
+        } => explain::explain(command.socket(), *client, service, *json),
+        Action::Flows {
+            service,
+            backend,
+            limit,
+            json,
+        } => {
+            let query = crate::core::flows::Query {
+                service: service.clone(),
+                backend: backend.clone(),
+                limit: *limit,
+            };
+            flows::flows(command.socket(), &query, *json)
         }
+        Action::Reload { json } => reload::reload(command.socket(), *json),
         Action::Detach { node } => detach::detach(node.as_deref()),
     }
 }

@@ -1,10 +1,18 @@
 //! Pure cores: functions of their arguments, without I/O and without a clock.
 
 pub mod cause;
+pub mod census;
+pub mod changes;
 pub mod config;
+pub mod explain;
+pub mod flows;
 pub mod health;
 pub mod interface;
+pub mod interfaces;
 pub mod maglev;
 pub mod next_hops;
+pub mod placement;
 pub mod plan;
+pub mod slot_moves;
 pub mod status;
+pub mod time;

@@ -1,31 +1,34 @@
 //! The daemon's state as operators see it.
 
-use lb_common::counter::Counter;
+use lb_common::{counter::Counter, layout::TargetName};
 
+use super::controller::Controller;
 use crate::{
-    adapters::datapath::{Datapath, DatapathError},
+    adapters::datapath::DatapathError,
     core::{
-        config::{Backend, Config, Service},
+        config::{Backend, Service},
         interface::{Interface, format_mac},
-        next_hops::NextHops,
-        plan::{Plan, PlannedService},
+        plan::PlannedService,
         status::{BackendStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status},
     },
 };
 
 /// Puts the status together from what is configured, what is planned, and what the kernel has counted.
-pub(super) fn status(
-    config: &Config,
-    plan: &Plan,
-    next_hops: &NextHops,
-    interface: &Interface,
-    datapath: &Datapath,
-) -> Result<Status, DatapathError> {
-    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
-    let interfaces = vec![InterfaceStatus {
-        name: interface.name.clone(),
-        mode: mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string()),
-    }];
+pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
+    let Controller {
+        config,
+        plan,
+        network,
+        datapath,
+        ..
+    } = controller;
+    let interfaces = network
+        .interfaces()
+        .all()
+        .map(|(name, interface)| InterfaceStatus {
+            name: name.to_owned(),
+            mode: mode(interface),
+        });
     let counters = Counter::ALL.iter().map(|&counter| {
         Ok(CounterStatus {
             name: counter.name().to_owned(),
@@ -37,12 +40,12 @@ pub(super) fn status(
         .services
         .iter()
         .zip(&plan.services)
-        .map(|(service, planned)| service_status(service, planned, next_hops, datapath));
+        .map(|(service, planned)| service_status(service, planned, controller));
     Ok(Status {
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         datapath: DatapathStatus {
-            interfaces,
+            interfaces: interfaces.collect(),
             counters: counters.collect::<Result<_, DatapathError>>()?,
         },
         services: services.collect::<Result<_, _>>()?,
@@ -51,25 +54,41 @@ pub(super) fn status(
     })
 }
 
+/// How the program is attached to an interface, in a word.
+fn mode(interface: Option<&Interface>) -> String {
+    let Some(interface) = interface else {
+        return "absent".to_owned();
+    };
+    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
+    mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string())
+}
+
 fn service_status(
     service: &Service,
     planned: &PlannedService,
-    next_hops: &NextHops,
-    datapath: &Datapath,
+    controller: &Controller,
 ) -> Result<ServiceStatus, DatapathError> {
-    let backends = service
+    let mut tracked_slots = 0;
+    for index in planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots {
+        tracked_slots += u32::from(controller.datapath.slot(index)?.tracked);
+    }
+    let configured = service
         .backends
         .iter()
         .zip(&planned.targets)
-        .map(|(backend, &id)| backend_status(backend, id, planned, next_hops, datapath));
+        .map(|(backend, &id)| backend_status(backend, id, planned, controller));
+    let leaving = controller
+        .placement
+        .leaving(planned.entry.id)
+        .map(|(id, name)| leaving_status(name, id, controller));
     Ok(ServiceStatus {
         name: service.name.clone(),
         vip: service.vip,
         port: service.port,
         forward: service.forward.to_string(),
         active_tier: 0,
-        tracked_slots: 0,
-        backends: backends.collect::<Result<_, _>>()?,
+        tracked_slots,
+        backends: configured.chain(leaving).collect::<Result<_, _>>()?,
     })
 }
 
@@ -77,11 +96,10 @@ fn backend_status(
     backend: &Backend,
     id: u16,
     planned: &PlannedService,
-    next_hops: &NextHops,
-    datapath: &Datapath,
+    controller: &Controller,
 ) -> Result<BackendStatus, DatapathError> {
-    let traffic = datapath.traffic(id)?;
     let slots = planned.slots.iter().filter(|&&target| target == id).count();
+    let traffic = controller.datapath.traffic(id)?;
     Ok(BackendStatus {
         name: backend.name.clone(),
         address: backend.address,
@@ -95,8 +113,43 @@ fn backend_status(
         packets: traffic.packets,
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
-        tracked_flows: 0,
-        next_hop: next_hops.mac(backend.address).map(format_mac),
+        tracked_flows: tracked_flows(id, controller),
+        next_hop: next_hop(id, controller),
         last_check: None,
     })
+}
+
+/// A backend that is no longer configured, but on which connections live.
+fn leaving_status(
+    name: &TargetName,
+    id: u16,
+    controller: &Controller,
+) -> Result<BackendStatus, DatapathError> {
+    let traffic = controller.datapath.traffic(id)?;
+    Ok(BackendStatus {
+        name: name.name().unwrap_or_default().to_owned(),
+        address: name.address(),
+        port: name.port(),
+        weight: 0,
+        tier: 0,
+        health: "up".to_owned(),
+        admin: "draining".to_owned(),
+        slots: 0,
+        packets: traffic.packets,
+        bytes: traffic.bytes,
+        new_flows: traffic.new_flows,
+        tracked_flows: tracked_flows(id, controller),
+        next_hop: next_hop(id, controller),
+        last_check: None,
+    })
+}
+
+fn next_hop(id: u16, controller: &Controller) -> Option<String> {
+    let next_hop = controller.network.next_hops().of(id);
+    next_hop.map(|next_hop| format_mac(next_hop.mac))
+}
+
+/// As the last pass over the records has counted.
+fn tracked_flows(id: u16, controller: &Controller) -> u64 {
+    controller.census.as_ref().map_or(0, |census| census.flows(id))
 }

@@ -1,17 +1,23 @@
 //! The command line's end of the operator API.
 
 use std::{
+    fmt::Write as _,
     io,
     path::{Path, PathBuf},
 };
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::core::status::Status;
+use crate::core::{
+    changes::Changes,
+    explain::{self, Explanation},
+    flows::{self, Flows},
+    status::Status,
+};
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +48,26 @@ pub enum ClientError {
         /// What happened.
         source: hyper::Error,
     },
+    /// The question was wrong.
+    #[error("{reason}")]
+    Usage {
+        /// The daemon's words.
+        reason: String,
+    },
     /// The daemon could not do it.
     #[error("the daemon answered {status}: {reason}")]
     Refused {
         /// The HTTP status.
-        status: hyper::StatusCode,
+        status: StatusCode,
         /// The daemon's words.
         reason: String,
     },
+    /// The question cannot be put into a URI.
+    #[error("the question cannot be put into the address of a request")]
+    Question(#[from] hyper::http::uri::InvalidUri),
+    /// The daemon refuses the configuration.
+    #[error("{0}")]
+    Configuration(String),
     /// The answer is not what this version expects.
     #[error("the daemon's answer is not understood; are daemon and command of the same version?")]
     Format(#[from] serde_json::Error),
@@ -57,10 +75,58 @@ pub enum ClientError {
 
 /// Asks for the whole status.
 pub async fn status(socket: &Path) -> Result<Status, ClientError> {
-    get(socket, "/status").await
+    ask(socket, Method::GET, "/status").await
 }
 
-async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, ClientError> {
+/// Has the daemon read its configuration again.
+pub async fn reload(socket: &Path) -> Result<Changes, ClientError> {
+    ask(socket, Method::POST, "/reload").await
+}
+
+/// Asks why a flow goes where it goes.
+pub async fn explain(socket: &Path, query: &explain::Query) -> Result<Explanation, ClientError> {
+    let explain::Query { client, service } = query;
+    let parameters = [("client", client.to_string()), ("service", service.clone())];
+    ask(socket, Method::GET, &with_parameters("/explain", parameters)).await
+}
+
+/// Asks for the flows that the tables know.
+pub async fn flows(socket: &Path, query: &flows::Query) -> Result<Flows, ClientError> {
+    let flows::Query {
+        service,
+        backend,
+        limit,
+    } = query;
+    let named = [("service", service), ("backend", backend)];
+    let named = named
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)));
+    let parameters = named.chain([("limit", limit.to_string())]);
+    ask(socket, Method::GET, &with_parameters("/flows", parameters)).await
+}
+
+/// A path with a query of these names and values.
+fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let mut text = path.to_owned();
+    let mut separator = '?';
+    for (name, value) in parameters {
+        text.extend([separator]);
+        text.extend([name, "="]);
+        for byte in value.bytes() {
+            // The unreserved characters of RFC 3986, 2.3.
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                text.push(char::from(byte));
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+        separator = '&';
+    }
+    text
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -75,7 +141,8 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = hyper::Uri::from_static(path);
+    *request.method_mut() = method;
+    *request.uri_mut() = path.parse()?;
     // HTTP/1.1 wants a host, a unix socket has none.
     request
         .headers_mut()
@@ -84,10 +151,31 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T
     let status = response.status();
     let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
     if !status.is_success() {
-        return Err(ClientError::Refused {
-            status,
-            reason: String::from_utf8_lossy(&body).into_owned(),
+        let reason = String::from_utf8_lossy(&body).into_owned();
+        return Err(match status {
+            StatusCode::UNPROCESSABLE_ENTITY => ClientError::Configuration(reason),
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => ClientError::Usage { reason },
+            _ => ClientError::Refused { status, reason },
         });
     }
     Ok(serde_json::from_slice(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_survive_whatever_is_in_them() {
+        let uri = with_parameters(
+            "/x",
+            [
+                ("client", "[2001:db8::1]:80".to_owned()),
+                ("b", "ä& =".to_owned()),
+            ],
+        );
+        assert_eq!(uri, "/x?client=%5B2001%3Adb8%3A%3A1%5D%3A80&b=%C3%A4%26%20%3D");
+        assert!(uri.parse::<hyper::Uri>().is_ok());
+        assert_eq!(with_parameters("/x", []), "/x");
+    }
 }

@@ -1,7 +1,8 @@
 //! Values that are copied in and out of maps as bytes.
 
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, Traffic,
+    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
+    TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -25,8 +26,16 @@ unsafe impl aya::Pod for Raw<FlowRecord> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<HalfOpen> {}
 // SAFETY: as above.
+unsafe impl aya::Pod for Raw<SettledFlow> {}
+// SAFETY: as above.
 unsafe impl aya::Pod for Raw<Node> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<ReturnKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Return> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<TargetName> {}
+// SAFETY: an integer.
+unsafe impl aya::Pod for Raw<u32> {}
+// SAFETY: an integer.
+unsafe impl aya::Pod for Raw<u64> {}

@@ -106,7 +106,7 @@ impl CheckKeys {
             has_kind: table.mentions("type"),
             kind: table.optional("type", value::choice),
             interval: table.optional("interval", |value| {
-                value::duration(value, INTERVALS, "leave the key out to get 2s")
+                value::duration(value, INTERVALS, "leave the key out to get \"2s\"").map(Duration::from)
             }),
             fast_interval: table.optional("fast_interval", |value| {
                 value::duration(
@@ -114,9 +114,10 @@ impl CheckKeys {
                     INTERVALS,
                     "leave the key out to get a quarter of the interval",
                 )
+                .map(Duration::from)
             }),
             timeout: table.optional("timeout", |value| {
-                value::duration(value, TIMEOUTS, "leave the key out to get 2s")
+                value::duration(value, TIMEOUTS, "leave the key out to get \"2s\"").map(Duration::from)
             }),
             rise: table.optional("rise", |value| {
                 value::integer(value, COUNTS, "leave the key out to get 2")

@@ -39,7 +39,7 @@ impl HealthPolicyKeys {
             failback: table.optional("failback", value::choice),
             slow_start: table.optional("slow_start", |value| {
                 let bounds = ConfigDuration::from_millis(0)..=MAX_SLOW_START;
-                value::duration(value, bounds, "leave the key out for none")
+                value::duration(value, bounds, "leave the key out for none").map(Duration::from)
             }),
             on_down: table.optional("on_down", value::choice),
         }

@@ -19,6 +19,7 @@ mod defaults;
 mod document;
 mod duration;
 mod error;
+mod fixed;
 mod health_policy;
 mod model;
 mod planned;
@@ -36,8 +37,9 @@ pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, OnDown, XdpMo
 pub use defaults::{API_SOCKET, HostDefaults};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use fixed::refuse_fixed;
 pub use health_policy::HealthPolicy;
-pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Service};
+pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name};
 
 use document::Document;

@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use toml::de::{DeInteger, DeValue};
 
@@ -15,8 +14,9 @@ use super::duration::{ConfigDuration, ConfigDurationError};
 use super::{planned, prime};
 use crate::core::health::Fraction;
 
-/// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table.
-const NAME_LENGTH: usize = 63;
+/// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table, and a
+/// backend's into the kernel's table of targets.
+const NAME_LENGTH: usize = lb_common::layout::NAME_LENGTH;
 
 /// Slots of a service. Fewer would share in steps of more than 0.4 %. The upper bound is the largest prime
 /// below 2^20: it takes 8 MiB for each service, and more would only make the shares finer than 0.0001 %.
@@ -229,6 +229,32 @@ pub(super) fn tier(value: &DeValue<'_>) -> Result<u8, String> {
     }
 }
 
+/// A duration within bounds.
+pub(super) fn duration(
+    value: &DeValue<'_>,
+    bounds: RangeInclusive<ConfigDuration>,
+    advice: &str,
+) -> Result<ConfigDuration, String> {
+    let refuse = |advice: &str| {
+        let (least, most) = (bounds.start(), bounds.end());
+        format!(
+            "expected a duration from \"{least}\" to \"{most}\", found {}; {advice}",
+            found(value)
+        )
+    };
+    let parsed = value.as_str().map(str::parse::<ConfigDuration>);
+    match parsed {
+        None => Err(refuse(
+            "write a whole number and a unit in quotes: ms, s, m, h or d",
+        )),
+        Some(Err(ConfigDurationError::Form)) => {
+            Err(refuse("write a whole number and one unit: ms, s, m, h or d"))
+        }
+        Some(Ok(duration)) if bounds.contains(&duration) => Ok(duration),
+        Some(Ok(_) | Err(ConfigDurationError::TooLong)) => Err(refuse(advice)),
+    }
+}
+
 /// An integer within bounds.
 pub(super) fn integer<T>(value: &DeValue<'_>, bounds: RangeInclusive<T>, advice: &str) -> Result<T, String>
 where
@@ -289,34 +315,6 @@ pub(super) fn choice<C: Choice>(value: &DeValue<'_>) -> Result<C, String> {
         ));
     }
     Ok(*choice)
-}
-
-/// A duration within bounds.
-pub(super) fn duration(
-    value: &DeValue<'_>,
-    bounds: RangeInclusive<ConfigDuration>,
-    advice: &str,
-) -> Result<Duration, String> {
-    let refuse = |advice: &str| {
-        format!(
-            "expected a duration from {} to {}, found {}; {advice}",
-            bounds.start(),
-            bounds.end(),
-            found(value)
-        )
-    };
-    let Some(text) = value.as_str() else {
-        return Err(refuse(
-            "write a number and a unit in quotes, like \"2s\" or \"250ms\"",
-        ));
-    };
-    match text.parse::<ConfigDuration>() {
-        Ok(duration) if bounds.contains(&duration) => Ok(duration.into()),
-        Ok(_) | Err(ConfigDurationError::TooLong) => Err(refuse(advice)),
-        Err(ConfigDurationError::Form) => Err(refuse(
-            "write a whole number and one of the units ms, s, m, h, d, like \"2s\" or \"250ms\"",
-        )),
-    }
 }
 
 /// A share from 0 to 1, kept in thousandths.

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::{
-    Affinity, Api, Backend, Balance, Check, CheckKind, Config, DatapathConfig, Forward, HealthPolicy,
-    Interface, NoBackend, Node, OnDown, Origin, Service, XdpModeChoice,
+    Affinity, Api, Backend, Balance, Check, CheckKind, Config, ConfigDuration, DatapathConfig, Forward,
+    HealthPolicy, Interface, NoBackend, Node, OnDown, Origin, Places, Service, XdpModeChoice,
 };
 use super::{MINIMAL, accept};
 use crate::core::health::probe::Authentication;
@@ -22,6 +22,7 @@ fn origin(line: usize, key: &str) -> Origin {
 fn absent_keys_have_their_defaults() {
     let expected = Config {
         file_name: "lb.toml".into(),
+        places: Places::default(),
         node: Node {
             name: "balancer1".into(),
         },
@@ -35,6 +36,8 @@ fn absent_keys_have_their_defaults() {
             slots_per_service: 65_537,
             max_services: 64,
             max_backends: 1024,
+            max_flows: 262_144,
+            flow_idle_timeout: ConfigDuration::from_millis(6 * 3_600_000),
         },
         api: Api {
             socket: "/run/lb-ctl/api.sock".into(),
@@ -102,6 +105,8 @@ fn written_keys_are_taken() {
         slots_per_service = 251
         max_services = 2
         max_backends = 3
+        max_flows = 4096
+        flow_idle_timeout = "90s"
 
         [[service]]
         name = "impala_hs2"
@@ -137,6 +142,8 @@ fn written_keys_are_taken() {
         slots_per_service,
         max_services,
         max_backends,
+        max_flows,
+        flow_idle_timeout,
     } = config.datapath;
     assert_eq!(
         interfaces,
@@ -147,6 +154,12 @@ fn written_keys_are_taken() {
     );
     assert_eq!((mode, hash_seed), (XdpModeChoice::Native, u64::MAX));
     assert_eq!((slots_per_service, max_services, max_backends), (251, 2, 3));
+    assert_eq!(
+        (max_flows, flow_idle_timeout),
+        (4096, ConfigDuration::from_millis(90_000))
+    );
+    assert_eq!(config.places.origin("datapath.max_flows").line, 12);
+    assert_eq!(config.places.origin("datapath.unwritten").line, 1);
 
     let [hs2, http] = config.services.as_slice() else {
         panic!("expected two services")
@@ -161,7 +174,7 @@ fn written_keys_are_taken() {
     assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
     assert_eq!(
         hs2.backends[1].address_origin,
-        origin(24, "service[impala_hs2].backend[b].address")
+        origin(26, "service[impala_hs2].backend[b].address")
     );
     assert_eq!(http.backends[0].port, 28000);
 }

@@ -158,7 +158,7 @@ fn unusable_policies() {
                 &[6],
                 "port = 21050\nmin_healthy = nan\nslow_start = \"2d\"",
                 "7: service[impala].min_healthy: expected a number from 0 to 1, found the float nan; write 0.5 for the half\n\
-                 8: service[impala].slow_start: expected a duration from 0s to 1d, found \"2d\"; leave the key out for none",
+                 8: service[impala].slow_start: expected a duration from \"0s\" to \"1d\", found \"2d\"; leave the key out for none",
             ),
             (
                 &[6],
@@ -175,15 +175,15 @@ fn unusable_values() {
     refuse_checks(&[
         (
             "type = \"tcp\"\ninterval = 2",
-            "9: service[impala].check.interval: expected a duration from 100ms to 1h, found the integer 2; write a number and a unit in quotes, like \"2s\" or \"250ms\"",
+            "9: service[impala].check.interval: expected a duration from \"100ms\" to \"1h\", found the integer 2; write a whole number and a unit in quotes: ms, s, m, h or d",
         ),
         (
             "type = \"tcp\"\ninterval = \"2\"",
-            "9: service[impala].check.interval: expected a duration from 100ms to 1h, found \"2\"; write a whole number and one of the units ms, s, m, h, d, like \"2s\" or \"250ms\"",
+            "9: service[impala].check.interval: expected a duration from \"100ms\" to \"1h\", found \"2\"; write a whole number and one unit: ms, s, m, h or d",
         ),
         (
             "type = \"tcp\"\ntimeout = \"2m\"\nrise = 0",
-            "9: service[impala].check.timeout: expected a duration from 10ms to 1m, found \"2m\"; leave the key out to get 2s\n\
+            "9: service[impala].check.timeout: expected a duration from \"10ms\" to \"1m\", found \"2m\"; leave the key out to get \"2s\"\n\
              10: service[impala].check.rise: expected an integer from 1 to 100, found the integer 0; leave the key out to get 2",
         ),
         (

@@ -1,0 +1,308 @@
+//! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
+
+use std::path::Path;
+
+use tokio::time::timeout;
+
+use super::{Host, Signals, controller::Controller, reconfiguration::RESOLUTION_GRACE, vips};
+use crate::{
+    adapters::{
+        api::server::Socket,
+        datapath::{Attachment, Datapath, DatapathError, Loaded, Pins, Sizes},
+        netlink::{Netlink, Watch},
+    },
+    core::{
+        cause::chain,
+        census::Census,
+        config::Config,
+        interface::{Interface, Mode},
+        placement::Placement,
+    },
+};
+
+/// How a start ended that did not fail.
+pub(super) enum Started {
+    Yes(Box<Controller>, Socket),
+    /// A signal came before anything had been changed.
+    Interrupted,
+}
+
+/// Where the tables come from.
+pub(super) enum Tables {
+    New,
+    Adopted,
+    Migrated { old: Box<Datapath> },
+}
+
+/// Loads the program, attaches it, and follows the configuration.
+///
+/// Nothing on the host is changed before the configuration has turned out to fit it and the kernel has accepted the
+/// program; what a failing start has changed by then, it takes back.
+pub(super) async fn start(
+    file: &Path,
+    config: Config,
+    netlink: Netlink,
+    host: Host,
+    signals: &mut Signals,
+) -> anyhow::Result<Started> {
+    Socket::refuse_if_in_use(&config.api.socket).await?;
+    let watch = Watch::start()?;
+    let mut pins = Pins::of(&config.node.name);
+    // Early, because it says whether another daemon runs for this node.
+    let prepared = match pins.create() {
+        Ok(()) => prepare(&config, &pins).await,
+        Err(error) => Err(error.into()),
+    };
+    let (datapath, placement, tables, socket) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            if pins.are_locked() {
+                pins.remove_empty_directories();
+            }
+            return Err(error);
+        }
+    };
+    let mut controller = Controller::new(file, config, host, pins, datapath, placement, netlink, watch);
+    match controller.bring_up(tables, signals).await {
+        Ok(true) => Ok(Started::Yes(Box::new(controller), socket)),
+        Ok(false) => {
+            controller.undo().await;
+            Ok(Started::Interrupted)
+        }
+        Err(error) => {
+            controller.undo().await;
+            Err(error)
+        }
+    }
+}
+
+/// Gets everything that can be had without changing anything that packets meet.
+async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Placement, Tables, Socket)> {
+    let (datapath, tables) = match Datapath::load_or_adopt(Sizes::of(&config.datapath), pins)? {
+        Loaded::New(datapath) => (datapath, Tables::New),
+        Loaded::Adopted(datapath) => (datapath, Tables::Adopted),
+        Loaded::Migrated { datapath, old } => (datapath, Tables::Migrated { old }),
+    };
+    let found = match &tables {
+        Tables::Migrated { old } => old.found()?,
+        Tables::New | Tables::Adopted => datapath.found()?,
+    };
+    let placement = Placement::adopt(&config.datapath, &found)
+        .map_err(|error| config.refusal(error.key(), error.to_string()))?;
+    placement
+        .check_room(config)
+        .map_err(|error| config.refusal(error.key(), error.to_string()))?;
+    let socket = Socket::bind(&config.api.socket).await?;
+    Ok((datapath, placement, tables, socket))
+}
+
+impl Controller {
+    /// Returns whether the start was not interrupted.
+    async fn bring_up(&mut self, tables: Tables, signals: &mut Signals) -> anyhow::Result<bool> {
+        match tables {
+            Tables::New => {
+                let plan = self.placement.plan(&self.config)?;
+                self.placement.introduce(&plan, &mut self.datapath)?;
+                let unknown = self.take_in_targets(&plan)?;
+                self.placement.apply(&plan, 0, &mut self.datapath)?;
+                self.plan = plan;
+                self.network.write_interfaces(&mut self.datapath)?;
+                tokio::select! {
+                    // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
+                    resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,
+                    () = signals.end() => return Ok(false),
+                }
+                self.pins.pin_maps(&self.datapath)?;
+                self.attach().await?;
+                self.pins.publish_maps()?;
+            }
+            Tables::Adopted => {
+                self.found_tables = true;
+                self.attach().await?;
+                self.take_over().await?;
+            }
+            Tables::Migrated { old } => {
+                self.found_tables = true;
+                self.pins.pin_maps(&self.datapath)?;
+                self.attach().await?;
+                // From here on packets meet the new tables, and the next start finds that out by itself.
+                self.datapath.leave_behind(&old)?;
+                self.pins.publish_maps()?;
+                tracing::info!("moved everything into tables of the configured sizes");
+                self.take_over().await?;
+            }
+        }
+        self.adjust_vips().await?;
+        self.clear_other_interfaces().await?;
+        Ok(true)
+    }
+
+    /// Follows the configuration, over tables in which live connections may be.
+    async fn take_over(&mut self) -> anyhow::Result<()> {
+        self.network.write_interfaces(&mut self.datapath)?;
+        self.sweep_what_was_left().await?;
+        self.placement.forget_orphans(&mut self.datapath)?;
+        self.adopt_next_hops().await?;
+        let plan = self.placement.plan(&self.config)?;
+        let moved = self.follow(self.config.clone(), plan).await?;
+        let records = self.census.as_ref().map_or(0, Census::established);
+        tracing::info!(
+            slots_moved = moved.moved,
+            slots = moved.slots,
+            records,
+            "took over the tables of an earlier run"
+        );
+        Ok(())
+    }
+
+    /// Goes on sending to where an earlier run has: the kernel is asked too, but need not be waited for.
+    async fn adopt_next_hops(&mut self) -> anyhow::Result<()> {
+        let targets = self
+            .placement
+            .targets()
+            .map(|(id, name)| Ok((id, name.address(), self.datapath.target(id)?)))
+            .collect::<Result<Vec<_>, DatapathError>>()?;
+        self.network.adopt(&targets, &mut self.datapath).await
+    }
+
+    /// Attaches the program to all interfaces and pins the links.
+    async fn attach(&mut self) -> anyhow::Result<()> {
+        let interfaces: Vec<Interface> = self.network.interfaces().existing().cloned().collect();
+        let modes = Mode::allowed_by(self.config.datapath.mode);
+        self.datapath
+            .attach(&interfaces, modes, &self.pins, &mut self.attachments)?;
+        self.network.refresh_interfaces(&mut self.datapath).await?;
+        self.network.attached();
+        Ok(())
+    }
+
+    /// Attaches the program to interfaces that were deleted and have come back, in the mode of the others. Returns whether there
+    /// were any.
+    pub(super) fn attach_again(&mut self) -> anyhow::Result<bool> {
+        let interfaces = self.network.interfaces();
+        let carries = |interface: &Interface| {
+            self.attachments
+                .iter()
+                .any(|attached| attached.index == interface.index && attached.interface == interface.name)
+        };
+        let back: Vec<Interface> = interfaces
+            .existing()
+            .filter(|interface| !carries(interface))
+            .cloned()
+            .collect();
+        let modes = interfaces.mode().map_or_else(
+            || Mode::allowed_by(self.config.datapath.mode).to_vec(),
+            |mode| vec![mode],
+        );
+        for interface in &back {
+            self.datapath.attach(
+                std::slice::from_ref(interface),
+                &modes,
+                &self.pins,
+                &mut self.attachments,
+            )?;
+            tracing::info!(interface = interface.name, "XDP: attached again");
+        }
+        Ok(!back.is_empty())
+    }
+
+    /// Removes what an earlier run has left on other interfaces. Last, when nothing can fail any more that would have to bring
+    /// it back.
+    async fn clear_other_interfaces(&mut self) -> anyhow::Result<()> {
+        let interfaces = self.network.interfaces();
+        let mut earlier = self.pins.interfaces()?;
+        earlier.retain(|earlier| !interfaces.names().any(|ours| ours == earlier));
+        let netlink = self.network.netlink();
+        let mut elsewhere = vips::indices(netlink, &earlier).await?;
+        let first = interfaces.first();
+        elsewhere.extend(
+            interfaces
+                .existing()
+                .filter(|interface| Some(*interface) != first)
+                .map(|interface| interface.index),
+        );
+        for vip in vips::remove(netlink, &elsewhere, |_| true).await? {
+            tracing::info!(%vip, "removed a VIP that is no longer configured here");
+        }
+        for interface in earlier {
+            self.pins.detach(&interface)?;
+            tracing::info!(
+                interface,
+                "detached the XDP program from an interface that is no longer configured"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes back what a start that failed has done. Not what an earlier run had done before: its link, once taken over,
+    /// carries our program, which forwards on as after any other end, and its tables are what they were.
+    async fn undo(&mut self) {
+        let first = self.network.interfaces().first().map(|first| first.index);
+        let added = std::mem::take(&mut self.added_vips);
+        if let Err(error) = vips::remove(self.network.netlink(), first.as_slice(), |vip| {
+            added.contains(&vip)
+        })
+        .await
+        {
+            tracing::error!(
+                "the VIPs that the start had added could not be removed: {}",
+                chain(&error)
+            );
+        }
+        for attachment in &self.attachments {
+            if !attachment.replaced
+                && let Err(error) = self.pins.detach(&attachment.interface)
+            {
+                tracing::error!("the XDP program could not be detached again: {}", chain(&error));
+            }
+        }
+        let is_ours_alone = !self.found_tables
+            && self
+                .pins
+                .interfaces()
+                .is_ok_and(|interfaces| interfaces.is_empty());
+        let removed = if is_ours_alone {
+            self.pins.remove().map(drop)
+        } else if self.attachments.is_empty() {
+            self.pins.discard_new_maps()
+        } else {
+            // Packets may meet the new maps; the next start sorts it out.
+            Ok(())
+        };
+        if let Err(error) = removed {
+            tracing::error!("the pins could not be removed: {}", chain(&error));
+        }
+        self.pins.remove_empty_directories();
+    }
+
+    /// Says that the daemon does its work now.
+    pub(super) fn announce(&self) {
+        for Attachment {
+            interface,
+            mode,
+            replaced,
+            refused,
+            ..
+        } in &self.attachments
+        {
+            let how = if *replaced {
+                "replaced the program of an earlier run"
+            } else {
+                "attached"
+            };
+            tracing::info!(interface, %mode, "XDP: {how}");
+            for reason in refused {
+                tracing::warn!(interface, "a better mode was not possible: {reason}");
+            }
+        }
+        for address in self.network.next_hops().unresolved() {
+            tracing::warn!(backend = %address, "its next hop has not answered yet: packets for this backend are dropped until it does");
+        }
+        tracing::info!(
+            services = self.config.services.len(),
+            backends = self.plan.targets.len(),
+            socket = %self.config.api.socket.display(),
+            "ready"
+        );
+    }
+}
