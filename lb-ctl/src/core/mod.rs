@@ -13,6 +13,7 @@ pub mod maglev;
 pub mod next_hops;
 pub mod placement;
 pub mod plan;
+pub mod serving;
 pub mod slot_moves;
 pub mod status;
 pub mod time;

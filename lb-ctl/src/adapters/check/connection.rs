@@ -55,9 +55,9 @@ impl Deadline {
 pub(super) enum Trouble {
     /// It is our own.
     NotChecked(NotChecked),
-    /// The connection was refused, or there is no way to the backend.
+    /// The backend's host refused the connection.
     Refused(String),
-    /// Nobody answered the attempt to connect.
+    /// Nobody answered the attempt to connect, or there is no way to the backend.
     Mute(String),
     /// There was a connection but no complete answer in time.
     Late(String),
@@ -74,7 +74,8 @@ impl Trouble {
     pub(super) fn finding(self) -> Result<Finding, NotChecked> {
         let (verdict, detail) = match self {
             Self::NotChecked(reason) => return Err(reason),
-            Self::Refused(detail) | Self::Mute(detail) => (Verdict::Failed(Failure::Unreachable), detail),
+            Self::Refused(detail) => (Verdict::Failed(Failure::Unreachable), detail),
+            Self::Mute(detail) => (Verdict::Failed(Failure::Silent), detail),
             Self::Late(detail) => (Verdict::Saturated, detail),
             Self::Broken(detail) => (Verdict::Failed(Failure::Failing), detail),
         };
@@ -112,6 +113,7 @@ impl Connector {
                 shown(self.deadline.limit)
             ))),
             Some(Err(error)) if is_our_own(&error) => Err(not_checked(&error)),
+            Some(Err(error)) if is_silence(&error) => Err(Trouble::Mute(format!("port {port}: {error}"))),
             Some(Err(error)) => Err(Trouble::Refused(format!("port {port}: {error}"))),
             Some(Ok(stream)) => Ok(stream),
         }
@@ -149,6 +151,21 @@ impl Connector {
         }
         Ok(socket)
     }
+}
+
+/// Whether nobody has answered an attempt to connect, as opposed to somebody who has said no.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ETIMEDOUT
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::ENODEV
+        )
+    )
 }
 
 /// Whether a failed attempt to connect has its reason on this host: no descriptors, no memory, no free port, or a rule of

@@ -6,7 +6,8 @@
 //!
 //! | what happens | verdict |
 //! | --- | --- |
-//! | no connection: refused, no route, or no answer to the attempt in time | failed, unreachable |
+//! | the connection is refused | failed, unreachable |
+//! | no answer to the attempt in time, or the kernel knows no way | failed, silent |
 //! | a connection, but no complete answer in time, not even a TLS handshake | saturated |
 //! | a connection, but a wrong answer, a wrong certificate, or none at all before the end | failed, failing |
 //! | no socket, no port, no such source address: our own trouble | none: [`NotChecked`] |
@@ -114,12 +115,11 @@ async fn check_coordinator(
         Ok(answer) => answer.health_page(),
         Err(trouble) => coordinator::HealthPage::Unknown(trouble.finding()?.detail),
     };
-    let port_is_mute = matches!(probe, Err(Trouble::Mute(_)));
     let probe = match probe {
         Ok(finding) => finding,
         Err(trouble) => trouble.finding()?,
     };
-    let finding = coordinator::combine(&page, probe, port_is_mute);
+    let finding = coordinator::combine(&page, probe);
     let metrics = metrics.ok().and_then(Result::ok);
     Ok(Outcome {
         load: metrics.as_ref().map(Metrics::load),

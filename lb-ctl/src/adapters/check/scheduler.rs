@@ -43,6 +43,8 @@ pub struct Report<K> {
     pub standing: Standing,
     /// How long the backend has been up; `None` if it is not up or was from the start.
     pub since_up: Option<Duration>,
+    /// When the check began.
+    pub began: Instant,
 }
 
 /// Runs the checks. Dropping it ends them.
@@ -186,6 +188,7 @@ impl<K: Clone> Watcher<K> {
             health: self.monitor.health(),
             standing: self.monitor.standing(),
             since_up: self.monitor.up_since().map(|since| now.saturating_sub(since)),
+            began: self.epoch + began,
         }
     }
 }

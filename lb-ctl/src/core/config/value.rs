@@ -220,13 +220,7 @@ pub(super) fn seed(value: &DeValue<'_>) -> Result<u64, String> {
 
 /// The tier of a backend.
 pub(super) fn tier(value: &DeValue<'_>) -> Result<u8, String> {
-    let advice = "leave the key out to get 0";
-    match integer(value, 0..=u8::MAX, advice)? {
-        tier if tier > 0 && planned::is_planned(planned::HIGHER_TIERS) => {
-            Err(planned::refusal(&format!("`tier = {tier}`"), advice))
-        }
-        tier => Ok(tier),
-    }
+    integer(value, 0..=u8::MAX, "leave the key out to get 0")
 }
 
 /// A duration within bounds.

@@ -193,6 +193,7 @@ impl Monitor {
             (Health::Up, _) => Standing::Healthy,
             (Health::Saturated, _) => Standing::Saturated,
             (Health::Down, Some(Failure::Failing)) => Standing::Failing,
+            (Health::Down, Some(Failure::Silent)) => Standing::Silent,
             (Health::Quiescing | Health::Down, _) => Standing::Unusable,
         }
     }

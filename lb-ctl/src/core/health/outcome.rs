@@ -23,8 +23,10 @@ pub enum Verdict {
 /// In which way a backend does not do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// No connection: nobody could be served there.
+    /// Its host refuses the connection: nobody could be served there.
     Unreachable,
+    /// No answer at all, not even a refusal: its host is gone, or the network between is. From here the two look alike.
+    Silent,
     /// It accepts a connection but answers wrongly, or breaks off. The check may be mistaken about what that means, so the
     /// guard against mass removal may keep such a backend in use.
     Failing,
@@ -83,6 +85,7 @@ impl From<&Outcome> for CheckStatus {
         Self {
             ok: outcome.verdict == Verdict::Healthy,
             latency_ms: u64::try_from(outcome.latency.as_millis()).unwrap_or(u64::MAX),
+            seconds_ago: 0,
             detail: outcome.detail.clone(),
         }
     }
@@ -142,6 +145,7 @@ mod tests {
             let expected = CheckStatus {
                 ok,
                 latency_ms: 2,
+                seconds_ago: 0,
                 detail: "words".to_owned(),
             };
             assert_eq!(status, expected);

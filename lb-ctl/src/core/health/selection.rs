@@ -64,6 +64,9 @@ pub enum Standing {
     Saturated,
     /// It answers, but not as it should: used again when too few others are left, the saturated ones included.
     Failing,
+    /// It does not answer at all: used again only when no backend of the service gives a sign of life, because then it is
+    /// likelier that our own network is cut than that all of them have died.
+    Silent,
     /// Nobody can be served there, or it says itself that it must not serve.
     Unusable,
     /// The operator has drained or disabled it: it does not count at all.
@@ -115,6 +118,8 @@ pub struct Guard {
     pub saturated: usize,
     /// How many backends are in use although they fail their checks.
     pub failing: usize,
+    /// How many backends are in use although none of the service gives a sign of life.
+    pub silent: usize,
 }
 
 impl fmt::Display for Guard {
@@ -125,7 +130,15 @@ impl fmt::Display for Guard {
             min_healthy,
             saturated,
             failing,
+            silent,
         } = self;
+        if *silent > 0 {
+            return write!(
+                f,
+                "no backend of the service gives a sign of life, so the balancer's own network may be cut: in use nevertheless \
+                 {silent}"
+            );
+        }
         write!(
             f,
             "healthy weight {healthy} of {total}, min_healthy = {min_healthy}: in use although they are saturated \
@@ -143,6 +156,7 @@ struct Tier {
     pending: u64,
     saturated: u64,
     failing: u64,
+    silent: u64,
 }
 
 impl Tier {
@@ -161,6 +175,7 @@ impl Tier {
             pending: weight(|standing| standing == Standing::Pending),
             saturated: weight(|standing| standing == Standing::Saturated),
             failing: weight(|standing| standing == Standing::Failing),
+            silent: weight(|standing| standing == Standing::Silent),
         }
     }
 
@@ -181,7 +196,8 @@ impl Tier {
             tier if tier.pending > 0 => 1,
             tier if tier.saturated > 0 => 2,
             tier if tier.failing > 0 => 3,
-            _ => 4,
+            tier if tier.silent > 0 => 4,
+            _ => 5,
         }
     }
 }
@@ -194,12 +210,14 @@ pub fn select(members: &[Member], policy: Policy, previous: Option<u8>) -> Selec
     let active_tier = active_tier(members, policy, previous);
     let tier = Tier::of(members, active_tier);
     let (use_saturated, use_failing) = exceptions(&tier, policy);
+    let use_silent = policy.min_healthy > Fraction::ZERO && gives_no_sign_of_life(members);
     let is_used = |member: &Member| {
         member.tier == active_tier
             && match member.standing {
                 Standing::Healthy => true,
                 Standing::Saturated => use_saturated,
                 Standing::Failing => use_failing,
+                Standing::Silent => use_silent,
                 Standing::Pending | Standing::Unusable | Standing::Withdrawn => false,
             }
     };
@@ -216,12 +234,20 @@ pub fn select(members: &[Member], policy: Policy, previous: Option<u8>) -> Selec
         min_healthy: policy.min_healthy,
         saturated: count(Standing::Saturated),
         failing: count(Standing::Failing),
+        silent: count(Standing::Silent),
     };
     Selection {
         active_tier,
         in_use,
-        guard: (guard.saturated + guard.failing > 0).then_some(guard),
+        guard: (guard.saturated + guard.failing + guard.silent > 0).then_some(guard),
     }
+}
+
+/// Whether all backends of a service, of whatever tier, are silent. Also a refusal is a sign of life: the network works.
+fn gives_no_sign_of_life(members: &[Member]) -> bool {
+    members
+        .iter()
+        .all(|member| matches!(member.standing, Standing::Silent | Standing::Withdrawn))
 }
 
 /// Whether saturated and failing backends of a tier are used.

@@ -126,6 +126,7 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: names.collect(),
             configured: BTreeSet::new(),
+            moved: BTreeSet::new(),
         })
     }
 

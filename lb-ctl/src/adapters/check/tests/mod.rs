@@ -25,6 +25,7 @@ const PLENTY: Duration = Duration::from_secs(30);
 const LITTLE: Duration = Duration::from_millis(200);
 
 const FAILING: Verdict = Verdict::Failed(Failure::Failing);
+const SILENT: Verdict = Verdict::Failed(Failure::Silent);
 const UNREACHABLE: Verdict = Verdict::Failed(Failure::Unreachable);
 
 async fn find(probe: Probe, timeout: Duration) -> Outcome {

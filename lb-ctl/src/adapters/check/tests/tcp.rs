@@ -31,7 +31,7 @@ async fn a_refused_connection_is_a_failure() {
 async fn an_attempt_that_nobody_answers_is_a_failure() {
     let (port, _full) = mute().await;
     let outcome = find(Probe::Tcp { port }, LITTLE).await;
-    assert_eq!(outcome.verdict, UNREACHABLE);
+    assert_eq!(outcome.verdict, SILENT);
     assert_eq!(
         outcome.detail,
         format!("port {port}: no connection within 200 ms")

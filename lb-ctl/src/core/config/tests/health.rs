@@ -1,4 +1,4 @@
-//! The keys of health checks and of what follows from health, as if the daemon used them already.
+//! The keys of health checks and of what follows from health.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -6,19 +6,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::planned::as_if_built;
 use super::super::{CheckKind, CheckTls, OnDown, Service};
-use super::{accept, check_refusals, refuse};
+use super::{accept, check_refusals};
 use crate::core::health::probe::Authentication;
 use crate::core::health::{Failback, Fraction, Pace};
-
-const BUILT: [&str; 5] = [
-    "service.check",
-    "service.min_healthy",
-    "service.failback",
-    "service.slow_start",
-    "service.on_down",
-];
 
 fn text(keys: &str, check: &str) -> String {
     super::MINIMAL.replace(
@@ -28,7 +19,7 @@ fn text(keys: &str, check: &str) -> String {
 }
 
 fn service(keys: &str, check: &str) -> Service {
-    let config = as_if_built(&BUILT, || accept(&text(keys, check)));
+    let config = accept(&text(keys, check));
     config.services.into_iter().next().expect("one service")
 }
 
@@ -43,7 +34,7 @@ fn refuse_checks(cases: &[(&str, &str)]) {
         .zip(cases)
         .map(|(text, (_, error))| (&[6][..], text.as_str(), *error))
         .collect();
-    as_if_built(&BUILT, || check_refusals(&cases));
+    check_refusals(&cases);
 }
 
 #[test]
@@ -147,27 +138,25 @@ fn shares_are_numbers_from_0_to_1() {
 
 #[test]
 fn unusable_policies() {
-    as_if_built(&BUILT, || {
-        check_refusals(&[
-            (
-                &[6],
-                "port = 21050\nmin_healthy = 50",
-                "7: service[impala].min_healthy: expected a number from 0 to 1, found the integer 50; write 0.5 for the half",
-            ),
-            (
-                &[6],
-                "port = 21050\nmin_healthy = nan\nslow_start = \"2d\"",
-                "7: service[impala].min_healthy: expected a number from 0 to 1, found the float nan; write 0.5 for the half\n\
+    check_refusals(&[
+        (
+            &[6],
+            "port = 21050\nmin_healthy = 50",
+            "7: service[impala].min_healthy: expected a number from 0 to 1, found the integer 50; write 0.5 for the half",
+        ),
+        (
+            &[6],
+            "port = 21050\nmin_healthy = nan\nslow_start = \"2d\"",
+            "7: service[impala].min_healthy: expected a number from 0 to 1, found the float nan; write 0.5 for the half\n\
                  8: service[impala].slow_start: expected a duration from \"0s\" to \"1d\", found \"2d\"; leave the key out for none",
-            ),
-            (
-                &[6],
-                "port = 21050\nfailback = \"never\"\non_down = \"rest\"",
-                "7: service[impala].failback: expected one of \"auto\", \"manual\", found \"never\"; use one of \"auto\", \"manual\"\n\
+        ),
+        (
+            &[6],
+            "port = 21050\nfailback = \"never\"\non_down = \"rest\"",
+            "7: service[impala].failback: expected one of \"auto\", \"manual\", found \"never\"; use one of \"auto\", \"manual\"\n\
                  8: service[impala].on_down: expected one of \"reset\", \"keep\", found \"rest\"; did you mean \"reset\"?",
-            ),
-        ]);
-    });
+        ),
+    ]);
 }
 
 #[test]
@@ -247,32 +236,6 @@ fn keys_that_contradict_each_other() {
     ]);
 }
 
-#[test]
-fn as_long_as_they_are_planned_all_these_keys_are_refused_by_name() {
-    for key in [
-        "interval",
-        "fast_interval",
-        "timeout",
-        "rise",
-        "fall",
-        "source",
-        "port",
-        "web_port",
-        "path",
-        "auth",
-        "tls",
-        "web_tls",
-        "ca_file",
-        "server_name",
-        "verify",
-        "metric",
-    ] {
-        let found = refuse(&text("", &format!("{key} = 1")));
-        let expected = format!("`service.check.{key}` is not built yet in this version; remove it");
-        assert!(found.ends_with(&expected), "{found}");
-    }
-}
-
 proptest! {
     #[test]
     fn no_table_of_a_check_makes_it_panic(
@@ -292,7 +255,7 @@ proptest! {
     ) {
         let lines: Vec<String> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         let text = text("", &lines.join("\n"));
-        let parsed = as_if_built(&BUILT, || super::super::parse("lb.toml", &text, &super::host()));
+        let parsed = super::super::parse("lb.toml", &text, &super::host());
         if let Ok(config) = parsed {
             let check = &config.services[0].check;
             prop_assert!(check.pace.fast_interval <= check.pace.interval);

@@ -17,15 +17,14 @@ pub enum HealthPage {
     Unknown(String),
 }
 
-/// The verdict of both. `port_is_mute` says that no connection to the client port came about in time, though it was not
-/// refused.
-pub fn combine(page: &HealthPage, probe: Finding, port_is_mute: bool) -> Finding {
+/// The verdict of both.
+pub fn combine(page: &HealthPage, probe: Finding) -> Finding {
     match (page, probe.verdict) {
         (HealthPage::NotAvailable, Verdict::Healthy | Verdict::Saturated) => Finding::new(
             Verdict::Failed(Failure::Failing),
             format!("not ready: /healthz answered 503; {}", probe.detail),
         ),
-        (HealthPage::Ok, Verdict::Failed(Failure::Unreachable)) if port_is_mute => Finding::new(
+        (HealthPage::Ok, Verdict::Failed(Failure::Silent)) => Finding::new(
             Verdict::Saturated,
             format!("/healthz answered 200, but the client port: {}", probe.detail),
         ),
@@ -42,6 +41,7 @@ mod tests {
     use super::*;
 
     const FAILING: Verdict = Verdict::Failed(Failure::Failing);
+    const SILENT: Verdict = Verdict::Failed(Failure::Silent);
     const UNREACHABLE: Verdict = Verdict::Failed(Failure::Unreachable);
 
     #[test]
@@ -49,25 +49,25 @@ mod tests {
         use HealthPage::{NotAvailable, Ok, Unknown};
         use Verdict::{Healthy, Quiescing, Saturated};
         let unknown = || Unknown("refused".to_owned());
-        for (page, probe, mute, expected) in [
-            (Ok, Healthy, false, Healthy),
-            (Ok, Saturated, false, Saturated),
-            (Ok, Quiescing, false, Quiescing),
-            (Ok, FAILING, false, FAILING),
-            (Ok, UNREACHABLE, false, UNREACHABLE),
-            (Ok, UNREACHABLE, true, Saturated),
-            (NotAvailable, Healthy, false, FAILING),
-            (NotAvailable, Saturated, false, FAILING),
-            (NotAvailable, Quiescing, false, Quiescing),
-            (NotAvailable, FAILING, false, FAILING),
-            (NotAvailable, UNREACHABLE, true, UNREACHABLE),
-            (unknown(), Healthy, false, Healthy),
-            (unknown(), Saturated, false, Saturated),
-            (unknown(), Quiescing, false, Quiescing),
-            (unknown(), UNREACHABLE, true, UNREACHABLE),
+        for (page, probe, expected) in [
+            (Ok, Healthy, Healthy),
+            (Ok, Saturated, Saturated),
+            (Ok, Quiescing, Quiescing),
+            (Ok, FAILING, FAILING),
+            (Ok, UNREACHABLE, UNREACHABLE),
+            (Ok, SILENT, Saturated),
+            (NotAvailable, Healthy, FAILING),
+            (NotAvailable, Saturated, FAILING),
+            (NotAvailable, Quiescing, Quiescing),
+            (NotAvailable, FAILING, FAILING),
+            (NotAvailable, SILENT, SILENT),
+            (unknown(), Healthy, Healthy),
+            (unknown(), Saturated, Saturated),
+            (unknown(), Quiescing, Quiescing),
+            (unknown(), SILENT, SILENT),
         ] {
-            let found = combine(&page, Finding::new(probe, "words"), mute);
-            assert_eq!(found.verdict, expected, "{page:?} {probe:?} {mute}");
+            let found = combine(&page, Finding::new(probe, "words"));
+            assert_eq!(found.verdict, expected, "{page:?} {probe:?}");
             assert!(found.detail.contains("words"));
         }
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_page_that_cannot_be_read_is_mentioned() {
         let page = HealthPage::Unknown("connection refused".to_owned());
-        let found = combine(&page, Finding::new(Verdict::Healthy, "GetInfo succeeded"), false);
+        let found = combine(&page, Finding::new(Verdict::Healthy, "GetInfo succeeded"));
         assert_eq!(found.detail, "GetInfo succeeded; /healthz: connection refused");
     }
 }

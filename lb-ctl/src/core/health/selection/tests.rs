@@ -1,7 +1,7 @@
 //! Services in all conditions.
 
 use super::*;
-use Standing::{Failing, Healthy, Pending, Saturated, Unusable, Withdrawn};
+use Standing::{Failing, Healthy, Pending, Saturated, Silent, Unusable, Withdrawn};
 use proptest::prelude::*;
 
 const AUTO: Policy = Policy {
@@ -80,6 +80,25 @@ fn without_the_guard_failing_backends_are_never_used_but_saturated_ones_as_a_las
     assert_eq!(used(&tier(0, &[Healthy, Saturated, Failing]), UNGUARDED), [0]);
     assert_eq!(used(&tier(0, &[Unusable, Saturated, Failing]), UNGUARDED), [1]);
     assert_eq!(used(&tier(0, &[Unusable, Failing]), UNGUARDED), [] as [usize; 0]);
+}
+
+#[test]
+fn silent_backends_are_used_only_when_nobody_gives_a_sign_of_life() {
+    assert_eq!(used(&tier(0, &[Silent, Silent, Withdrawn]), AUTO), [0, 1]);
+    let guard = select(&tier(0, &[Silent, Silent]), AUTO, None).guard.unwrap();
+    assert_eq!(guard.silent, 2);
+    assert!(guard.to_string().contains("own network may be cut"), "{guard}");
+    for alive in [Healthy, Pending, Saturated, Failing, Unusable] {
+        let members = tier(0, &[Silent, alive]);
+        assert!(!select(&members, AUTO, None).in_use[0], "{alive:?}");
+    }
+    assert_eq!(used(&tier(0, &[Silent]), UNGUARDED), [] as [usize; 0]);
+    assert_eq!(active([&[Silent], &[Unusable]], AUTO, Some(1)), 0);
+    assert_eq!(
+        used(&[tier(0, &[Silent]), tier(1, &[Unusable])].concat(), AUTO),
+        [] as [usize; 0],
+        "the refusal of the other tier shows that the network works"
+    );
 }
 
 #[test]
@@ -177,7 +196,9 @@ fn a_service_without_backends_has_nobody_in_use() {
 }
 
 fn any_member() -> impl Strategy<Value = Member> {
-    let standing = prop::sample::select(vec![Healthy, Pending, Saturated, Failing, Unusable, Withdrawn]);
+    let standing = prop::sample::select(vec![
+        Healthy, Pending, Saturated, Failing, Silent, Unusable, Withdrawn,
+    ]);
     (0_u8..3, 0_u32..4, standing).prop_map(|(tier, weight, standing)| Member {
         tier,
         weight,
@@ -203,6 +224,7 @@ proptest! {
         let carries = |member: &Member| match member.standing {
             Healthy | Saturated => member.weight > 0,
             Failing => member.weight > 0 && policy.min_healthy > Fraction::ZERO,
+            Silent => member.weight > 0 && policy.min_healthy > Fraction::ZERO && gives_no_sign_of_life(&members),
             Pending | Unusable | Withdrawn => false,
         };
         let serving = members.iter().zip(&selection.in_use).any(|(member, &used)| used && member.weight > 0);
@@ -226,13 +248,13 @@ proptest! {
         for (member, used) in members.iter().zip(&selection.in_use) {
             if *used {
                 prop_assert_eq!(member.tier, selection.active_tier);
-                prop_assert!(matches!(member.standing, Healthy | Saturated | Failing));
+                prop_assert!(matches!(member.standing, Healthy | Saturated | Failing | Silent));
                 exceptions += usize::from(member.standing != Healthy && member.weight > 0);
             } else if member.tier == selection.active_tier {
                 prop_assert_ne!(member.standing, Healthy);
             }
         }
-        let reported = selection.guard.map_or(0, |guard| guard.saturated + guard.failing);
+        let reported = selection.guard.map_or(0, |guard| guard.saturated + guard.failing + guard.silent);
         prop_assert_eq!(reported, exceptions);
     }
 
