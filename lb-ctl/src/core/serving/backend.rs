@@ -23,6 +23,17 @@ pub struct ServingBackend {
     cause: String,
     up_since: Option<Duration>,
     last_check: Option<LastCheck>,
+    silence: Option<Silence>,
+}
+
+/// A row of checks that nobody answered.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    /// When the last of them began.
+    last: Duration,
+    /// For how many of them our own network cannot be to blame: another backend has answered a check that began between the one
+    /// before and this one.
+    singular: u32,
 }
 
 /// The last check of a backend.
@@ -52,10 +63,10 @@ pub struct Observation<'a> {
 }
 
 impl Observation<'_> {
-    /// Whether anything came back, be it a refusal.
-    pub(super) fn is_sign_of_life(&self) -> bool {
-        self.result
-            .is_ok_and(|outcome| outcome.verdict != Verdict::Failed(Failure::Silent))
+    /// Whether nothing came back, not even a refusal; `None` if there was no check.
+    pub(super) fn is_silent(&self) -> Option<bool> {
+        let silent = Verdict::Failed(Failure::Silent);
+        self.result.ok().map(|outcome| outcome.verdict == silent)
     }
 }
 
@@ -85,6 +96,7 @@ impl ServingBackend {
             cause: cause.to_owned(),
             up_since: None,
             last_check: None,
+            silence: None,
         }
     }
 
@@ -130,6 +142,27 @@ impl ServingBackend {
                 },
             },
         });
+    }
+
+    /// Takes in a check that nobody answered, and when the latest check began that any other backend answered.
+    pub(super) fn count_silence(&mut self, began: Duration, sign_of_life: Option<Duration>) {
+        let singular = self.silence.map_or(0, |silence| {
+            let refuted = sign_of_life.is_some_and(|sign| sign > silence.last);
+            silence.singular.saturating_add(refuted.into())
+        });
+        self.silence = Some(Silence {
+            last: began,
+            singular,
+        });
+    }
+
+    pub(super) fn end_silence(&mut self) {
+        self.silence = None;
+    }
+
+    /// How many of its last checks in a row nobody answered, while other backends answered theirs.
+    pub(super) fn silences(&self) -> u32 {
+        self.silence.map_or(0, |silence| silence.singular)
     }
 
     /// What counts when it is decided who serves.

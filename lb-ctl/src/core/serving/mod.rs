@@ -8,7 +8,7 @@
 //! | checking, saturated, quiescing | none | stay |
 //! | down: answers wrongly | none | stay: what it answers to the check need not be what it answers to clients |
 //! | down: refuses, or is not the active one of its pair | none | given up, with `on_down = "reset"` |
-//! | down: silent | none | the same, once another backend has answered a check that began later: else it may be our own network |
+//! | down: silent | none | the same, once `fall` of its checks were silent while others were answered: else it may be our network |
 //! | kept in use by the guard | by its weight | stay |
 //!
 //! Pure: points in time are durations since some fixed moment of the caller's monotonic clock.
@@ -36,6 +36,7 @@ pub const FIRST_CHECKS: Duration = Duration::from_secs(1);
 pub struct Serving {
     policy: HealthPolicy,
     is_checked: bool,
+    fall: u32,
     /// In the order of the configuration.
     backends: Vec<ServingBackend>,
     active_tier: Option<u8>,
@@ -97,6 +98,7 @@ impl Serving {
         Self {
             policy: service.health,
             is_checked,
+            fall: service.check.pace.fall,
             active_tier: backends.iter().filter(serves).map(ServingBackend::tier).min(),
             waits_until: backends
                 .iter()
@@ -127,6 +129,7 @@ impl Serving {
         Self {
             policy: service.health,
             is_checked,
+            fall: service.check.pace.fall,
             backends: service.backends.iter().map(backend).collect(),
             ..self.clone()
         }
@@ -137,8 +140,13 @@ impl Serving {
         let Some(backend) = self.backends.iter_mut().find(|backend| backend.name() == name) else {
             return;
         };
-        if observation.is_sign_of_life() {
-            self.sign_of_life = self.sign_of_life.max(Some(observation.began));
+        match observation.is_silent() {
+            Some(true) => backend.count_silence(observation.began, self.sign_of_life),
+            Some(false) => {
+                backend.end_silence();
+                self.sign_of_life = self.sign_of_life.max(Some(observation.began));
+            }
+            None => {}
         }
         backend.observe(observation, now);
     }
@@ -219,7 +227,7 @@ impl Serving {
             && backend.health() == Health::Down
             && match backend.member().standing {
                 Standing::Unusable => true,
-                Standing::Silent => self.sign_of_life.is_some_and(|began| began > backend.since()),
+                Standing::Silent => backend.silences() >= self.fall,
                 _ => false,
             }
     }

@@ -221,7 +221,18 @@ fn when_our_own_network_is_cut_nobody_is_taken_out_and_no_connection_is_given_up
         }
         let guard = world.serving.guard().expect("the guard is active");
         assert!(guard.to_string().contains("own network may be cut"), "{guard}");
-        world.truth = vec![Healthy; 4];
+        // It comes back bit by bit.
+        for index in 0..4 {
+            world.truth[index] = Healthy;
+            let end = world.now + Duration::from_secs(1);
+            while world.step(end) {
+                assert_eq!(
+                    world.reset(),
+                    [false; 4],
+                    "nor while they come back one after the other"
+                );
+            }
+        }
         world.pass(A_WHILE);
         assert!(world.notices.contains(&Notice::GuardInactive));
         // With manual failback, whichever tier answers first serves.
