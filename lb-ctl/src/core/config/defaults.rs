@@ -24,6 +24,6 @@ pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";
 pub(super) const FORWARD: Forward = Forward::Dsr;
 pub(super) const AFFINITY: Affinity = Affinity::None;
 pub(super) const BALANCE: Balance = Balance::Hash;
-pub(super) const NO_BACKEND: NoBackend = NoBackend::Drop;
+pub(super) const NO_BACKEND: NoBackend = NoBackend::Reset;
 pub(super) const WEIGHT: u32 = 1;
 pub(super) const TIER: u8 = 0;

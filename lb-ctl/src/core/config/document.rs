@@ -13,6 +13,7 @@ use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::Origin;
 use super::health_policy::HealthPolicyKeys;
+use super::prefix::{self, Prefix};
 use super::reader::{At, TableReader};
 use super::value;
 
@@ -129,6 +130,7 @@ pub(super) struct Service {
     pub(super) affinity: Option<At<Affinity>>,
     pub(super) balance: Option<At<Balance>>,
     pub(super) no_backend: Option<At<NoBackend>>,
+    pub(super) allow: Vec<At<Prefix>>,
     pub(super) check: CheckKeys,
     pub(super) health: HealthPolicyKeys,
     pub(super) backends: Vec<Backend>,
@@ -145,6 +147,7 @@ impl Service {
             affinity: table.optional("affinity", value::choice),
             balance: table.optional("balance", value::choice),
             no_backend: table.optional("no_backend", value::choice),
+            allow: table.optional_list("allow", "leave the key out to allow everybody", prefix::prefix),
             check: table.table("check", CheckKeys::read),
             health: HealthPolicyKeys::read(table),
             backends: table.required_tables("backend", Backend::read),

@@ -23,6 +23,7 @@ mod fixed;
 mod health_policy;
 mod model;
 mod planned;
+mod prefix;
 mod prime;
 mod reader;
 mod value;
@@ -40,6 +41,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::refuse_fixed;
 pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
+pub use prefix::Prefix;
 pub use value::{bad_name, is_name};
 
 use document::Document;

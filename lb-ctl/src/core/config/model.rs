@@ -9,6 +9,7 @@ use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
+use super::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,11 +127,13 @@ pub struct Service {
     pub balance: Balance,
     /// What a client gets when no backend is left.
     pub no_backend: NoBackend,
+    /// From where the service may be used: prefixes of the VIP's family, each once; empty if from everywhere.
+    pub allow: Vec<Prefix>,
     /// How the backends' health is found out.
     pub check: Check,
     /// What follows from their health.
     pub health: HealthPolicy,
-    /// The backends, in the order of the file; at least one has a weight above 0.
+    /// The backends, in the order of the file; at least one. All of them may have the weight 0.
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,

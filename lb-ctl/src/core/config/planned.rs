@@ -13,14 +13,12 @@ pub(super) const PLANNED: &[&str] = &[
     "service.affinity_timeout",
     r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
-    r#"service.no_backend = "reset""#,
-    "service.allow",
     "service.discovery",
     "vrrp",
     "peer",
 ];
 
-/// Whether a key (`service.allow`) is planned but not built.
+/// Whether a key (`service.discovery`) is planned but not built.
 pub(super) fn is_planned(feature: &str) -> bool {
     PLANNED.contains(&feature)
 }

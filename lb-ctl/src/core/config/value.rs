@@ -407,7 +407,7 @@ pub(super) fn metric(value: &DeValue<'_>) -> Result<String, String> {
     ))
 }
 
-fn string<'v>(value: &'v DeValue<'_>, expected: &str) -> Result<&'v str, String> {
+pub(super) fn string<'v>(value: &'v DeValue<'_>, expected: &str) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| {
         format!(
             "expected {expected} as a string, found {}; write it in quotes",

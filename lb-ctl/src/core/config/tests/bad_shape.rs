@@ -292,13 +292,9 @@ fn planned_features() {
         ),
         (
             &[6],
-            "port = 21050\nno_backend = \"reset\"",
-            "7: service[impala].no_backend: `service.no_backend = \"reset\"` is not built yet in this version; use \"drop\"",
-        ),
-        (
-            &[6],
-            "port = 21050\nallow = []",
-            "7: service[impala].allow: `service.allow` is not built yet in this version; remove it",
+            "port = 21050\nno_backend = \"refuse\"\nfailback = \"never\"",
+            "7: service[impala].no_backend: expected one of \"reset\", \"drop\", found \"refuse\"; use one of \"reset\", \"drop\"\n\
+             8: service[impala].failback: expected one of \"auto\", \"manual\", found \"never\"; use one of \"auto\", \"manual\"",
         ),
         (
             &[6],
