@@ -392,3 +392,38 @@ fn a_coordinator_that_comes_back_gets_its_share_in_steps() {
     assert!(seen.is_sorted(), "{seen:?}");
     assert!(seen.len() > 3, "{seen:?}");
 }
+
+#[test]
+fn a_coordinator_that_was_restarted_between_two_checks_is_noticed() {
+    let mut cluster = Cluster::new("", [0, 0, 0]);
+    cluster.coordinators[1].switch("restart").unwrap();
+    let daemon = cluster.balancer.daemon().unwrap();
+    let line = daemon
+        .wait_for_line("its process was replaced", PATIENCE)
+        .unwrap();
+    assert!(line.contains("impala2"), "{line}");
+    assert_eq!(cluster.served_from(20_000), ALL);
+}
+
+#[test]
+fn a_reload_whose_certificates_cannot_be_read_changes_nothing() {
+    let mut cluster = Cluster::new("", [0, 0, 0]);
+    let configuration = cluster
+        .balancer
+        .configuration()
+        .clone()
+        .with(
+            CHECK,
+            &format!("{CHECK}tls = true\nca_file = \"/nonexistent/ca.pem\"\n"),
+        )
+        .unwrap();
+    cluster.balancer.reconfigure(configuration).unwrap();
+    let output = cluster.balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(2), "{output:?}");
+    assert!(
+        output.stderr.contains("service[impala].check.ca_file")
+            && output.stderr.contains("/nonexistent/ca.pem"),
+        "{output:?}"
+    );
+    assert_eq!(cluster.served_from(20_000), ALL);
+}
