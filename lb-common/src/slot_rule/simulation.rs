@@ -5,7 +5,7 @@
 //! a packet of a live connection reaches the target on which it lives.
 
 use proptest::prelude::*;
-use std::{collections::BTreeMap, vec::Vec};
+use std::{collections::BTreeMap, vec, vec::Vec};
 
 use super::{Effect, Event, FIRST_WINDOW, IDLE, Records, choose};
 use crate::{
