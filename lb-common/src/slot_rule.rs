@@ -57,7 +57,7 @@ pub trait Records {
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
     fn is_short(&self) -> bool;
-    /// Whether packets can be forwarded to a target.
+    /// Whether a new flow can and may go to a target.
     fn is_alive(&self, target: u16) -> bool;
 }
 

@@ -205,7 +205,9 @@ impl Records for Maps {
 
     #[inline(always)]
     fn is_alive(&self, target: u16) -> bool {
-        TARGETS.get(u32::from(target)).is_some_and(Target::is_resolved)
+        TARGETS
+            .get(u32::from(target))
+            .is_some_and(Target::takes_new_flows)
     }
 }
 

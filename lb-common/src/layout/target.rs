@@ -137,6 +137,12 @@ impl Target {
         self.state & Self::SHEDS != 0
     }
 
+    /// Whether a new flow can and may go to it.
+    #[inline(always)]
+    pub const fn takes_new_flows(&self) -> bool {
+        self.state & (Self::RESOLVED | Self::SHEDS) == Self::RESOLVED
+    }
+
     /// How packets reach it: one of [`forward`].
     #[inline(always)]
     pub const fn forward(&self) -> u32 {
@@ -237,6 +243,8 @@ mod tests {
         assert_eq!(target.forwarding(), Forwarding::Nat { port: 21050 });
         assert!(target.is_resolved() && !target.sheds());
         assert!(target.shedding(true).sheds() && target.shedding(true).is_resolved());
+        assert!(target.takes_new_flows() && !target.shedding(true).takes_new_flows());
+        assert!(!Target::NONE.takes_new_flows());
         assert_eq!(target.shedding(true).shedding(false), target);
     }
 

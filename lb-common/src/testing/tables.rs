@@ -363,6 +363,6 @@ impl Records for HostTables {
     }
 
     fn is_alive(&self, target: u16) -> bool {
-        self.target(target).is_some_and(Target::is_resolved)
+        self.target(target).is_some_and(Target::takes_new_flows)
     }
 }

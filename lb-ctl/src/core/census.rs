@@ -65,6 +65,8 @@ pub struct Census {
     idle_timeout: u32,
     closing_timeout: u32,
     reset: BTreeSet<u16>,
+    /// By target whose process has been replaced: when the old one was last known to run.
+    replaced: BTreeMap<u16, u32>,
     services: BTreeMap<u16, Region>,
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
@@ -101,11 +103,20 @@ impl Census {
                 CLOSING_TIMEOUT
             },
             reset,
+            replaced: BTreeMap::new(),
             services: services.into_iter().map(region).collect(),
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
             established: 0,
         }
+    }
+
+    /// With targets behind which another process serves now. Each comes with a time, in ticks, at which the old one still ran:
+    /// connections that have been silent since before are void, because their next packet is answered with a reset.
+    #[must_use]
+    pub fn replacing(mut self, replaced: BTreeMap<u16, u32>) -> Self {
+        self.replaced = replaced;
+        self
     }
 
     /// Whether a record is over and can be deleted. `slot` tells what is in the table of slots now.
@@ -116,6 +127,15 @@ impl Census {
         };
         let target = record.target();
         if target == NO_TARGET || self.reset.contains(&target) {
+            return true;
+        }
+        let (Record::HalfOpen(HalfOpen { opened: used, .. })
+        | Record::Established(FlowRecord { last_seen: used, .. })) = record;
+        if self
+            .replaced
+            .get(&target)
+            .is_some_and(|then| self.age(*then) < self.age(used))
+        {
             return true;
         }
         let is_old = match record {
@@ -302,6 +322,25 @@ mod tests {
         assert!(census.is_over(&key(4), established(1, 0, 0), |_| Some(MOVING)));
         assert!(census.is_over(&key(3), established(9, 0, 0), |_| Some(MOVING)));
         assert!(census.is_over(&key(3), half_open(NO_TARGET, 0), |_| Some(MOVING)));
+    }
+
+    #[test]
+    fn connections_to_a_process_that_was_replaced_are_void_if_they_have_been_silent_since() {
+        let census = census(false).replacing(BTreeMap::from([(1, NOW - 20)]));
+        for (record, expected) in [
+            (established(1, 0, 21), true),
+            (established(1, 0, 20), false),
+            (established(1, 0, 0), false),
+            (established(2, 0, 21), false),
+            (half_open(1, 21), true),
+            (half_open(1, 20), false),
+        ] {
+            assert_eq!(
+                census.is_over(&key(3), record, |_| Some(MOVING)),
+                expected,
+                "{record:?}"
+            );
+        }
     }
 
     #[test]

@@ -95,6 +95,7 @@ fn is_same_policy(before: &Service, after: &Service) -> bool {
         no_backend,
         allow,
         check,
+        health,
         backends: _,
         vip_origin: _,
     } = after;
@@ -107,6 +108,7 @@ fn is_same_policy(before: &Service, after: &Service) -> bool {
         && before.balance == *balance
         && before.no_backend == *no_backend
         && before.check == *check
+        && before.health == *health
         // Their order says nothing.
         && earlier == allow.iter().collect()
 }
@@ -164,6 +166,8 @@ mod tests {
         let lists = r#"allow = ["10.0.0.0/8", "192.0.2.7/32"]"#;
         for (before, after) in [
             ("", "no_backend = \"drop\""),
+            ("", "on_down = \"keep\""),
+            ("", "slow_start = \"30s\""),
             ("", lists),
             (lists, ""),
             (lists, r#"allow = ["10.0.0.0/8"]"#),

@@ -56,7 +56,8 @@ pub fn moved(slot: Slot, target: u16, now: u32) -> Option<Slot> {
 /// What to store into a tracked slot once all its flows are on `current`; `None` as long as that is not certain.
 ///
 /// `named` is what its records name; `idle_timeout` is in ticks; `settled_is_reset` says that the settled target is down and
-/// its flows are to be reset, so that it does not matter whether there are any.
+/// its flows are to be reset, so that it does not matter whether there are any. Where records still name others, the slot
+/// stays tracked, but flows without a record go to `current` at once, to be reset there.
 pub fn settled(
     slot: Slot,
     named: Named,
@@ -73,7 +74,16 @@ pub fn settled(
         || slot.settled == NO_TARGET
         || settled_is_reset
         || idle(slot.settled_seen, now) > idle_timeout;
-    (slot.tracked && recorded && unrecorded).then(|| Slot::untracked(slot.current))
+    if !slot.tracked || !unrecorded {
+        None
+    } else if recorded {
+        Some(Slot::untracked(slot.current))
+    } else {
+        (settled_is_reset && slot.settled != slot.current).then_some(Slot {
+            settled: slot.current,
+            ..slot
+        })
+    }
 }
 
 /// For how many ticks a slot's settled path has not been used. Beyond 2^16 it begins at 0 again: such a slot settles
@@ -146,7 +156,22 @@ mod tests {
         let recently = tracked(1, 2, truncated(NOW - TIMEOUT));
         assert_eq!(settled(recently, Named::Nothing, NOW, TIMEOUT, false), None);
         assert_eq!(settled(recently, Named::Nothing, NOW, TIMEOUT, true), arrived);
-        assert_eq!(settled(recently, Named::One(3), NOW, TIMEOUT, true), None);
+        let released = Slot {
+            settled: 2,
+            ..recently
+        };
+        for named in [Named::One(3), Named::Several] {
+            assert_eq!(
+                settled(recently, named, NOW, TIMEOUT, true),
+                Some(released),
+                "who has no record lived on the dead one"
+            );
+            assert_eq!(
+                settled(released, named, NOW, TIMEOUT, true),
+                None,
+                "once is enough"
+            );
+        }
         let back = tracked(2, 2, truncated(NOW));
         assert_eq!(settled(back, Named::One(2), NOW, TIMEOUT, false), arrived);
         assert_eq!(

@@ -85,6 +85,11 @@ impl Network {
         write(datapath, &self.next_hops.entries())
     }
 
+    /// Takes in whether new flows may go to a target.
+    pub(super) fn shed(&mut self, id: u16, sheds: bool, datapath: &mut Datapath) -> anyhow::Result<()> {
+        write(datapath, self.next_hops.shed(id, sheds).as_slice())
+    }
+
     /// Forgets a target.
     pub(super) fn remove(&mut self, id: u16) {
         self.next_hops.remove(id);

@@ -1,10 +1,16 @@
 //! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-use super::{Host, Signals, controller::Controller, reconfiguration::RESOLUTION_GRACE, vips};
+use super::{
+    Host, Signals,
+    checks::{CheckTargets, check_targets},
+    controller::Controller,
+    reconfiguration::RESOLUTION_GRACE,
+    vips,
+};
 use crate::{
     adapters::{
         api::server::Socket,
@@ -49,6 +55,7 @@ pub(super) async fn start(
     signals: &mut Signals,
 ) -> anyhow::Result<Started> {
     Socket::refuse_if_in_use(&config.api.socket).await?;
+    let targets = check_targets(&config)?;
     let watch = Watch::start()?;
     let mut pins = Pins::of(&config.node.name);
     // Early, because it says whether another daemon runs for this node.
@@ -66,7 +73,7 @@ pub(super) async fn start(
         }
     };
     let mut controller = Controller::new(file, config, host, pins, datapath, placement, netlink, watch);
-    match controller.bring_up(tables, signals).await {
+    match controller.bring_up(tables, targets, signals).await {
         Ok(true) => Ok(Started::Yes(Box::new(controller), socket)),
         Ok(false) => {
             controller.undo().await;
@@ -101,18 +108,30 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
 
 impl Controller {
     /// Returns whether the start was not interrupted.
-    async fn bring_up(&mut self, tables: Tables, signals: &mut Signals) -> anyhow::Result<bool> {
+    async fn bring_up(
+        &mut self,
+        tables: Tables,
+        targets: CheckTargets,
+        signals: &mut Signals,
+    ) -> anyhow::Result<bool> {
         match tables {
             Tables::New => {
-                let plan = self.placement.plan(&self.config)?;
+                let shares = self.begin_serving(&BTreeSet::new());
+                let plan = self.placement.plan(&self.config, &shares)?;
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;
                 self.placement.apply(&plan, 0, &mut self.datapath)?;
                 self.plan = plan;
+                self.begin_checks(targets)?;
                 self.network.write_interfaces(&mut self.datapath)?;
                 tokio::select! {
                     // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
                     resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,
+                    () = signals.end() => return Ok(false),
+                }
+                tokio::select! {
+                    // So are these: who has not been checked gets no connections.
+                    checked = self.first_checks() => checked?,
                     () = signals.end() => return Ok(false),
                 }
                 self.pins.pin_maps(&mut self.datapath)?;
@@ -123,7 +142,7 @@ impl Controller {
             Tables::Adopted => {
                 self.found_tables = true;
                 self.attach().await?;
-                self.take_over().await?;
+                self.take_over(targets).await?;
             }
             Tables::Migrated { mut old } => {
                 self.found_tables = true;
@@ -134,7 +153,7 @@ impl Controller {
                 // From here on the new tables count. What follows, the next start can do as well.
                 self.pins.publish_maps()?;
                 tracing::info!("moved everything into tables of the configured sizes");
-                self.take_over().await?;
+                self.take_over(targets).await?;
             }
         }
         self.adjust_vips().await?;
@@ -191,13 +210,17 @@ impl Controller {
     }
 
     /// Follows the configuration, over tables in which live connections may be.
-    async fn take_over(&mut self) -> anyhow::Result<()> {
+    async fn take_over(&mut self, targets: CheckTargets) -> anyhow::Result<()> {
         self.network.write_interfaces(&mut self.datapath)?;
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
         self.adopt_next_hops().await?;
-        let plan = self.placement.plan(&self.config)?;
+        // Whoever gets new connections goes on getting them until checks say otherwise.
+        let serving = self.placement.serving(&self.datapath)?;
+        let shares = self.begin_serving(&serving);
+        let plan = self.placement.plan(&self.config, &shares)?;
         let moved = self.follow(self.config.clone(), plan).await?;
+        self.begin_checks(targets)?;
         let records = self.census.as_ref().map_or(0, Census::established);
         tracing::info!(
             slots_moved = moved.moved,

@@ -11,7 +11,7 @@ use lb_common::testing::frame::BALANCER_MAC;
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use lb_ctl::core::config::{self, HostDefaults};
 use lb_ctl::core::placement::Placement;
-use lb_ctl::core::plan::{Plan, PlannedService};
+use lb_ctl::core::plan::{Plan, PlannedService, Shares};
 
 use super::cases::SERVICES;
 
@@ -40,7 +40,7 @@ impl Subject {
         };
         let config = config::parse("the bench's configuration", &configuration()?, &host)?;
         let mut placement = Placement::empty(&config.datapath);
-        let mut plan = placement.plan(&config)?;
+        let mut plan = placement.plan(&config, &Shares::configured(&config))?;
         for (service, planned) in SERVICES.iter().zip(&mut plan.services) {
             if !service.has_live_backends {
                 planned.slots.fill(NO_TARGET);

@@ -123,6 +123,6 @@ impl Records for LiveTables<'_> {
     }
 
     fn is_alive(&self, target: u16) -> bool {
-        self.target(target).is_some_and(Target::is_resolved)
+        self.target(target).is_some_and(Target::takes_new_flows)
     }
 }

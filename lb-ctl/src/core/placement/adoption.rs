@@ -129,6 +129,7 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: names.collect(),
             configured: BTreeSet::new(),
+            moved: BTreeSet::new(),
         })
     }
 

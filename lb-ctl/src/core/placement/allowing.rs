@@ -75,6 +75,7 @@ mod tests {
     use super::*;
     use crate::core::{
         config::{self, Config, HostDefaults},
+        plan::Shares,
         prefix::Prefix,
     };
 
@@ -146,7 +147,7 @@ mod tests {
     /// Makes the tables what a configuration says, or is killed on the way.
     fn configure(kernel: &mut Kernel, config: &Config) -> bool {
         let mut placement = Placement::adopt(&config.datapath, &kernel.found()).unwrap();
-        let plan = placement.plan(config).unwrap();
+        let plan = placement.plan(config, &Shares::configured(config)).unwrap();
         placement.introduce(&plan, kernel).is_ok() && placement.apply(&plan, 0, kernel).is_ok()
     }
 

@@ -22,7 +22,7 @@ pub use steps::{Departing, Moved, Swept, WriteTables};
 
 use super::{
     config::{Config, DatapathConfig},
-    plan::{self, Plan, PlannedService, PlannedTarget},
+    plan::{self, Plan, PlannedService, PlannedTarget, Shares},
 };
 
 /// Who has which id. A mirror of the tables of services and names.
@@ -41,6 +41,8 @@ pub struct Placement {
     targets: BTreeMap<u16, TargetName>,
     /// The targets that the configuration names. The others are leaving.
     configured: BTreeSet<u16>,
+    /// The ids of services whose slots have moved since the last pass over the records has begun.
+    moved: BTreeSet<u16>,
 }
 
 /// What the tables have room for, and what all services have in common.
@@ -123,11 +125,13 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: BTreeMap::new(),
             configured: BTreeSet::new(),
+            moved: BTreeSet::new(),
         }
     }
 
-    /// What the tables should hold for a configuration: whoever has an id keeps it, the others get free ones.
-    pub fn plan(&self, config: &Config) -> Result<Plan, NoRoom> {
+    /// What the tables should hold for a configuration whose backends have these shares: whoever has an id keeps it, the others
+    /// get free ones.
+    pub fn plan(&self, config: &Config, shares: &Shares) -> Result<Plan, NoRoom> {
         let mut planner = Planner {
             placement: self,
             ids: self.targets.iter().map(|(&id, &name)| (name, id)).collect(),
@@ -139,7 +143,7 @@ impl Placement {
             services: Vec::new(),
             targets: Vec::new(),
         };
-        for service in &config.services {
+        for (index, service) in config.services.iter().enumerate() {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = Service {
                 flags: plan::flags(service),
@@ -164,7 +168,7 @@ impl Placement {
                 vip_key: ServiceKey::vip(service.vip.into()),
                 entry,
                 allowed: plan::allowed(entry.id, service),
-                slots: plan::slots(&service.backends, &targets, &entry),
+                slots: plan::slots(&service.backends, shares.of(index), &targets, &entry),
                 targets,
             });
         }
@@ -179,7 +183,8 @@ impl Placement {
         for id in self.orphans() {
             tidy.targets.remove(&id);
         }
-        tidy.plan(config).map(drop)
+        // Room for nobody is room for all.
+        tidy.plan(config, &Shares::none()).map(drop)
     }
 
     /// Targets whose service is not in the table: it was removed, or an earlier run did not live to write it.
@@ -201,6 +206,26 @@ impl Placement {
     pub fn leaving(&self, service: u16) -> impl Iterator<Item = (u16, &TargetName)> {
         self.targets()
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
+    }
+
+    /// The names of all targets to which a slot of their service sends new connections.
+    pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeSet<TargetName>, T::Error> {
+        let mut serving = BTreeSet::new();
+        for service in self.services.values() {
+            for index in service.first_slot..service.first_slot + service.slots {
+                serving.insert(tables.slot(index)?.current);
+            }
+        }
+        Ok(serving
+            .iter()
+            .filter_map(|id| self.targets.get(id))
+            .copied()
+            .collect())
+    }
+
+    /// The service in the table that has this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
     }
 
     /// The services in the table.

@@ -89,7 +89,7 @@ impl Placement {
         self.allow(&allowed, tables)?;
         for service in &plan.services {
             if self.services.contains_key(&service.key) {
-                move_slots(service, now, tables, &mut moved)?;
+                self.move_slots(service, now, tables, &mut moved)?;
             } else {
                 // Of a service that had its id, and of whose removal an earlier run did not see the end.
                 let id = service.entry.id;
@@ -134,9 +134,43 @@ impl Placement {
         Ok(())
     }
 
+    /// Moves the slots of a service to where a plan has them, because other backends of it are to serve, or with other weights.
+    /// Also while a pass over the records is under way: that pass settles none of the service's slots, since it may have
+    /// missed a record of a slot that has moved and come back.
+    pub fn share_out<T: WriteTables>(
+        &mut self,
+        service: &PlannedService,
+        now: u32,
+        tables: &mut T,
+    ) -> Result<Moved, T::Error> {
+        let mut moved = Moved::default();
+        if self.services.contains_key(&service.key) {
+            self.move_slots(service, now, tables, &mut moved)?;
+        }
+        Ok(moved)
+    }
+
+    fn move_slots<T: WriteTables>(
+        &mut self,
+        service: &PlannedService,
+        now: u32,
+        tables: &mut T,
+        moved: &mut Moved,
+    ) -> Result<(), T::Error> {
+        for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
+            moved.slots += 1;
+            if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now) {
+                self.moved.insert(service.entry.id);
+                tables.store_slot(index, slot)?;
+                moved.moved += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// What can be free after a pass over the records that begins now. Until it is [finished](Self::finish_pass) no
-    /// configuration may be applied.
-    pub fn begin_pass<T: WriteTables>(&self, tables: &T) -> Result<Departing, T::Error> {
+    /// configuration may be applied, though a service may be [shared out](Self::share_out).
+    pub fn begin_pass<T: WriteTables>(&mut self, tables: &T) -> Result<Departing, T::Error> {
         let leaving = self.targets.keys().filter(|id| !self.configured.contains(id));
         let mut targets: BTreeSet<u16> = leaving.copied().collect();
         if !targets.is_empty() {
@@ -152,6 +186,7 @@ impl Placement {
             }
             targets.retain(|id| !named[usize::from(*id)]);
         }
+        self.moved.clear();
         Ok(Departing {
             targets,
             services: self.leaving_services.clone(),
@@ -167,7 +202,12 @@ impl Placement {
         tables: &mut T,
     ) -> Result<Swept, T::Error> {
         let mut swept = Swept::default();
-        for service in self.services.values() {
+        let moved = &self.moved;
+        for service in self
+            .services
+            .values()
+            .filter(|service| !moved.contains(&service.id))
+        {
             for slot in 0..service.slots {
                 let index = service.first_slot + slot;
                 let found = tables.slot(index)?;
@@ -197,20 +237,4 @@ impl Placement {
             .retain(|id| !departing.services.contains(id));
         Ok(swept)
     }
-}
-
-fn move_slots<T: WriteTables>(
-    service: &PlannedService,
-    now: u32,
-    tables: &mut T,
-    moved: &mut Moved,
-) -> Result<(), T::Error> {
-    for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
-        moved.slots += 1;
-        if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now) {
-            tables.store_slot(index, slot)?;
-            moved.moved += 1;
-        }
-    }
-    Ok(())
 }

@@ -18,6 +18,7 @@ use lb_common::{
 use proptest::prelude::*;
 
 use super::{NoRoom, Placement};
+use crate::core::plan::Shares;
 use crate::core::{
     census::{Census, Record, run_short},
     config::Config,
@@ -50,6 +51,12 @@ enum Step {
     KilledWhileConfiguring(Weights, u32),
     /// The records are swept.
     Sweep,
+    /// While the records are swept, a backend is taken out for its health and comes back, and a client comes in between.
+    SweepWhileHealthChanges {
+        choice: u16,
+        client: Client,
+        sequence: u32,
+    },
     /// A backend is taken out, and its connections are given up.
     Reset(u16),
     /// The controller is killed and starts again.
@@ -109,6 +116,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => weights().prop_map(Step::Configure),
         1 => (weights(), 0u32..60).prop_map(|(weights, writes)| Step::KilledWhileConfiguring(weights, writes)),
         4 => Just(Step::Sweep),
+        2 => (any::<u16>(), client(), sequence())
+            .prop_map(|(choice, client, sequence)| Step::SweepWhileHealthChanges { choice, client, sequence }),
         1 => any::<u16>().prop_map(Step::Reset),
         1 => Just(Step::Restart),
         6 => (client(), sequence(), lost()).prop_map(|(client, sequence, lost)| Step::Open { client, sequence, lost }),
@@ -177,6 +186,11 @@ impl World {
                 }
             }
             Step::Sweep => self.sweep(BTreeSet::new()),
+            Step::SweepWhileHealthChanges {
+                choice,
+                client,
+                sequence,
+            } => self.sweep_while_health_changes(choice, client, sequence)?,
             Step::Reset(choice) => self.reset(choice),
             Step::Restart => self.restart(),
             Step::Open {
@@ -195,7 +209,7 @@ impl World {
 
     /// Applies a configuration, unless there is no room for it. A controller that is killed meanwhile has taken it.
     fn configure(&mut self, config: Config) -> Result<(), NoRoom> {
-        let plan = self.placement.plan(&config)?;
+        let plan = self.placement.plan(&config, &Shares::configured(&config))?;
         let now = self.kernel.tables.now;
         let introduced = self.placement.introduce(&plan, &mut self.kernel);
         if introduced.is_ok() {
@@ -247,6 +261,47 @@ impl World {
             .expect("nobody is killed here");
         self.short = run_short(self.short, census.established(), ROOM.into());
         self.kernel.tables.short = self.short;
+    }
+
+    fn sweep_while_health_changes(
+        &mut self,
+        choice: u16,
+        client: Client,
+        sequence: u32,
+    ) -> Result<(), TestCaseError> {
+        let departing = self
+            .placement
+            .begin_pass(&self.kernel)
+            .expect("nobody is killed here");
+        let census = self.pass(BTreeSet::new());
+        let service = usize::from(choice) % self.config.services.len();
+        let configured = Shares::configured(&self.config);
+        let mut without = configured.of(service).to_vec();
+        let index = usize::from(choice) / 7 % without.len();
+        without[index] = 0;
+        if without.iter().any(|weight| *weight > 0) {
+            self.share_out(service, &without);
+        }
+        self.open(client, sequence, Lost::Nowhere);
+        self.send(client, 10, Lost::Nowhere)?;
+        self.share_out(service, configured.of(service));
+        self.placement
+            .finish_pass(&departing, &census, &mut self.kernel)
+            .expect("nobody is killed here");
+        Ok(())
+    }
+
+    fn share_out(&mut self, service: usize, weights: &[u32]) {
+        let shares = Shares::configured(&self.config);
+        let mut plan = self
+            .placement
+            .plan(&self.config, &shares)
+            .expect("it is in the tables");
+        let planned = &mut plan.services[service];
+        planned.share_out(&self.config.services[service].backends, weights);
+        self.placement
+            .share_out(planned, self.kernel.tables.now, &mut self.kernel)
+            .expect("nobody is killed here");
     }
 
     /// Takes a backend out whose flows are to be reset, as long as another one is left.
@@ -352,7 +407,7 @@ fn check(world: &World) -> Result<(), TestCaseError> {
 /// Invariant 5: what a slot gives to new connections follows from the configuration alone.
 fn check_currents(world: &World) -> Result<(), TestCaseError> {
     let fresh = Placement::empty(&world.config.datapath)
-        .plan(&world.config)
+        .plan(&world.config, &Shares::configured(&world.config))
         .expect("room in empty tables");
     let names: BTreeMap<u16, TargetName> = fresh
         .targets
