@@ -4,7 +4,7 @@ use crate::{
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
-    layout::{FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target},
+    layout::{FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target, flag},
     packet::Packet,
     slot_rule::{self, Effect, Event, Records},
 };
@@ -58,6 +58,14 @@ pub enum Verdict<'a> {
         /// Whether the packet asks for a new connection.
         new_flow: bool,
     },
+    /// It is a client's packet to a service that translates: what becomes of it is in the
+    /// [connection's records](crate::translation::to_backend).
+    TranslateToBackend {
+        /// The service.
+        service: &'a Service,
+    },
+    /// It may be a backend's answer to a [translated connection](crate::translation::to_client).
+    TranslateToClient,
 }
 
 /// What is to be remembered of a packet, and under which names.
@@ -95,10 +103,16 @@ pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> V
 #[inline(always)]
 fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
     let Some(service) = tables.service(&ServiceKey::tcp(segment.vip, segment.port)) else {
-        return Verdict::Pass;
+        return match tables.node() {
+            Some(node) if node.translates != 0 && is_for(packet, node) => Verdict::TranslateToClient,
+            _ => Verdict::Pass,
+        };
     };
     if !is_for_us(packet, tables) {
         return Verdict::Pass;
+    }
+    if service.flags & flag::TRANSLATES != 0 {
+        return Verdict::TranslateToBackend { service };
     }
     let flow = hash::flow(
         service.hash_seed,
@@ -143,9 +157,17 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
 /// would send such a frame to each other for ever, since `dsr` leaves the hop limit alone.
 #[inline(always)]
 fn is_for_us(packet: &(impl Packet + ?Sized), tables: &impl Tables) -> bool {
-    match (packet.read(0), tables.node()) {
-        (Some(destination), Some(node)) => node.has(destination),
-        _ => false,
+    match tables.node() {
+        Some(node) => is_for(packet, node),
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn is_for(packet: &(impl Packet + ?Sized), node: &Node) -> bool {
+    match packet.read(0) {
+        Some(destination) => node.has(destination),
+        None => false,
     }
 }
 
@@ -154,42 +176,10 @@ mod tests {
     use super::*;
     use crate::{
         forward::direct_server_return,
-        testing::{self, HostTables, Outcome, tables::UNRESOLVED_TARGET},
+        testing::{self, HostTables, tables::UNRESOLVED_TARGET},
     };
     use proptest::prelude::*;
     use std::vec::Vec;
-
-    fn outcome(verdict: Verdict<'_>) -> Outcome {
-        match verdict {
-            Verdict::Pass => Outcome::Pass,
-            Verdict::Drop(counter) => Outcome::Drop(counter),
-            Verdict::Forward { id, new_flow, .. } => Outcome::Forward { id, new_flow },
-        }
-    }
-
-    #[test]
-    fn every_case_meets_its_fate() {
-        let tables = HostTables::fixture();
-        for case in testing::cases() {
-            let found = outcome(decide(case.frame.as_slice(), &tables));
-            assert_eq!(found, case.outcome, "{}", case.sentence);
-        }
-    }
-
-    #[test]
-    fn every_counter_has_a_case() {
-        let cases = testing::cases();
-        for &counter in Counter::ALL
-            .iter()
-            .filter(|counter| counter.name().starts_with("drop_"))
-        {
-            assert!(
-                cases.iter().any(|case| case.outcome == Outcome::Drop(counter)),
-                "no case shows {}",
-                counter.name()
-            );
-        }
-    }
 
     #[test]
     fn direct_server_return_changes_mac_addresses_only() {

@@ -10,6 +10,15 @@ pub trait Packet {
 
     /// The length of the frame in bytes, Ethernet header included, frame check sequence excluded.
     fn length(&self) -> usize;
+
+    /// The same offset, of which the compiler knows nothing any more.
+    ///
+    /// For a second access behind an offset that is not constant: the compiler would prove its bounds check superfluous from the
+    /// first one's, and remove the very comparison that the kernel's verifier needs.
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        offset
+    }
 }
 
 /// A frame whose bytes can be changed in place.
@@ -34,6 +43,9 @@ pub trait PacketBuffer: PacketMut {
     /// nothing, when there is no room or it would have no Ethernet header left.
     #[must_use]
     fn set_length(&mut self, length: usize) -> Option<()>;
+
+    /// The index of the interface on which the frame came in.
+    fn ingress(&self) -> u32;
 }
 
 impl Packet for [u8] {
@@ -62,6 +74,9 @@ mod buffer {
 
     /// Room for a frame and what is put before it, in bytes: more than any tunnel needs.
     const ROOM: usize = 4096;
+
+    /// The interface of all of them: the kernel's loopback interface, on which its test runs of programs are.
+    const INGRESS: u32 = 1;
 
     impl Packet for Vec<u8> {
         fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -102,6 +117,10 @@ mod buffer {
             }
             self.resize(length, 0);
             Some(())
+        }
+
+        fn ingress(&self) -> u32 {
+            INGRESS
         }
     }
 }

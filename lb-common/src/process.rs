@@ -4,7 +4,9 @@ use crate::{
     counter::Counter,
     decision::{Tables, Verdict, decide},
     forward::direct_server_return,
-    packet::PacketBuffer,
+    layout::Service,
+    packet::{Packet as _, PacketBuffer},
+    translation::{self, Passage, WaysBack},
 };
 
 /// Where a frame goes.
@@ -21,19 +23,86 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The action in one word, as functions of the kernel program return it.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u64 {
+        match self {
+            Self::Pass => 0,
+            Self::Drop => 1,
+            Self::Transmit { egress } => 2 | (egress as u64) << 32,
+        }
+    }
+
+    /// The inverse of [`Action::to_bits`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "cut out of the word")]
+    pub const fn from_bits(bits: u64) -> Self {
+        match bits as u32 {
+            0 => Self::Pass,
+            1 => Self::Drop,
+            _ => Self::Transmit {
+                egress: (bits >> 32) as u32,
+            },
+        }
+    }
+}
+
 /// The tables of the decision, and what carrying it out needs besides.
-pub trait Engine: Tables {
+///
+/// The provided methods are ways that are long or rare. They are methods so that an implementation can keep them out of the way of
+/// other packets.
+pub trait Engine: Tables + WaysBack {
+    /// The frames that it is about.
+    type Frame: PacketBuffer + ?Sized;
+
     /// Counts an exceptional packet.
     fn count(&self, counter: Counter);
     /// Counts a frame of `bytes` bytes, as it came in, that is forwarded to the target `id`.
     fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool);
+
+    /// Forwards a client's packet to a service that [translates](translation::translate).
+    #[inline(always)]
+    fn translate(&self, packet: &mut Self::Frame, service: &Service, passage: Passage) -> Option<Action>
+    where
+        Self: Sized,
+    {
+        translation::translate(packet, service, passage, self)
+    }
+
+    /// [Admits](translation::admit) a packet of which something is to be remembered.
+    #[inline(always)]
+    fn admit(&self, packet: &Self::Frame, service: &Service) -> Passage
+    where
+        Self: Sized,
+    {
+        translation::admit(packet, service, self)
+    }
+
+    /// [Opens](translation::open) a way for a SYN.
+    #[inline(always)]
+    fn open(&self, packet: &Self::Frame, service: &Service) -> Passage
+    where
+        Self: Sized,
+    {
+        translation::open(packet, service, self)
+    }
+
+    /// Forwards a backend's answer to a [translated connection](translation::to_client).
+    #[inline(always)]
+    fn translate_to_client(&self, packet: &mut Self::Frame) -> Action
+    where
+        Self: Sized,
+    {
+        translation::to_client(packet, self)
+    }
 }
 
 /// Decides about a frame, counts it, and makes of it what is to be sent.
 ///
 /// A frame that is dropped may have been changed.
 #[inline(always)]
-pub fn process(packet: &mut (impl PacketBuffer + ?Sized), engine: &impl Engine) -> Action {
+pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     match decide(packet, engine) {
         Verdict::Pass => Action::Pass,
         Verdict::Drop(counter) => drop(counter, engine),
@@ -52,6 +121,8 @@ pub fn process(packet: &mut (impl PacketBuffer + ?Sized), engine: &impl Engine) 
                 egress: target.egress(),
             }
         }
+        Verdict::TranslateToBackend { service } => translation::to_backend(packet, service, engine),
+        Verdict::TranslateToClient => engine.translate_to_client(packet),
     }
 }
 
@@ -60,4 +131,72 @@ pub fn process(packet: &mut (impl PacketBuffer + ?Sized), engine: &impl Engine) 
 fn drop(counter: Counter, engine: &impl Engine) -> Action {
     engine.count(counter);
     Action::Drop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Case, HostTables, Outcome, tables::TARGETS};
+    use std::vec::Vec;
+
+    /// What happened to a frame, as the counts of fresh tables tell it.
+    fn outcome(case: &Case) -> Outcome {
+        let tables = HostTables::fixture();
+        let mut frame = case.frame.clone();
+        let action = process(&mut frame, &tables);
+        let counted: Vec<Counter> = Counter::ALL
+            .iter()
+            .copied()
+            .filter(|&counter| tables.counted(counter) > 0)
+            .collect();
+        let forwarded: Vec<u16> = (0..TARGETS)
+            .filter(|&id| tables.forwarded(id).packets > 0)
+            .collect();
+        match (action, counted.as_slice(), forwarded.as_slice()) {
+            (Action::Pass, [], []) => {
+                assert_eq!(frame, case.frame, "{}", case.sentence);
+                Outcome::Pass
+            }
+            (Action::Drop, &[counter], []) => Outcome::Drop(counter),
+            (Action::Transmit { egress: 0 }, [], &[id]) => Outcome::Forward {
+                id,
+                new_flow: tables.forwarded(id).new_flows == 1,
+            },
+            found => panic!("{}: {found:?}", case.sentence),
+        }
+    }
+
+    #[test]
+    fn every_case_meets_its_fate() {
+        for case in testing::cases() {
+            assert_eq!(outcome(&case), case.outcome, "{}", case.sentence);
+        }
+    }
+
+    #[test]
+    fn every_counter_has_a_case() {
+        let cases = testing::cases();
+        for &counter in Counter::ALL
+            .iter()
+            .filter(|counter| counter.name().starts_with("drop_"))
+        {
+            assert!(
+                cases.iter().any(|case| case.outcome == Outcome::Drop(counter)),
+                "no case shows {}",
+                counter.name()
+            );
+        }
+    }
+
+    #[test]
+    fn an_action_survives_packing() {
+        for action in [
+            Action::Pass,
+            Action::Drop,
+            Action::Transmit { egress: 0 },
+            Action::Transmit { egress: u32::MAX },
+        ] {
+            assert_eq!(Action::from_bits(action.to_bits()), action);
+        }
+    }
 }

@@ -105,7 +105,7 @@ pub fn apply(
     let now = records.now();
     let record = records.flow(key);
     match record {
-        Some(record) if record.closing == 0 && clock::since(now, record.last_seen) <= IDLE => {
+        Some(record) if is_in_use(record, now) => {
             // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
             if !event.opens {
                 seen(event, record, now, remember);
@@ -115,6 +115,12 @@ pub fn apply(
         _ if event.opens => open(event, slot, key, record.is_some(), now, records, remember),
         _ => follow(event, slot, key, record, now, records, remember),
     }
+}
+
+/// Whether a record decides alone: neither closing nor idle.
+#[inline(always)]
+pub(crate) const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
+    record.closing == 0 && clock::since(now, record.last_seen) <= IDLE
 }
 
 /// What a packet does to its flow's record.

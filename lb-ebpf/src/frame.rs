@@ -20,11 +20,27 @@ impl Frame {
     /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
+        let context = context.ctx;
+        // SAFETY: the context is the one that the kernel gave. Volatile, so that the compiler does not read the pointers before it
+        // calls a function that takes the context, and hand them over as numbers instead: to the verifier they would be no
+        // pointers any more.
+        let [start, end] = unsafe {
+            [
+                core::ptr::read_volatile(&raw const (*context).data),
+                core::ptr::read_volatile(&raw const (*context).data_end),
+            ]
+        };
         Self {
-            context: context.ctx,
-            start: context.data(),
-            end: context.data_end(),
+            context,
+            start: start as usize,
+            end: end as usize,
         }
+    }
+
+    /// The context, for functions of their own, which make a frame of it anew.
+    #[inline(always)]
+    pub const fn context(&self) -> *mut xdp_md {
+        self.context
     }
 
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.
@@ -58,11 +74,15 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        let length = self.end - self.start;
-        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result: after a
-        // comparison with the length it would otherwise prove a later comparison with `end` superfluous and leave it
-        // out, but that comparison is the only proof that the verifier understands.
-        unsafe { core::ptr::read_volatile(&raw const length) }
+        // After a comparison with the length the compiler would otherwise prove a later comparison with `end` superfluous and
+        // leave it out, but that comparison is the only proof that the verifier understands.
+        Self::forget(self.end - self.start)
+    }
+
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result.
+        unsafe { core::ptr::read_volatile(&raw const offset) }
     }
 }
 
@@ -113,5 +133,11 @@ impl PacketBuffer for Frame {
         // SAFETY: as in `grow_front`.
         let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
         self.moved(result)
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is the one that the kernel gave, of which programs may read this field.
+        unsafe { (*self.context).ingress_ifindex }
     }
 }

@@ -3,10 +3,11 @@
 //! Sizes given here are those of the default configuration; the controller sets the real ones when it loads the program.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, xdp_md},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    programs::XdpContext,
 };
 use lb_common::{
     clock,
@@ -16,9 +17,12 @@ use lb_common::{
         FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey, Slot,
         Target, Traffic,
     },
-    process::Engine,
+    process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records},
+    translation::{self, Passage, WaysBack},
 };
+
+use crate::frame::Frame;
 
 // The names are those of `lb_common::layout::map`.
 
@@ -115,29 +119,10 @@ impl Tables for Maps {
         match effect {
             Effect::Nothing => {}
             Effect::SettledUsed => settled_used(*slot),
-            Effect::Seen | Effect::Closing => {
-                if let Some(record) = FLOWS.get_ptr_mut(flow) {
-                    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are
-                    // written whole; that another CPU writes to the same record at once does no harm.
-                    let record = unsafe { &mut *record };
-                    record.last_seen = self.now();
-                    if *effect == Effect::Closing {
-                        record.closing = 1;
-                    }
-                }
-            }
-            Effect::Open(half_open) => {
-                // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
-                let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
-            }
-            Effect::Establish(record) => {
-                if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
-                    // The half-open record stays: it serves the connection while it is in its first window.
-                    self.count(Counter::RecordLost);
-                } else {
-                    let _ = HALF_OPEN.remove(flow);
-                }
-            }
+            Effect::Seen => self.flow_seen(flow, false),
+            Effect::Closing => self.flow_seen(flow, true),
+            Effect::Open(half_open) => self.open_flow(flow, half_open),
+            Effect::Establish(record) => self.establish_flow(flow, record),
         }
     }
 }
@@ -170,6 +155,39 @@ impl Records for Maps {
     fn is_alive(&self, target: u16) -> bool {
         TARGETS.get(u32::from(target)).is_some_and(Target::is_resolved)
     }
+}
+
+/// The way of a client's packet to a service that translates, in a function of its own: inlined it would take registers and
+/// stack from services that do not.
+#[inline(never)]
+fn translate(context: *mut xdp_md, service: &Service, passage: u64) -> u64 {
+    let mut frame = Frame::of(&XdpContext::new(context));
+    match translation::translate(&mut frame, service, Passage::from_bits(passage), &Maps) {
+        Some(action) => action.to_bits(),
+        None => ADMIT,
+    }
+}
+
+/// What [`translate`] returns for a packet that has to be admitted first: no [`Action`].
+const ADMIT: u64 = u64::MAX;
+
+/// What is remembered of connections that are translated, in a function of its own because most packets leave nothing to remember.
+#[inline(never)]
+fn admit(context: *mut xdp_md, service: &Service) -> u64 {
+    translation::admit(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+}
+
+/// The search for a port for a new connection.
+#[inline(never)]
+fn open(context: *mut xdp_md, service: &Service) -> u64 {
+    translation::open(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+}
+
+/// The way of a backend's answer.
+#[inline(never)]
+fn translate_to_client(context: *mut xdp_md) -> u64 {
+    let mut frame = Frame::of(&XdpContext::new(context));
+    translation::to_client(&mut frame, &Maps).to_bits()
 }
 
 /// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets
@@ -221,7 +239,100 @@ fn settled_used(slot: u32) {
     }
 }
 
+impl WaysBack for Maps {
+    #[inline(always)]
+    fn flow_seen(&self, flow: &FlowKey, closes: bool) {
+        if let Some(record) = FLOWS.get_ptr_mut(flow) {
+            // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are written
+            // whole; that another CPU writes to the same record at once does no harm.
+            let record = unsafe { &mut *record };
+            record.last_seen = self.now();
+            if closes {
+                record.closing = 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen) {
+        // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
+        let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) {
+        if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
+            // The half-open record stays: it serves the connection while it is in its first window.
+            self.count(Counter::RecordLost);
+        } else {
+            let _ = HALF_OPEN.remove(flow);
+        }
+    }
+
+    #[inline(always)]
+    fn way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        // SAFETY: as in `service`: any bits are a valid way back. The kernel replaces an entry as a whole, and frees the old one
+        // when no packet reads it any more.
+        unsafe { RETURNS.get(key) }
+    }
+
+    #[inline(always)]
+    fn half_open_way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        // SAFETY: any bits are a valid way back. An entry that is evicted while it is read may turn into another's: one answer
+        // to a SYN, in a flood of them.
+        unsafe { HALF_OPEN_RETURNS.get(key) }
+    }
+
+    #[inline(always)]
+    fn open_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool {
+        let flags = if replaces { BPF_ANY } else { BPF_NOEXIST };
+        HALF_OPEN_RETURNS.insert(key, way_back, u64::from(flags)).is_ok()
+    }
+
+    #[inline(always)]
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return) -> bool {
+        RETURNS.insert(key, way_back, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_way_back(&self, key: &ReturnKey) {
+        // It may be gone already.
+        let _ = RETURNS.remove(key);
+    }
+
+    #[inline(always)]
+    fn remove_half_open_way_back(&self, key: &ReturnKey) {
+        // It may be gone already.
+        let _ = HALF_OPEN_RETURNS.remove(key);
+    }
+}
+
 impl Engine for Maps {
+    type Frame = Frame;
+
+    #[inline(always)]
+    fn translate(&self, packet: &mut Frame, service: &Service, passage: Passage) -> Option<Action> {
+        match translate(packet.context(), service, passage.to_bits()) {
+            ADMIT => None,
+            action => Some(Action::from_bits(action)),
+        }
+    }
+
+    #[inline(always)]
+    fn admit(&self, packet: &Frame, service: &Service) -> Passage {
+        Passage::from_bits(admit(packet.context(), service))
+    }
+
+    #[inline(always)]
+    fn open(&self, packet: &Frame, service: &Service) -> Passage {
+        Passage::from_bits(open(packet.context(), service))
+    }
+
+    #[inline(always)]
+    fn translate_to_client(&self, packet: &mut Frame) -> Action {
+        Action::from_bits(translate_to_client(packet.context()))
+    }
+
     #[inline(always)]
     fn count(&self, counter: Counter) {
         if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {

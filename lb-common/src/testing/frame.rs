@@ -32,6 +32,8 @@ pub struct Frame {
     tcp_options: Vec<u8>,
     payload: Vec<u8>,
     total_length: Option<u16>,
+    hop_limit: u8,
+    source: [u8; 6],
     padding: usize,
 }
 
@@ -55,6 +57,8 @@ impl Frame {
             tcp_options: Vec::new(),
             payload: Vec::new(),
             total_length: None,
+            hop_limit: 64,
+            source: CLIENT_MAC,
             padding: 0,
         }
     }
@@ -63,6 +67,20 @@ impl Frame {
     #[must_use]
     pub fn destination(mut self, mac: [u8; 6]) -> Self {
         self.destination = mac;
+        self
+    }
+
+    /// Sets the source MAC address.
+    #[must_use]
+    pub fn from(mut self, mac: [u8; 6]) -> Self {
+        self.source = mac;
+        self
+    }
+
+    /// Sets IPv4's time to live or IPv6's hop limit.
+    #[must_use]
+    pub fn hop_limit(mut self, hops: u8) -> Self {
+        self.hop_limit = hops;
         self
     }
 
@@ -170,7 +188,7 @@ impl Frame {
     pub fn bytes(&self) -> Vec<u8> {
         let mut frame = Vec::new();
         frame.extend(self.destination);
-        frame.extend(CLIENT_MAC);
+        frame.extend(self.source);
         for tag in &self.tags {
             frame.extend(tag.to_be_bytes());
             frame.extend([0, 42]);
@@ -201,7 +219,7 @@ impl Frame {
         packet.extend(self.total_length.unwrap_or(total).to_be_bytes());
         packet.extend([0x12, 0x34]);
         packet.extend(self.fragment.to_be_bytes());
-        packet.extend([64, self.protocol, 0, 0]);
+        packet.extend([self.hop_limit, self.protocol, 0, 0]);
         packet.extend(client);
         packet.extend(service);
         packet.extend(&self.ip_options);
@@ -217,7 +235,7 @@ impl Frame {
         let mut packet = Vec::new();
         packet.extend([self.version.unwrap_or(6) << 4, 0, 0, 0]);
         packet.extend(self.total_length.unwrap_or(length).to_be_bytes());
-        packet.extend([self.protocol, 64]);
+        packet.extend([self.protocol, self.hop_limit]);
         packet.extend(client);
         packet.extend(service);
         packet.extend(tcp);

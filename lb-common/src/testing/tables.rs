@@ -3,17 +3,20 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{cell::RefCell, collections::BTreeMap, vec::Vec};
 
-use super::frame::BALANCER_MAC;
+use super::{cases::CLIENT_WITHOUT_PORT, frame::BALANCER_MAC};
 use crate::{
     address::Address,
     counter::Counter,
     decision::{Memory, Tables},
+    headers::tcp::Flags,
     layout::{
-        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey, Slot,
-        Target, Traffic,
+        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Return, ReturnKey, Service,
+        ServiceKey, Slot, Target, Traffic, flag,
     },
-    process::Engine,
+    process::{Action, Engine, process},
     slot_rule::{Effect, Records},
+    testing::frame::Frame,
+    translation::WaysBack,
 };
 
 /// How many slots each service of [`HostTables::fixture`] has.
@@ -38,11 +41,26 @@ pub const NONE: SocketAddr = SocketAddr::new(VIP, 21052);
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
 pub const DANGLING: SocketAddr = SocketAddr::new(VIP, 21054);
+/// A service that translates, whose slots all name target 5.
+pub const NAT: SocketAddr = SocketAddr::new(VIP, 8006);
+/// Like [`NAT`], over IPv6, with target 6.
+pub const NAT6: SocketAddr = SocketAddr::new(VIP6, 8006);
+/// The backend behind [`NAT`].
+pub const NAT_BACKEND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 105)), 21050);
+/// The backend behind [`NAT6`].
+pub const NAT_BACKEND6: SocketAddr = SocketAddr::new(
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x106)),
+    21050,
+);
+/// The MAC address behind [`NAT`].
+pub const NAT_MAC: [u8; 6] = [0x02, 0, 0, 1, 0, 5];
+/// The MAC address behind [`NAT6`].
+pub const NAT_MAC6: [u8; 6] = [0x02, 0, 0, 1, 0, 6];
 
 /// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
 pub const UNRESOLVED_TARGET: u16 = 4;
 /// How many entries the table of targets has in [`HostTables::fixture`].
-pub const TARGETS: u16 = 5;
+pub const TARGETS: u16 = 7;
 
 /// Service, slot and target tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -59,16 +77,30 @@ pub struct HostTables {
     pub flows: BTreeMap<FlowKey, FlowRecord>,
     /// The half-open records.
     pub half_open: BTreeMap<FlowKey, HalfOpen>,
+    /// The ways back of established connections.
+    pub returns: BTreeMap<ReturnKey, Return>,
+    /// The ways back of half-open connections.
+    pub half_open_returns: BTreeMap<ReturnKey, Return>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
     pub short: bool,
     /// What decisions wanted remembered, and has not been carried out.
-    memories: RefCell<Vec<Memory>>,
+    notes: RefCell<Vec<Note>>,
     /// What was counted, by [`Counter`].
     counters: RefCell<BTreeMap<u32, u64>>,
     /// What was forwarded, by target id.
     traffic: RefCell<BTreeMap<u16, Traffic>>,
+}
+
+/// What is to be carried out.
+#[derive(Clone, Debug)]
+enum Note {
+    Memory(Memory),
+    OpenWayBack(ReturnKey, Return),
+    EstablishWayBack(ReturnKey, Return),
+    RemoveWayBack(ReturnKey),
+    RemoveHalfOpenWayBack(ReturnKey),
 }
 
 impl HostTables {
@@ -77,7 +109,7 @@ impl HostTables {
         let targets = (0..TARGETS).map(fixture_target).collect();
         let mut tables = Self {
             targets,
-            node: Some(Node::new([BALANCER_MAC], false)),
+            node: Some(Node::new([BALANCER_MAC], true)),
             ..Self::default()
         };
         for vip in [VIP, VIP6] {
@@ -96,6 +128,12 @@ impl HostTables {
         tables.add_service(NONE, |_| NO_TARGET);
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
+        for (id, (service, target)) in (1..).zip([(NAT, 5), (NAT6, 6)]) {
+            let service = tables.add_service(service, |_| target);
+            service.flags = flag::TRANSLATES;
+            service.id = id;
+        }
+        tables.exhaust(CLIENT_WITHOUT_PORT, NAT);
         tables
     }
 
@@ -115,9 +153,39 @@ impl HostTables {
 
     /// Carries out what decisions have wanted remembered.
     pub fn carry_out(&mut self) {
-        for memory in self.memories.take() {
-            self.perform(&memory);
+        for note in self.notes.take() {
+            match note {
+                Note::Memory(memory) => self.perform(&memory),
+                Note::OpenWayBack(key, way_back) => {
+                    self.half_open_returns.insert(key, way_back);
+                }
+                Note::EstablishWayBack(key, way_back) => {
+                    self.returns.insert(key, way_back);
+                }
+                Note::RemoveWayBack(key) => {
+                    self.returns.remove(&key);
+                }
+                Note::RemoveHalfOpenWayBack(key) => {
+                    self.half_open_returns.remove(&key);
+                }
+            }
         }
+    }
+
+    /// Gives every port that is tried for a client to connections of others, so that it finds none.
+    fn exhaust(&mut self, client: SocketAddr, service: SocketAddr) {
+        let syn = Frame::new(client, service).flags(Flags::SYN).bytes();
+        while let Action::Transmit { .. } = process(&mut syn.clone(), self) {
+            self.carry_out();
+            self.half_open.clear();
+            for (key, way_back) in std::mem::take(&mut self.half_open_returns) {
+                let client_port = way_back.client_port ^ 1;
+                self.returns.insert(key, Return { client_port, ..way_back });
+            }
+        }
+        self.carry_out();
+        self.counters.take();
+        self.traffic.take();
     }
 
     /// Carries out what a decision wants remembered, as the XDP program does.
@@ -152,19 +220,18 @@ impl HostTables {
         }
     }
 
-    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) {
+    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) -> &mut Service {
         let first_slot = u32::try_from(self.slots.len()).expect("a few slots");
         let slots = u16::try_from(SLOTS).expect("a few slots");
         self.slots
             .extend((0..slots).map(|slot| Slot::untracked(target_of(slot)).to_bits()));
-        self.services.insert(
-            ServiceKey::tcp(Address::from(address.ip()), address.port()),
-            Service {
-                first_slot,
-                slots: SLOTS,
-                ..plain_service()
-            },
-        );
+        let service = Service {
+            first_slot,
+            slots: SLOTS,
+            ..plain_service()
+        };
+        let key = ServiceKey::tcp(Address::from(address.ip()), address.port());
+        self.services.entry(key).or_insert(service)
     }
 }
 
@@ -188,12 +255,20 @@ fn fixture_target(id: u16) -> Target {
     match id {
         NO_TARGET => Target::NONE,
         UNRESOLVED_TARGET => Target::new(backend, Forwarding::Dsr, None),
+        5 => nat_target(NAT_BACKEND, NAT_MAC),
+        6 => nat_target(NAT_BACKEND6, NAT_MAC6),
         _ => Target::new(
             backend,
             Forwarding::Dsr,
             Some(next_hop([0x02, 0, 0, 1, high, low])),
         ),
     }
+}
+
+/// A target that translates.
+pub fn nat_target(backend: SocketAddr, mac: [u8; 6]) -> Target {
+    let forwarding = Forwarding::Nat { port: backend.port() };
+    Target::new(backend.ip().into(), forwarding, Some(next_hop(mac)))
 }
 
 /// A `dsr` target of which nothing matters but that its MAC address is known.
@@ -229,11 +304,67 @@ impl Tables for HostTables {
     }
 
     fn remember(&self, memory: &Memory) {
-        self.memories.borrow_mut().push(*memory);
+        self.note(Note::Memory(*memory));
+    }
+}
+
+impl HostTables {
+    fn note(&self, note: Note) {
+        self.notes.borrow_mut().push(note);
+    }
+
+    fn note_flow(&self, flow: &FlowKey, effect: Effect) {
+        self.note(Note::Memory(Memory {
+            flow: *flow,
+            slot: 0,
+            effect,
+        }));
+    }
+}
+
+impl WaysBack for HostTables {
+    fn flow_seen(&self, flow: &FlowKey, closes: bool) {
+        self.note_flow(flow, if closes { Effect::Closing } else { Effect::Seen });
+    }
+
+    fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen) {
+        self.note_flow(flow, Effect::Open(*half_open));
+    }
+
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) {
+        self.note_flow(flow, Effect::Establish(*record));
+    }
+
+    fn way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        self.returns.get(key)
+    }
+
+    fn half_open_way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        self.half_open_returns.get(key)
+    }
+
+    fn open_way_back(&self, key: &ReturnKey, way_back: &Return, _replaces: bool) -> bool {
+        self.note(Note::OpenWayBack(*key, *way_back));
+        true
+    }
+
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return) -> bool {
+        self.note(Note::EstablishWayBack(*key, *way_back));
+        true
+    }
+
+    fn remove_way_back(&self, key: &ReturnKey) {
+        self.note(Note::RemoveWayBack(*key));
+    }
+
+    fn remove_half_open_way_back(&self, key: &ReturnKey) {
+        self.note(Note::RemoveHalfOpenWayBack(*key));
     }
 }
 
 impl Engine for HostTables {
+    type Frame = Vec<u8>;
+
     fn count(&self, counter: Counter) {
         *self.counters.borrow_mut().entry(counter as u32).or_default() += 1;
     }

@@ -7,6 +7,7 @@ mod pin_names;
 mod pins;
 mod pod;
 mod slots;
+mod ways_back;
 
 use aya::{
     Ebpf, EbpfLoader,

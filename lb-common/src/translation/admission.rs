@@ -1,0 +1,241 @@
+//! Packets of which something is to be remembered: those that open a connection, establish it, end it, or are the first for
+//! a while; and those that belong to none.
+
+use super::{
+    Passage, event,
+    port::{allocate, is_same_flow},
+    return_key,
+    rewrite::{self, Place},
+};
+use crate::{
+    counter::Counter,
+    hash,
+    headers::Segment,
+    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Return, Service, Target, forward},
+    packet::PacketBuffer,
+    process::Engine,
+    slot_rule,
+};
+
+/// Looks a client's packet up in the records, and remembers what is to be remembered of it.
+#[inline(always)]
+pub fn admit(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> Passage {
+    let Some(mut arrival) = Arrival::of(packet, service, engine) else {
+        return Passage::UNKNOWN;
+    };
+    // A record without a port is of a time when the service did not translate.
+    let record = match engine.flow(&arrival.flow) {
+        Some(record) if record.port != 0 => Some(record),
+        _ => None,
+    };
+    match record {
+        Some(record) if slot_rule::is_in_use(record, arrival.now) => {
+            // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
+            if !arrival.segment.flags.opens() {
+                arrival.seen(record, engine);
+            }
+            Passage::new(record.target, record.port)
+        }
+        _ if arrival.segment.flags.opens() => Passage::OPENS,
+        _ => arrival.follow(record, engine),
+    }
+}
+
+/// Finds a target and a port for a SYN without a record in use, and notes both: half open.
+#[inline(always)]
+pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> Passage {
+    let Some(mut arrival) = Arrival::of(packet, service, engine) else {
+        return Passage::UNKNOWN;
+    };
+    // A retransmission, or another attempt from the same port, keeps what the earlier one got, as far as it is still there.
+    let (id, preferred) = match engine.half_open(&arrival.flow) {
+        Some(earlier) if earlier.port != 0 => (earlier.target, earlier.port),
+        _ => (
+            current(&arrival.segment, service, engine),
+            arrival.segment.client_port,
+        ),
+    };
+    if id == NO_TARGET {
+        engine.count(Counter::DropNoBackend);
+        return Passage::REFUSED;
+    }
+    let Some(target) = target(id, engine) else {
+        engine.count(Counter::DropTableInconsistent);
+        return Passage::REFUSED;
+    };
+    if !target.is_resolved() {
+        engine.count(Counter::DropNextHopUnknown);
+        return Passage::REFUSED;
+    }
+    arrival.way_back.target = id;
+    let port = allocate(
+        preferred,
+        &arrival.segment,
+        service,
+        target,
+        &arrival.way_back,
+        engine,
+    );
+    if port == 0 {
+        engine.count(Counter::DropNoFreePort);
+        return Passage::REFUSED;
+    }
+    let half_open = HalfOpen {
+        target: id,
+        port,
+        sequence: arrival.segment.sequence,
+        opened: arrival.now,
+    };
+    engine.open_flow(&arrival.flow, &half_open);
+    Passage::new(id, port)
+}
+
+/// The target for new connections in the flow's slot.
+#[inline(always)]
+fn current(segment: &Segment, service: &Service, engine: &impl Engine) -> u16 {
+    let flow = hash::flow(
+        service.hash_seed,
+        segment.client,
+        segment.client_port & service.port_mask,
+    );
+    match engine.slot(service.first_slot + hash::slot(flow, service.slots)) {
+        Some(slot) => slot.current,
+        None => NO_TARGET,
+    }
+}
+
+/// A packet, and what remembering it takes.
+struct Arrival {
+    segment: Segment,
+    flow: FlowKey,
+    now: u32,
+    /// The way back to where the packet came from. Its target is filled in when that is known.
+    way_back: Return,
+}
+
+impl Arrival {
+    #[inline(always)]
+    fn of(
+        packet: &(impl PacketBuffer + ?Sized),
+        service: &Service,
+        engine: &impl Engine,
+    ) -> Option<Self> {
+        let (_, segment) = Place::find(packet)?;
+        Some(Self {
+            segment,
+            flow: FlowKey::new(segment.client, segment.client_port, service.id),
+            now: engine.now(),
+            way_back: Return {
+                client: segment.client,
+                client_port: segment.client_port,
+                service_port: segment.port,
+                service: service.id,
+                target: NO_TARGET,
+                addresses: rewrite::addresses_back(packet)?,
+                egress: packet.ingress(),
+            },
+        })
+    }
+
+    /// Any other packet without a record in use.
+    #[inline(always)]
+    fn follow(&mut self, record: Option<&FlowRecord>, engine: &impl Engine) -> Passage {
+        if let Some(half_open) = engine.half_open(&self.flow)
+            && half_open.port != 0
+            && slot_rule::continues(event(&self.segment), half_open)
+        {
+            let (id, port) = (half_open.target, half_open.port);
+            if self.establish(id, port, record, engine) {
+                return Passage::new(id, port);
+            }
+        }
+        // It closes, or has been idle. A record that closes stays so; an idle flow that speaks again is in use.
+        match record {
+            Some(record) => {
+                self.seen(record, engine);
+                Passage::new(record.target, record.port)
+            }
+            None => Passage::UNKNOWN,
+        }
+    }
+
+    /// Makes a half-open connection an established one, in place of an earlier one of the same client. `false` if the way back
+    /// is not this flow's any more: it was evicted, and given to another.
+    #[inline(always)]
+    fn establish(
+        &mut self,
+        id: u16,
+        port: u16,
+        record: Option<&FlowRecord>,
+        engine: &impl Engine,
+    ) -> bool {
+        let Some(new) = target(id, engine) else {
+            return false;
+        };
+        let key = return_key(new, self.segment.vip, port);
+        self.way_back.target = id;
+        if let Some(other) = engine.way_back(&key)
+            && !is_same_flow(other, &self.way_back)
+        {
+            return false;
+        }
+        if let Some(other) = engine.half_open_way_back(&key)
+            && !is_same_flow(other, &self.way_back)
+        {
+            return false;
+        }
+        // First the way back, which is an orphan if the record cannot be made, and is made again with it by the next packet.
+        if !engine.establish_way_back(&key, &self.way_back) {
+            engine.count(Counter::RecordLost);
+            return true;
+        }
+        if let Some(old) = record
+            && (old.target != id || old.port != port)
+            && let Some(old_target) = target(old.target, engine)
+        {
+            engine.remove_way_back(&return_key(old_target, self.segment.vip, old.port));
+        }
+        let record = FlowRecord {
+            target: id,
+            closing: u16::from(self.segment.flags.closes()),
+            last_seen: self.now,
+            port,
+            reserved: [0; 3],
+        };
+        engine.establish_flow(&self.flow, &record);
+        engine.remove_half_open_way_back(&key);
+        true
+    }
+
+    /// What a packet does to its flow's record, and to the way back: answers follow a client that comes from elsewhere now.
+    #[inline(always)]
+    fn seen(&mut self, record: &FlowRecord, engine: &impl Engine) {
+        let (id, port) = (record.target, record.port);
+        let closes = self.segment.flags.closes();
+        if !closes && record.last_seen == self.now {
+            return;
+        }
+        engine.flow_seen(&self.flow, closes);
+        let Some(target) = target(id, engine) else { return };
+        self.way_back.target = id;
+        let key = return_key(target, self.segment.vip, port);
+        match engine.way_back(&key) {
+            Some(known) if !is_same_flow(known, &self.way_back) || *known == self.way_back => {}
+            // Another MAC address or interface, or the way back is missing.
+            _ => {
+                if !engine.establish_way_back(&key, &self.way_back) {
+                    engine.count(Counter::RecordLost);
+                }
+            }
+        }
+    }
+}
+
+/// A target that translates.
+#[inline(always)]
+fn target(id: u16, engine: &impl Engine) -> Option<&Target> {
+    match engine.target(id) {
+        Some(target) if target.forward() == forward::NAT => Some(target),
+        _ => None,
+    }
+}

@@ -1,0 +1,323 @@
+//! The bytes that translation changes: addresses, ports, the hop limit, and what of it is in checksums.
+
+use crate::{
+    address::Address,
+    headers::{
+        Segment,
+        ethernet::{self, ethertype},
+        ipv4, ipv6, tcp,
+    },
+    packet::{Packet, PacketMut},
+};
+
+/// Where the headers of a frame with a TCP segment are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The IP header, in bytes from the start of the frame.
+    ip: usize,
+    /// The TCP header, in bytes from the start of the frame.
+    tcp: usize,
+    is_v4: bool,
+}
+
+/// Who sends and who receives. Ports are in host byte order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Endpoints {
+    pub(super) source: Address,
+    pub(super) source_port: u16,
+    pub(super) destination: Address,
+    pub(super) destination_port: u16,
+}
+
+impl Endpoints {
+    /// Those of a segment.
+    #[inline(always)]
+    pub(super) const fn of(segment: &Segment) -> Self {
+        Self {
+            source: segment.client,
+            source_port: segment.client_port,
+            destination: segment.vip,
+            destination_port: segment.port,
+        }
+    }
+
+    /// Both ports, as on the wire.
+    #[inline(always)]
+    const fn ports(&self) -> u32 {
+        ((self.source_port as u32) << 16 | self.destination_port as u32).to_be()
+    }
+}
+
+impl Place {
+    /// Reads a frame again in which [`parse`](crate::headers::parse) has found a segment: what it has checked is not checked
+    /// anew.
+    #[inline(always)]
+    pub(super) fn find<P: Packet + ?Sized>(packet: &P) -> Option<(Self, Segment)> {
+        let ethernet::Payload { ethertype, offset } = ethernet::payload(packet)?;
+        let is_v4 = ethertype != ethertype::IPV6;
+        let (client, vip, length) = if is_v4 {
+            let ip = packet.read(offset).map(ipv4::Header::new)?;
+            (ip.source(), ip.destination(), ip.header_length())
+        } else {
+            let ip = packet.read(offset).map(ipv6::Header::new)?;
+            (ip.source(), ip.destination(), ipv6::HEADER_LENGTH)
+        };
+        let place = Self {
+            ip: P::forget(offset),
+            tcp: P::forget(offset + length),
+            is_v4,
+        };
+        let tcp = packet.read(offset + length).map(tcp::Header::new)?;
+        let segment = Segment {
+            client,
+            client_port: tcp.source_port(),
+            vip,
+            port: tcp.destination_port(),
+            flags: tcp.flags(),
+            sequence: tcp.sequence(),
+        };
+        Some((place, segment))
+    }
+
+    /// Whether a router may not forward the packet any more: its hop limit, or time to live, is used up.
+    #[inline(always)]
+    pub(super) fn has_expired(&self, packet: &(impl Packet + ?Sized)) -> bool {
+        let offset = if self.is_v4 { self.ip + 8 } else { self.ip + 7 };
+        match packet.read(offset) {
+            Some([hops]) => hops <= 1,
+            None => true,
+        }
+    }
+}
+
+/// Replaces the endpoints of a packet and takes one from its hop limit, which must be above 1. All addresses are of the packet's
+/// family.
+///
+/// `None` when the frame ends before its headers do, which no frame that was parsed does.
+#[inline(always)]
+#[must_use]
+pub(super) fn rewrite(
+    packet: &mut (impl PacketMut + ?Sized),
+    place: &Place,
+    before: &Endpoints,
+    after: &Endpoints,
+) -> Option<()> {
+    let addresses = if place.is_v4 {
+        rewrite_ipv4(packet, place.ip, before, after)?
+    } else {
+        rewrite_ipv6(packet, place.ip, before, after)?
+    };
+    let checksum = u16::from_ne_bytes(packet.read(place.tcp + 16)?);
+    let checksum = addresses
+        .replaced(before.ports(), after.ports())
+        .applied_to(checksum);
+    packet.write(place.tcp, after.ports().to_ne_bytes())?;
+    packet.write(place.tcp + 16, checksum.to_ne_bytes())
+}
+
+/// Returns what the new addresses change in checksums over them.
+#[inline(always)]
+fn rewrite_ipv4(
+    packet: &mut (impl PacketMut + ?Sized),
+    ip: usize,
+    before: &Endpoints,
+    after: &Endpoints,
+) -> Option<Update> {
+    let word = |address: Address| address.v4_bits().to_be();
+    let (source, destination) = (word(after.source), word(after.destination));
+    let addresses = Update::NOTHING
+        .replaced(word(before.source), source)
+        .replaced(word(before.destination), destination);
+    // Time to live and protocol are one of the header's 16-bit words, which the checksum follows.
+    let [hops, protocol] = packet.read(ip + 8)?;
+    let lifetime = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
+    let checksum = addresses
+        .replaced(
+            u16::from_ne_bytes([hops, protocol]) as u32,
+            lifetime as u32,
+        )
+        .applied_to(u16::from_ne_bytes(packet.read(ip + 10)?));
+    packet.write(ip + 8, lifetime.to_ne_bytes())?;
+    packet.write(ip + 10, checksum.to_ne_bytes())?;
+    packet.write(ip + 12, source.to_ne_bytes())?;
+    packet.write(ip + 16, destination.to_ne_bytes())?;
+    Some(addresses)
+}
+
+/// Returns what the new addresses change in checksums over them. The header itself has none.
+#[inline(always)]
+fn rewrite_ipv6(
+    packet: &mut (impl PacketMut + ?Sized),
+    ip: usize,
+    before: &Endpoints,
+    after: &Endpoints,
+) -> Option<Update> {
+    let [hops] = packet.read(ip + 7)?;
+    packet.write(ip + 7, [hops.wrapping_sub(1)])?;
+    let source = replace_ipv6(packet, ip + 8, before.source, after.source, Update::NOTHING)?;
+    replace_ipv6(packet, ip + 24, before.destination, after.destination, source)
+}
+
+#[inline(always)]
+fn replace_ipv6(
+    packet: &mut (impl PacketMut + ?Sized),
+    offset: usize,
+    before: Address,
+    after: Address,
+    update: Update,
+) -> Option<Update> {
+    let [a, b, c, d] = before.words();
+    let [e, f, g, h] = after.words();
+    packet.write(offset, e.to_ne_bytes())?;
+    packet.write(offset + 4, f.to_ne_bytes())?;
+    packet.write(offset + 8, g.to_ne_bytes())?;
+    packet.write(offset + 12, h.to_ne_bytes())?;
+    Some(update.replaced(a, e).replaced(b, f).replaced(c, g).replaced(d, h))
+}
+
+/// Writes destination and source MAC address.
+#[inline(always)]
+#[must_use]
+pub(super) fn address_frame(packet: &mut (impl PacketMut + ?Sized), addresses: [u32; 3]) -> Option<()> {
+    let [a, b, c] = addresses;
+    packet.write(0, a.to_ne_bytes())?;
+    packet.write(4, b.to_ne_bytes())?;
+    packet.write(8, c.to_ne_bytes())
+}
+
+/// The MAC addresses of a frame, exchanged: those of an answer to where it came from.
+#[inline(always)]
+pub(super) fn addresses_back(packet: &(impl Packet + ?Sized)) -> Option<[u32; 3]> {
+    let [a, b]: [u8; 2] = packet.read(0)?;
+    let [c, d]: [u8; 2] = packet.read(10)?;
+    Some([
+        u32::from_ne_bytes(packet.read(6)?),
+        u32::from_ne_bytes([c, d, a, b]),
+        u32::from_ne_bytes(packet.read(2)?),
+    ])
+}
+
+/// What replaced words change in a checksum (RFC 1624, equation 3).
+///
+/// Sums up words of 32 bits in the host's byte order: what is carried beyond 16 bits is added again at the end, and the order of
+/// bytes matters only where the sum meets the checksum, which is read in the same order (RFC 1071, section 2).
+#[derive(Clone, Copy, Debug)]
+struct Update(u64);
+
+impl Update {
+    const NOTHING: Self = Self(0);
+
+    /// Takes in that one word has taken another's place, both as on the wire.
+    #[inline(always)]
+    const fn replaced(self, before: u32, after: u32) -> Self {
+        Self(self.0 + !before as u64 + after as u64)
+    }
+
+    /// The checksum, as on the wire, after all that.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "folded into 16 bits")]
+    const fn applied_to(self, checksum: u16) -> u16 {
+        // At most 18 numbers of 32 bits: each fold leaves 16 bits and a smaller carry.
+        let sum = self.0 + !checksum as u64;
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let sum = (sum >> 16) + (sum & 0xffff);
+        !(sum as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::{Parsed, parse};
+    use crate::testing::{
+        Frame,
+        cases::{CLIENT, CLIENT6},
+        frame::{BALANCER_MAC, CLIENT_MAC},
+        tables::{ONE, ONE6},
+    };
+    use core::net::SocketAddr;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn endpoints(source: SocketAddr, destination: SocketAddr) -> Endpoints {
+        Endpoints {
+            source: source.ip().into(),
+            source_port: source.port(),
+            destination: destination.ip().into(),
+            destination_port: destination.port(),
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        // RFC 1624, section 4: the word 5555 becomes 3285 under the checksum DD2F, which becomes 0000, not FFFF.
+        let update = Update::NOTHING.replaced(0x5555, 0x3285);
+        assert_eq!(update.applied_to(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn an_answer_goes_to_where_the_frame_came_from() {
+        let mut frame = Frame::new(CLIENT, ONE).bytes();
+        let addresses = addresses_back(&frame).unwrap();
+        address_frame(&mut frame, addresses).unwrap();
+        assert_eq!(frame[..6], CLIENT_MAC);
+        assert_eq!(frame[6..12], BALANCER_MAC);
+    }
+
+    fn any_v4() -> impl Strategy<Value = SocketAddr> {
+        any::<([u8; 4], u16)>().prop_map(SocketAddr::from)
+    }
+
+    fn any_v6() -> impl Strategy<Value = SocketAddr> {
+        // Not those that stand for IPv4 addresses, which no IPv6 packet has.
+        any::<([u8; 16], u16)>().prop_map(|(mut octets, port)| {
+            octets[0] |= 0x20;
+            SocketAddr::from((octets, port))
+        })
+    }
+
+    proptest! {
+        /// A frame with other endpoints is the frame that their owners would have sent, byte by byte: the builder of frames
+        /// computes checksums anew.
+        #[test]
+        fn the_result_is_as_if_built_so(
+            v4 in [any_v4(), any_v4(), any_v4(), any_v4()],
+            v6 in [any_v6(), any_v6(), any_v6(), any_v6()],
+            is_v4: bool,
+            payload: Vec<u8>,
+            hops in 2u8..,
+            options in 0usize..=10,
+            tags in proptest::collection::vec(Just(ethertype::VLAN), 0..=2),
+        ) {
+            let [a, b, c, d] = if is_v4 { v4 } else { v6 };
+            let build = |from, to, hops| {
+                let mut frame = Frame::new(from, to).hop_limit(hops).payload(&payload);
+                if is_v4 {
+                    frame = frame.ip_options(&[1; 40][..options * 4]);
+                }
+                tags.iter().fold(frame, |frame, &tag| frame.tag(tag)).bytes()
+            };
+            let mut frame = build(a, b, hops);
+            let (place, segment) = Place::find(&frame).unwrap();
+            prop_assert_eq!(parse(&frame), Parsed::Segment(segment));
+            prop_assert!(!place.has_expired(&frame));
+            rewrite(&mut frame, &place, &Endpoints::of(&segment), &endpoints(c, d)).unwrap();
+            prop_assert_eq!(frame, build(c, d, hops - 1));
+        }
+
+        /// Cut anywhere, a frame is refused and not a byte behind its end is touched.
+        #[test]
+        fn a_frame_that_ends_early_is_refused(length in 14usize..54, is_v4: bool) {
+            let (client, service) = if is_v4 { (CLIENT, ONE) } else { (CLIENT6, ONE6) };
+            let whole = Frame::new(client, service).bytes();
+            let (place, _) = Place::find(&whole).unwrap();
+            let mut cut = whole[..length.min(whole.len() - 1)].to_vec();
+            let ends = endpoints(client, service);
+            if cut.len() < place.tcp + 18 {
+                prop_assert!(rewrite(cut.as_mut_slice(), &place, &ends, &ends).is_none());
+            }
+        }
+    }
+}
