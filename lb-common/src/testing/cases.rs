@@ -5,7 +5,7 @@ use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{DANGLING, NAT, NAT6, NAT_BACKEND, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
+    tables::{DANGLING, NAT, NAT_BACKEND, NAT6, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
 };
 use crate::{
     counter::Counter,
@@ -444,7 +444,10 @@ fn translation_cases() -> Vec<Case> {
             let tagged = (0..tags).fold(from(50003 + tags), |frame, _| frame.tag(ethertype::VLAN));
             cases.push(case(
                 "VLAN tags stay on a frame that is translated",
-                tagged.flags(Flags::SYN).tcp_options(&[2, 4, 5, 0xb4]).payload(&[7; 33]),
+                tagged
+                    .flags(Flags::SYN)
+                    .tcp_options(&[2, 4, 5, 0xb4])
+                    .payload(&[7; 33]),
                 Outcome::Forward { id, new_flow: true },
             ));
         }
@@ -452,7 +455,10 @@ fn translation_cases() -> Vec<Case> {
     cases.push(case(
         "IP options stay in a packet that is translated",
         Frame::new(CLIENT, NAT).flags(Flags::SYN).ip_options(&[1; 40]),
-        Outcome::Forward { id: 5, new_flow: true },
+        Outcome::Forward {
+            id: 5,
+            new_flow: true,
+        },
     ));
     cases
 }

@@ -180,7 +180,13 @@ impl HostTables {
             self.half_open.clear();
             for (key, way_back) in std::mem::take(&mut self.half_open_returns) {
                 let client_port = way_back.client_port ^ 1;
-                self.returns.insert(key, Return { client_port, ..way_back });
+                self.returns.insert(
+                    key,
+                    Return {
+                        client_port,
+                        ..way_back
+                    },
+                );
             }
         }
         self.carry_out();

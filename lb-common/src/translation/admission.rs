@@ -115,11 +115,7 @@ struct Arrival {
 
 impl Arrival {
     #[inline(always)]
-    fn of(
-        packet: &(impl PacketBuffer + ?Sized),
-        service: &Service,
-        engine: &impl Engine,
-    ) -> Option<Self> {
+    fn of(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> Option<Self> {
         let (_, segment) = Place::find(packet)?;
         Some(Self {
             segment,
@@ -162,13 +158,7 @@ impl Arrival {
     /// Makes a half-open connection an established one, in place of an earlier one of the same client. `false` if the way back
     /// is not this flow's any more: it was evicted, and given to another.
     #[inline(always)]
-    fn establish(
-        &mut self,
-        id: u16,
-        port: u16,
-        record: Option<&FlowRecord>,
-        engine: &impl Engine,
-    ) -> bool {
+    fn establish(&mut self, id: u16, port: u16, record: Option<&FlowRecord>, engine: &impl Engine) -> bool {
         let Some(new) = target(id, engine) else {
             return false;
         };

@@ -132,10 +132,7 @@ fn rewrite_ipv4(
     let [hops, protocol] = packet.read(ip + 8)?;
     let lifetime = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
     let checksum = addresses
-        .replaced(
-            u16::from_ne_bytes([hops, protocol]) as u32,
-            lifetime as u32,
-        )
+        .replaced(u16::from_ne_bytes([hops, protocol]) as u32, lifetime as u32)
         .applied_to(u16::from_ne_bytes(packet.read(ip + 10)?));
     packet.write(ip + 8, lifetime.to_ne_bytes())?;
     packet.write(ip + 10, checksum.to_ne_bytes())?;

@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey};
+use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, flag};
 
 use super::{
-    config::{Backend, Config},
+    config::{Backend, Config, Forward},
     maglev::{self, Candidate},
 };
 
@@ -59,13 +59,13 @@ impl Plan {
             let targets: Vec<u16> = service
                 .backends
                 .iter()
-                .map(|backend| plan.add_target(backend))
+                .map(|backend| plan.add_target(service.forward, backend))
                 .collect();
             let entry = Service {
                 hash_seed: config.datapath.hash_seed,
                 first_slot,
                 slots: config.datapath.slots_per_service,
-                flags: 0,
+                flags: flags(service.forward),
                 id: service_id,
                 port_mask: u16::MAX,
                 affinity_timeout: 0,
@@ -83,7 +83,14 @@ impl Plan {
         plan
     }
 
-    fn add_target(&mut self, backend: &Backend) -> u16 {
+    /// Whether any service translates.
+    pub fn translates(&self) -> bool {
+        self.services
+            .iter()
+            .any(|service| service.entry.flags & flag::TRANSLATES != 0)
+    }
+
+    fn add_target(&mut self, forward: Forward, backend: &Backend) -> u16 {
         // The configuration allows no more backends than there are ids above `NO_TARGET`.
         let id = self
             .targets
@@ -93,9 +100,21 @@ impl Plan {
         self.targets.push(PlannedTarget {
             id,
             address: backend.address,
-            forwarding: Forwarding::Dsr,
+            forwarding: match forward {
+                Forward::Nat => Forwarding::Nat { port: backend.port },
+                // The configuration accepts no `ipip` yet.
+                Forward::Dsr | Forward::Ipip => Forwarding::Dsr,
+            },
         });
         id
+    }
+}
+
+/// What is special about a service.
+const fn flags(forward: Forward) -> u32 {
+    match forward {
+        Forward::Nat => flag::TRANSLATES,
+        Forward::Dsr | Forward::Ipip => 0,
     }
 }
 

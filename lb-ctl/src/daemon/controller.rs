@@ -335,7 +335,8 @@ impl Controller {
             "our MAC address changed"
         );
         self.host.mac = mac;
-        self.datapath.write_node(&Node::new([mac], false))?;
+        self.datapath
+            .write_node(&Node::new([mac], self.plan.translates()))?;
         let changes = self.next_hops.source(mac);
         self.write(&changes)
     }

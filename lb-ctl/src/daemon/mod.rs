@@ -42,7 +42,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let plan = Plan::of(&config);
     let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
     datapath.write_plan(&plan)?;
-    datapath.write_node(&Node::new([host.mac], false))?;
+    datapath.write_node(&Node::new([host.mac], plan.translates()))?;
     let mut socket = Socket::bind(&config.api.socket).await?;
 
     let watch = Watch::start()?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,6 +47,27 @@ impl Configuration {
             let _ = write!(
                 self.text,
                 "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n"
+            );
+        }
+        self
+    }
+
+    /// Adds a service with `forward = "nat"`: its address and port, and the name, address and port of each backend.
+    #[must_use]
+    pub fn nat_service(mut self, name: &str, service: SocketAddr, backends: &[(&str, SocketAddr)]) -> Self {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            self.text,
+            "\n[[service]]\nname = \"{name}\"\nvip = \"{}\"\nport = {}\nforward = \"nat\"\n",
+            service.ip(),
+            service.port()
+        );
+        for (name, backend) in backends {
+            let _ = write!(
+                self.text,
+                "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{}\"\nport = {}\n",
+                backend.ip(),
+                backend.port()
             );
         }
         self

@@ -35,15 +35,13 @@ impl Datapath {
 
     /// Writes the way back of an established connection.
     pub fn write_way_back(&mut self, key: ReturnKey, way_back: Return) -> Result<(), DatapathError> {
-        let mut returns =
-            HashMap::<_, Raw<ReturnKey>, Raw<Return>>::try_from(self.map_mut(map::RETURNS)?)?;
+        let mut returns = HashMap::<_, Raw<ReturnKey>, Raw<Return>>::try_from(self.map_mut(map::RETURNS)?)?;
         Ok(returns.insert(Raw(key), Raw(way_back), 0)?)
     }
 
     /// Removes the way back of a connection that is over, together with its record. It may be gone already.
     pub fn remove_way_back(&mut self, key: ReturnKey) -> Result<(), DatapathError> {
-        let mut returns =
-            HashMap::<_, Raw<ReturnKey>, Raw<Return>>::try_from(self.map_mut(map::RETURNS)?)?;
+        let mut returns = HashMap::<_, Raw<ReturnKey>, Raw<Return>>::try_from(self.map_mut(map::RETURNS)?)?;
         match returns.remove(&Raw(key)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error.into()),

@@ -12,7 +12,6 @@ pub(super) const PLANNED: &[&str] = &[
     "datapath.flow_idle_timeout",
     "http",
     r#"service.forward = "ipip""#,
-    r#"service.forward = "nat""#,
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
     r#"service.balance = "load""#,
