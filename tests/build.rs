@@ -1,5 +1,5 @@
 //! Compiles the BPF programs that only the lab contains.
 
 fn main() -> std::process::ExitCode {
-    bpf_build::compile(&["harness"])
+    bpf_build::compile(&["flood", "harness"])
 }

@@ -8,6 +8,9 @@ pub const fn ticks(nanoseconds: u64) -> u32 {
     (nanoseconds >> 30) as u32
 }
 
+/// Nanoseconds in a tick.
+pub const TICK: u64 = 1 << 30;
+
 /// The ticks that have passed between two times, the later one given first.
 #[inline(always)]
 pub const fn since(now: u32, then: u32) -> u32 {

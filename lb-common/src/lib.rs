@@ -14,6 +14,7 @@ pub mod address;
 pub mod clock;
 pub mod counter;
 pub mod decision;
+pub mod flood;
 pub mod forward;
 pub mod harness;
 pub mod hash;

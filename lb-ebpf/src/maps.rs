@@ -122,7 +122,12 @@ impl Tables for Maps {
             Effect::Seen => self.flow_seen(flow, false),
             Effect::Closing => self.flow_seen(flow, true),
             Effect::Open(half_open) => self.open_flow(flow, half_open),
-            Effect::Establish(record) => self.establish_flow(flow, record),
+            Effect::Establish(record) => {
+                if !self.establish_flow(flow, record) {
+                    // The half-open record stays: it serves the connection while it is in its first window.
+                    self.count(Counter::RecordLost);
+                }
+            }
         }
     }
 }
@@ -260,13 +265,12 @@ impl WaysBack for Maps {
     }
 
     #[inline(always)]
-    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) {
-        if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
-            // The half-open record stays: it serves the connection while it is in its first window.
-            self.count(Counter::RecordLost);
-        } else {
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) -> bool {
+        let is_recorded = FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_ok();
+        if is_recorded {
             let _ = HALF_OPEN.remove(flow);
         }
+        is_recorded
     }
 
     #[inline(always)]

@@ -22,13 +22,17 @@ pub mod demo;
 mod hosts;
 pub mod impalad;
 mod lifetime;
+pub mod limits;
 pub mod programs;
+pub mod random;
+pub mod steady;
 mod wait;
 
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;
-pub use hosts::plan::{Identity, Mac, PREFIX_V4, PREFIX_V6, Role, Vip};
+pub use hosts::plan::{Identity, Interface, Mac, Network, PREFIX_V4, PREFIX_V6, Role, Vip};
 pub use hosts::process::Process;
+pub use hosts::tcp_counters::TcpCounters;
 pub use lifetime::down::{Selection, down};
 pub use lifetime::reaper::reap;
 pub use lifetime::teardown::Removed;

@@ -210,6 +210,9 @@ fn a_backend_behind_a_router() {
 /// Gives a host a bridge, which is Ethernet and has no native XDP.
 fn bridge(host: &Host) {
     host.run(&["ip", "link", "add", "br7", "type", "bridge"]).unwrap();
+    // Otherwise its link-local address changes from tentative to valid while the tests compare.
+    host.run(&["ip", "link", "set", "dev", "br7", "addrgenmode", "none"])
+        .unwrap();
     host.run(&["ip", "link", "set", "dev", "br7", "up"]).unwrap();
     host.run(&["ip", "addr", "add", "10.99.0.1/24", "dev", "br7"])
         .unwrap();

@@ -4,12 +4,14 @@
 //! bytes. Integers are in the byte order of the host unless a field says otherwise; the two sides are always on one
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
+mod names;
 mod service;
 mod target;
 mod translation;
 
 use crate::{address::Address, headers::tcp};
 
+pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
@@ -60,6 +62,16 @@ impl ServiceKey {
             protocol: 0,
             reserved: 0,
         }
+    }
+
+    /// The VIP.
+    pub const fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Whether it is the key of a service, and not the one that says that its address is a VIP.
+    pub const fn is_service(&self) -> bool {
+        self.protocol != 0
     }
 }
 
@@ -137,6 +149,21 @@ impl FlowKey {
             service,
             reserved: 0,
         }
+    }
+
+    /// The client's address.
+    pub const fn client(&self) -> Address {
+        self.client
+    }
+
+    /// The client's port.
+    pub const fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    /// The service's id.
+    pub const fn service(&self) -> u16 {
+        self.service
     }
 }
 
@@ -220,6 +247,8 @@ pub mod map {
     pub const TARGETS: &str = "TARGETS";
     /// Per-CPU array of [`Traffic`](super::Traffic), indexed by target id.
     pub const TRAFFIC: &str = "TRAFFIC";
+    /// Array of [`TargetName`](super::TargetName), indexed by target id. The controller's own: no program uses it.
+    pub const TARGET_NAMES: &str = "TARGET_NAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counter::Counter).
     pub const COUNTERS: &str = "COUNTERS";
 }

@@ -143,6 +143,15 @@ impl Target {
         self.forward
     }
 
+    /// How packets reach it, with what that needs.
+    pub const fn forwarding(&self) -> Forwarding {
+        match self.forward {
+            forward::IPIP => Forwarding::Ipip { source: self.source },
+            forward::NAT => Forwarding::Nat { port: self.port },
+            _ => Forwarding::Dsr,
+        }
+    }
+
     /// The backend's own address.
     #[inline(always)]
     pub const fn backend(&self) -> Address {
@@ -225,6 +234,7 @@ mod tests {
         assert_eq!(target.addresses(), [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
         assert_eq!((target.egress(), target.mtu(), target.port()), (7, 1500, 21050));
         assert_eq!((target.forward(), target.backend()), (forward::NAT, backend));
+        assert_eq!(target.forwarding(), Forwarding::Nat { port: 21050 });
         assert!(target.is_resolved() && !target.sheds());
         assert!(target.shedding(true).sheds() && target.shedding(true).is_resolved());
         assert_eq!(target.shedding(true).shedding(false), target);
@@ -235,6 +245,7 @@ mod tests {
         let source = Address::v4([172, 16, 0, 0]);
         let target = Target::new(Address::v4([10, 0, 0, 1]), Forwarding::Ipip { source }, None);
         assert_eq!((target.next_hop(), target.source()), (None, source));
+        assert_eq!(target.forwarding(), Forwarding::Ipip { source });
         assert!(!Target::NONE.is_resolved());
     }
 }

@@ -85,6 +85,8 @@ pub struct HostTables {
     pub now: u32,
     /// Whether records are running short.
     pub short: bool,
+    /// How many established records there can be; `None`: as many as come.
+    pub room: Option<usize>,
     /// What decisions wanted remembered, and has not been carried out.
     notes: RefCell<Vec<Note>>,
     /// What was counted, by [`Counter`].
@@ -220,8 +222,11 @@ impl HostTables {
                 self.half_open.insert(flow, half_open);
             }
             Effect::Establish(record) => {
-                self.flows.insert(flow, record);
-                self.half_open.remove(&flow);
+                let fits = self.room.is_none_or(|room| self.flows.len() < room);
+                if fits || self.flows.contains_key(&flow) {
+                    self.flows.insert(flow, record);
+                    self.half_open.remove(&flow);
+                }
             }
         }
     }
@@ -337,8 +342,9 @@ impl WaysBack for HostTables {
         self.note_flow(flow, Effect::Open(*half_open));
     }
 
-    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) {
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) -> bool {
         self.note_flow(flow, Effect::Establish(*record));
+        true
     }
 
     fn way_back(&self, key: &ReturnKey) -> Option<&Return> {

@@ -174,17 +174,10 @@ impl Arrival {
         {
             return false;
         }
-        // First the way back, which is an orphan if the record cannot be made, and is made again with it by the next packet.
-        if !engine.establish_way_back(&key, &self.way_back) {
-            engine.count(Counter::RecordLost);
-            return true;
-        }
-        if let Some(old) = record
-            && (old.target != id || old.port != port)
-            && let Some(old_target) = target(old.target, engine)
-        {
-            engine.remove_way_back(&return_key(old_target, self.segment.vip, old.port));
-        }
+        let earlier = match record {
+            Some(earlier) => (earlier.target, earlier.port),
+            None => (NO_TARGET, 0),
+        };
         let record = FlowRecord {
             target: id,
             closing: u16::from(self.segment.flags.closes()),
@@ -192,8 +185,23 @@ impl Arrival {
             port,
             reserved: [0; 3],
         };
-        engine.establish_flow(&self.flow, &record);
+        // First the record, then the way back: one without a record would be taken for an orphan, and removed. Where one of them
+        // cannot be made, the half-open one serves on, as long as it is not evicted, and a later packet tries again.
+        if !engine.establish_flow(&self.flow, &record) || !engine.establish_way_back(&key, &self.way_back) {
+            engine.count(Counter::RecordLost);
+            return true;
+        }
         engine.remove_half_open_way_back(&key);
+        if earlier != (id, port)
+            && let Some(earlier_target) = target(earlier.0, engine)
+        {
+            let key = return_key(earlier_target, self.segment.vip, earlier.1);
+            if let Some(other) = engine.way_back(&key)
+                && is_same_flow(other, &self.way_back)
+            {
+                engine.remove_way_back(&key);
+            }
+        }
         true
     }
 

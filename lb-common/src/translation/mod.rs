@@ -42,8 +42,9 @@ pub trait WaysBack {
     fn flow_seen(&self, flow: &FlowKey, closes: bool);
     /// The flow gets a half-open record, in place of an earlier one.
     fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen);
-    /// The flow gets an established record, in place of an earlier one and of the half-open one.
-    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord);
+    /// The flow gets an established record, in place of an earlier one and of the half-open one. `false`, and nothing has changed, if
+    /// the table is full.
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) -> bool;
     /// The way back of an established connection.
     fn way_back(&self, key: &ReturnKey) -> Option<&Return>;
     /// The way back of a half-open connection.
@@ -111,6 +112,11 @@ impl Passage {
 #[inline(always)]
 pub const fn return_key(target: &Target, vip: Address, port: u16) -> ReturnKey {
     ReturnKey::new(target.backend(), target.port(), vip, port)
+}
+
+/// Whether the way back under a key is that of the connection with this record, given that it leads to the record's client.
+pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, record: &FlowRecord) -> bool {
+    way_back.target == record.target && key.port() == record.port
 }
 
 /// Forwards a client's packet to `service`, or counts why not.
@@ -198,8 +204,7 @@ pub fn to_client<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
         Some(way_back) => {
             if segment.flags.closes() {
                 // Of an established connection only: the refusal of a spoofed SYN says nothing about the record in use.
-                let flow = FlowKey::new(way_back.client, way_back.client_port, way_back.service);
-                engine.flow_seen(&flow, true);
+                engine.flow_seen(&way_back.flow(), true);
             }
             way_back
         }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    adapters::api::client::ClientError,
+    adapters::{api::client::ClientError, config_file::ConfigFileError},
     core::{cause::chain, config::ConfigErrors},
     daemon::HostError,
 };
@@ -15,7 +15,7 @@ pub(super) struct UsageError(pub(super) String);
 
 /// 1 failed, 2 wrong usage or configuration, 3 no daemon.
 pub(super) fn code(error: &anyhow::Error) -> ExitCode {
-    let usage = is_configuration(error) || error.is::<UsageError>();
+    let usage = is_configuration(error) || error.is::<UsageError>() || error.is::<ConfigFileError>();
     match error.downcast_ref() {
         Some(ClientError::NoDaemon { .. }) => ExitCode::from(3),
         _ if usage => ExitCode::from(2),
@@ -33,5 +33,8 @@ pub(super) fn message(error: &anyhow::Error) -> String {
 }
 
 fn is_configuration(error: &anyhow::Error) -> bool {
-    error.is::<ConfigErrors>() || matches!(error.downcast_ref(), Some(HostError::Mismatch(_)))
+    error.is::<ConfigErrors>()
+        || matches!(error.downcast_ref(), Some(HostError::Mismatch(_)))
+        || matches!(error.downcast_ref(), Some(ConfigFileError::Invalid(_)))
+        || matches!(error.downcast_ref(), Some(ClientError::Configuration(_)))
 }

@@ -1,9 +1,9 @@
 //! The command line.
 
-mod config_file;
 mod detach;
 mod exit;
 mod output;
+mod reload;
 mod run;
 mod status;
 
@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::core::config::API_SOCKET;
+use crate::{adapters::config_file, core::config::API_SOCKET};
 
 /// A load balancer for Apache Impala: forwards in the kernel (XDP), controlled from here.
 #[derive(Debug, Parser)]
@@ -26,6 +26,12 @@ struct Command {
     socket: Option<PathBuf>,
     #[command(subcommand)]
     action: Action,
+}
+
+impl Command {
+    fn socket(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new(API_SOCKET))
+    }
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 no daemon.";
@@ -52,6 +58,14 @@ enum Action {
     },
     /// Show what the daemon does.
     Status {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the daemon read its configuration file again and follow it: all of it, or nothing if something is wrong with it.
+    ///
+    /// No connection breaks: backends that are no longer configured get no new ones, and keep those that they have.
+    Reload {
         /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
@@ -90,9 +104,8 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             detach_on_exit,
         } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
         Action::Check { config, host } => check(&config.path, *host),
-        Action::Status { json } => {
-            status::status(command.socket.as_deref().unwrap_or(Path::new(API_SOCKET)), *json)
-        }
+        Action::Status { json } => status::status(command.socket(), *json),
+        Action::Reload { json } => reload::reload(command.socket(), *json),
         Action::Detach { node } => detach::detach(node.as_deref()),
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::{config_file, exit::UsageError, runtime};
-use crate::daemon;
+use super::{exit::UsageError, runtime};
+use crate::{adapters::config_file, daemon};
 
 pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> anyhow::Result<()> {
     if socket.is_some() {
@@ -28,5 +28,9 @@ pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> a
                 .from_env_lossy(),
         )
         .init();
-    runtime()?.block_on(daemon::run(config, daemon::Options { detach_on_exit }))
+    runtime()?.block_on(daemon::run(
+        path.to_owned(),
+        config,
+        daemon::Options { detach_on_exit },
+    ))
 }

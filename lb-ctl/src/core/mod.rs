@@ -1,9 +1,13 @@
 //! Pure cores: functions of their arguments, without I/O and without a clock.
 
 pub mod cause;
+pub mod census;
+pub mod changes;
 pub mod config;
 pub mod interface;
 pub mod maglev;
 pub mod next_hops;
+pub mod placement;
 pub mod plan;
+pub mod slot_moves;
 pub mod status;

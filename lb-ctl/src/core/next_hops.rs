@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::layout::{Forwarding, NextHop, Target};
 
-use super::{interface::Mac, plan::PlannedTarget};
+use super::interface::Mac;
 
 /// The longest IP packet that an Ethernet interface takes unless it is told otherwise, in bytes.
 const ETHERNET_MTU: u16 = 1500;
@@ -28,26 +28,43 @@ pub struct NextHops {
 #[derive(Clone, Debug, Default)]
 struct Neighbour {
     mac: Option<Mac>,
-    targets: Vec<(u16, Forwarding)>,
+    targets: BTreeMap<u16, Forwarding>,
 }
 
 impl NextHops {
-    /// Starts with nothing resolved. `source` is our interface's MAC address.
-    pub fn new<'a>(source: Mac, targets: impl IntoIterator<Item = &'a PlannedTarget>) -> Self {
-        let mut by_address = BTreeMap::<IpAddr, Neighbour>::new();
-        for &PlannedTarget {
-            id,
-            address,
-            forwarding,
-        } in targets
-        {
-            by_address
-                .entry(address)
-                .or_default()
-                .targets
-                .push((id, forwarding));
+    /// Starts without targets. `source` is our interface's MAC address.
+    pub const fn new(source: Mac) -> Self {
+        Self {
+            source,
+            by_address: BTreeMap::new(),
         }
-        Self { source, by_address }
+    }
+
+    /// Takes in a target of a backend, or another way of forwarding for it. Returns the entry to write, if the backend's MAC
+    /// address is known already.
+    pub fn insert(&mut self, id: u16, address: IpAddr, forwarding: Forwarding) -> Option<Change> {
+        let source = self.source;
+        let hop = self.by_address.entry(address).or_default();
+        let earlier = hop.targets.insert(id, forwarding);
+        if earlier == Some(forwarding) {
+            return None;
+        }
+        hop.changes(address, source).find(|change| change.id == id)
+    }
+
+    /// Takes in where an earlier run has sent a backend's packets: the kernel will correct it, should it be out of date.
+    pub fn adopt(&mut self, address: IpAddr, mac: Mac) {
+        if let Some(hop) = self.by_address.get_mut(&address) {
+            hop.mac = Some(mac);
+        }
+    }
+
+    /// Forgets a target, and its backend with the last one.
+    pub fn remove(&mut self, id: u16) {
+        self.by_address.retain(|_, hop| {
+            hop.targets.remove(&id);
+            !hop.targets.is_empty()
+        });
     }
 
     /// Takes in what the kernel says about a neighbour. Returns the entries to write; none when nothing changed, or the
@@ -72,9 +89,14 @@ impl NextHops {
             return Vec::new();
         }
         self.source = source;
+        self.entries()
+    }
+
+    /// The entries of all targets whose backends are resolved.
+    pub fn entries(&self) -> Vec<Change> {
         self.by_address
             .iter()
-            .flat_map(|(&address, hop)| hop.changes(address, source))
+            .flat_map(|(&address, hop)| hop.changes(address, self.source))
             .collect()
     }
 
@@ -111,7 +133,7 @@ impl Neighbour {
                 egress: 0,
                 mtu: ETHERNET_MTU,
             };
-            self.targets.iter().map(move |&(id, forwarding)| Change {
+            self.targets.iter().map(move |(&id, &forwarding)| Change {
                 id,
                 target: Target::new(address.into(), forwarding, Some(next_hop)),
             })
@@ -151,12 +173,35 @@ mod tests {
 
     /// Backend .1 serves two services (targets 1 and 3), backend .2 one.
     fn next_hops() -> NextHops {
-        let targets = [(1, 1), (2, 2), (3, 1)].map(|(id, host)| PlannedTarget {
-            id,
-            address: address(host),
-            forwarding: Forwarding::Dsr,
-        });
-        NextHops::new(OURS, &targets)
+        let mut hops = NextHops::new(OURS);
+        for (id, host) in [(1, 1), (2, 2), (3, 1)] {
+            assert_eq!(hops.insert(id, address(host), Forwarding::Dsr), None);
+        }
+        hops
+    }
+
+    #[test]
+    fn a_target_that_comes_later_is_resolved_at_once_where_its_backend_is_known() {
+        let mut hops = next_hops();
+        hops.neighbour(address(2), Some(FIRST));
+        assert_eq!(
+            hops.insert(4, address(2), Forwarding::Dsr),
+            Some(change(4, 2, FIRST))
+        );
+        assert_eq!(hops.insert(4, address(2), Forwarding::Dsr), None);
+        hops.remove(2);
+        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(4, 2, SECOND)]);
+        hops.remove(4);
+        assert!(!hops.contains(address(2)));
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_is_used_and_corrected() {
+        let mut hops = next_hops();
+        hops.adopt(address(2), FIRST);
+        assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(1)]);
+        assert_eq!(hops.neighbour(address(2), Some(FIRST)), []);
+        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, 2, SECOND)]);
     }
 
     #[test]

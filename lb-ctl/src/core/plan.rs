@@ -1,22 +1,22 @@
-//! What should be in the kernel's tables: follows from the configuration alone.
+//! What should be in the kernel's tables: follows from the configuration, and from who has which id already.
 //!
 //! The plan is the *spec*; the maps, which [`adapters::datapath`](crate::adapters::datapath) writes, are the objects.
 
 use std::net::IpAddr;
 
-use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, flag};
+use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::{Backend, Config, Forward},
+    config::{Backend, Forward},
     maglev::{self, Candidate},
 };
 
 /// The contents of the service and slot tables, and who the targets are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The services, in the order of the configuration.
     pub services: Vec<PlannedService>,
-    /// The targets by ascending id, without gaps from id 1.
+    /// The targets, in the order of the configuration.
     pub targets: Vec<PlannedTarget>,
 }
 
@@ -29,7 +29,7 @@ pub struct PlannedService {
     pub vip_key: ServiceKey,
     /// The entry of the service table.
     pub entry: Service,
-    /// The target id of each of its slots.
+    /// The target id that each of its slots gives to new connections.
     pub slots: Vec<u16>,
     /// The target ids of its backends, in the order of the configuration.
     pub targets: Vec<u16>,
@@ -40,6 +40,8 @@ pub struct PlannedService {
 pub struct PlannedTarget {
     /// The id: index in the target table.
     pub id: u16,
+    /// Whom it stands for.
+    pub name: TargetName,
     /// The backend's own address.
     pub address: IpAddr,
     /// How packets reach it.
@@ -47,79 +49,35 @@ pub struct PlannedTarget {
 }
 
 impl Plan {
-    /// Computes the tables. The configuration has checked that everything fits.
-    pub fn of(config: &Config) -> Self {
-        let mut plan = Self {
-            services: Vec::new(),
-            targets: Vec::new(),
-        };
-        let mut first_slot = 0;
-        // The configuration allows fewer services than there are ids.
-        for (service_id, service) in (0..).zip(&config.services) {
-            let targets: Vec<u16> = service
-                .backends
-                .iter()
-                .map(|backend| plan.add_target(service.forward, backend))
-                .collect();
-            let entry = Service {
-                hash_seed: config.datapath.hash_seed,
-                first_slot,
-                slots: config.datapath.slots_per_service,
-                flags: flags(service.forward),
-                id: service_id,
-                port_mask: u16::MAX,
-                affinity_timeout: 0,
-                reserved: 0,
-            };
-            plan.services.push(PlannedService {
-                key: ServiceKey::tcp(service.vip.into(), service.port),
-                vip_key: ServiceKey::vip(service.vip.into()),
-                entry,
-                slots: slots(&service.backends, &targets, &entry),
-                targets,
-            });
-            first_slot += config.datapath.slots_per_service;
-        }
-        plan
-    }
-
     /// Whether any service translates.
     pub fn translates(&self) -> bool {
+        let flags = |service: &PlannedService| service.entry.flags;
         self.services
             .iter()
-            .any(|service| service.entry.flags & flag::TRANSLATES != 0)
+            .map(flags)
+            .any(|flags| flags & flag::TRANSLATES != 0)
     }
+}
 
-    fn add_target(&mut self, forward: Forward, backend: &Backend) -> u16 {
-        // The configuration allows no more backends than there are ids above `NO_TARGET`.
-        let id = self
-            .targets
-            .last()
-            .map_or(NO_TARGET, |last| last.id)
-            .saturating_add(1);
-        self.targets.push(PlannedTarget {
-            id,
-            address: backend.address,
-            forwarding: match forward {
-                Forward::Nat => Forwarding::Nat { port: backend.port },
-                // The configuration accepts no `ipip` yet.
-                Forward::Dsr | Forward::Ipip => Forwarding::Dsr,
-            },
-        });
-        id
+/// How packets reach a backend of a service.
+pub(super) const fn forwarding(forward: Forward, backend: &Backend) -> Forwarding {
+    match forward {
+        Forward::Nat => Forwarding::Nat { port: backend.port },
+        // The configuration accepts no `ipip` yet.
+        Forward::Dsr | Forward::Ipip => Forwarding::Dsr,
     }
 }
 
 /// What is special about a service.
-const fn flags(forward: Forward) -> u32 {
+pub(super) const fn flags(forward: Forward) -> u32 {
     match forward {
         Forward::Nat => flag::TRANSLATES,
         Forward::Dsr | Forward::Ipip => 0,
     }
 }
 
-/// The target of each slot.
-fn slots(backends: &[Backend], targets: &[u16], service: &Service) -> Vec<u16> {
+/// The target of each slot of a service whose backends have these target ids.
+pub(super) fn slots(backends: &[Backend], targets: &[u16], service: &Service) -> Vec<u16> {
     let candidates: Vec<Candidate<'_>> = backends
         .iter()
         .map(|backend| Candidate {

@@ -1,27 +1,36 @@
 //! The one owner of the daemon's state, fed by events.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
-
-use anyhow::Context;
-use futures::{Stream, StreamExt};
-use lb_common::layout::Node;
-use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval, timeout},
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
-use super::{Detached, Host, Signals, Started, report, take_off, vips};
+use futures::{Stream, StreamExt};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    Detached, Host, Signal, Signals, report,
+    sweeping::{Sweeping, end_of},
+    take_off, vips,
+};
 use crate::{
     adapters::{
-        api::server::Request,
+        api::server::{Refusal, Request},
         datapath::{Attachment, Datapath, Pins},
         netlink::{Event, Knowledge, Neighbour, Netlink, Watch},
     },
     core::{
         cause::chain,
+        census::Census,
         config::Config,
         interface::{Interface, format_mac},
         next_hops::{Change, NextHops},
+        placement::Placement,
         plan::Plan,
     },
 };
@@ -29,9 +38,6 @@ use crate::{
 /// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
 /// neighbour that it talks to after half a minute or so, and one that it does not talk to never; we rely on it.
 const REFRESH: Duration = Duration::from_secs(5);
-
-/// How long the start waits for backends to tell their MAC addresses. Whoever is slower is resolved while running.
-const RESOLUTION_GRACE: Duration = Duration::from_secs(1);
 
 /// The interface has been deleted, and the program with it.
 #[derive(Debug, thiserror::Error)]
@@ -44,177 +50,67 @@ struct InterfaceGone {
 
 /// Everything the daemon knows and holds.
 pub(super) struct Controller {
-    config: Config,
-    plan: Plan,
-    host: Host,
-    datapath: Datapath,
-    next_hops: NextHops,
-    netlink: Netlink,
+    /// Where the configuration was read, and will be read again.
+    pub(super) file: PathBuf,
+    pub(super) config: Config,
+    pub(super) plan: Plan,
+    pub(super) placement: Placement,
+    pub(super) host: Host,
+    pub(super) datapath: Datapath,
+    pub(super) next_hops: NextHops,
+    pub(super) netlink: Netlink,
     events: Box<dyn Stream<Item = Event> + Send + Unpin>,
-    pins: Pins,
+    pub(super) pins: Pins,
     /// The program on the interface, once it is there.
-    attachment: Option<Attachment>,
-    added_vips: Vec<IpAddr>,
+    pub(super) attachment: Option<Attachment>,
+    /// Whether an earlier run has left tables.
+    pub(super) found_tables: bool,
+    /// All VIPs that this run has added.
+    pub(super) added_vips: Vec<IpAddr>,
+    /// What the last pass over the records has found.
+    pub(super) census: Option<Census>,
+    pub(super) sweeping: Option<Sweeping>,
+    pub(super) next_sweep: Instant,
 }
 
 impl Controller {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it owns everything, and gets it from the start"
+    )]
     pub(super) fn new(
+        file: &Path,
         config: Config,
-        plan: Plan,
         host: Host,
+        pins: Pins,
         datapath: Datapath,
+        placement: Placement,
         netlink: Netlink,
         watch: Watch,
     ) -> Self {
-        let next_hops = NextHops::new(host.mac, &plan.targets);
         Self {
-            pins: Pins::of(&config.node.name),
+            file: file.to_owned(),
             config,
-            plan,
+            plan: Plan::default(),
+            placement,
+            next_hops: NextHops::new(host.mac),
             host,
             datapath,
-            next_hops,
             netlink,
             events: Box::new(watch.events()),
+            pins,
             attachment: None,
+            found_tables: false,
             added_vips: Vec::new(),
+            census: None,
+            sweeping: None,
+            next_sweep: Instant::now(),
         }
     }
 
-    /// Resolves the backends, as far as they answer soon, and attaches.
-    pub(super) async fn start(&mut self, signals: &mut Signals) -> anyhow::Result<Started> {
-        // First of all, because it says whether another daemon runs for this node.
-        self.pins.create()?;
-        tokio::select! {
-            // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
-            resolved = timeout(RESOLUTION_GRACE, self.resolve_all()) => resolved.unwrap_or(Ok(()))?,
-            () = signals.next() => {
-                self.undo().await;
-                return Ok(Started::Interrupted);
-            }
-        }
-        self.attach().await?;
-        Ok(Started::Yes)
-    }
-
-    /// Asks for all backends' MAC addresses and returns when they are known.
-    async fn resolve_all(&mut self) -> anyhow::Result<()> {
-        self.refresh_neighbours().await?;
-        while self.next_hops.unresolved().next().is_some() {
-            let event = self
-                .events
-                .next()
-                .await
-                .context("the kernel closed the netlink socket")?;
-            self.on_network(event).await?;
-        }
-        Ok(())
-    }
-
-    /// Attaches the program, pins it, and puts the VIPs on the interface. What an earlier run has left elsewhere goes
-    /// last, when nothing can fail any more that would have to bring it back.
-    async fn attach(&mut self) -> anyhow::Result<()> {
-        let interface = self.host.interface.clone();
-        self.attachment = Some(
-            self.datapath
-                .attach(&interface, self.config.datapath.mode, &self.pins)?,
-        );
-        self.refresh_interface().await?;
-        // Only now: until the program is replaced, the pinned maps are those that packets meet.
-        self.pins.pin_maps(&self.datapath)?;
-        let vips = self.vips();
-        vips::add_missing(&self.netlink, interface.index, &vips, &mut self.added_vips).await?;
-
-        let earlier: Vec<String> = self
-            .pins
-            .interfaces()?
-            .into_iter()
-            .filter(|earlier| *earlier != interface.name)
-            .collect();
-        let elsewhere = vips::indices(&self.netlink, &earlier).await?;
-        let mut removed = vips::remove(&self.netlink, &elsewhere, |_| true).await?;
-        removed.extend(vips::remove(&self.netlink, &[interface.index], |vip| !vips.contains(&vip)).await?);
-        for vip in removed {
-            tracing::info!(%vip, "removed a VIP that is no longer configured here");
-        }
-        for interface in earlier {
-            self.pins.detach(&interface)?;
-            tracing::info!(
-                interface,
-                "detached the XDP program from an interface that is no longer configured"
-            );
-        }
-        Ok(())
-    }
-
-    /// Takes back what a start that failed has done. Not what an earlier run had done before: its link, once taken over,
-    /// carries our program, which forwards on as after any other end.
-    pub(super) async fn undo(&mut self) {
-        if !self.pins.are_locked() {
-            // Another daemon's: nothing of it is ours to take back.
-            return;
-        }
-        let interface = self.host.interface.index;
-        let added = std::mem::take(&mut self.added_vips);
-        if let Err(error) = vips::remove(&self.netlink, &[interface], |vip| added.contains(&vip)).await {
-            tracing::error!(
-                "the VIPs that the start had added could not be removed: {}",
-                chain(&error)
-            );
-        }
-        if self
-            .attachment
-            .take()
-            .is_some_and(|attachment| !attachment.replaced)
-            && let Err(error) = self.pins.detach(&self.host.interface.name)
-        {
-            tracing::error!("the XDP program could not be detached again: {}", chain(&error));
-        }
-        if self
-            .pins
-            .interfaces()
-            .is_ok_and(|interfaces| interfaces.is_empty())
-            && let Err(error) = self.pins.remove()
-        {
-            tracing::error!("the pins could not be removed: {}", chain(&error));
-        }
-    }
-
-    fn vips(&self) -> BTreeSet<IpAddr> {
-        self.config.services.iter().map(|service| service.vip).collect()
-    }
-
-    /// Says that the daemon does its work now.
-    pub(super) fn announce(&self) {
-        if let Some(Attachment {
-            interface,
-            mode,
-            replaced,
-            refused,
-        }) = &self.attachment
-        {
-            let how = if *replaced {
-                "replaced the program of an earlier run"
-            } else {
-                "attached"
-            };
-            tracing::info!(interface, %mode, "XDP: {how}");
-            for reason in refused {
-                tracing::warn!(interface, "a better mode was not possible: {reason}");
-            }
-        }
-        for vip in &self.added_vips {
-            tracing::info!(%vip, interface = self.host.interface.name, "added the VIP");
-        }
-        for address in self.next_hops.unresolved() {
-            tracing::warn!(backend = %address, "no answer to ARP yet: packets for this backend are dropped until it answers");
-        }
-        tracing::info!(
-            services = self.config.services.len(),
-            backends = self.plan.targets.len(),
-            socket = %self.config.api.socket.display(),
-            "ready"
-        );
+    /// The next thing that the kernel says about the network.
+    pub(super) async fn next_event(&mut self) -> Option<Event> {
+        self.events.next().await
     }
 
     /// Works until a signal comes, or the interface goes.
@@ -226,11 +122,18 @@ impl Controller {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let is_sweeping = self.sweeping.is_some();
             let result = tokio::select! {
-                () = signals.next() => return Ok(()),
-                Some(request) = requests.recv() => { self.on_request(request); Ok(()) }
+                signal = signals.next() => match signal {
+                    Signal::End => return Ok(()),
+                    // The log says what came of it.
+                    Signal::Reload => self.reload().await.map(drop).or(Ok(())),
+                },
+                Some(request) = requests.recv() => { self.on_request(request).await; Ok(()) }
                 Some(event) = self.events.next() => self.on_network(event).await,
                 _ = refresh.tick() => self.refresh().await,
+                () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
+                census = end_of(&mut self.sweeping) => self.on_census(census),
             };
             if let Err(error) = result {
                 if error.is::<InterfaceGone>() {
@@ -257,23 +160,20 @@ impl Controller {
         Ok(())
     }
 
-    fn on_request(&self, request: Request) {
+    async fn on_request(&mut self, request: Request) {
+        // Whoever asked may have gone; that is their business.
         match request {
             Request::Status(answer) => {
-                let status = report::status(
-                    &self.config,
-                    &self.plan,
-                    &self.next_hops,
-                    &self.host.interface,
-                    &self.datapath,
-                );
-                // Whoever asked may have gone; that is their business.
-                let _ = answer.send(status.map_err(|error| chain(&error)));
+                let status = report::status(self).map_err(|error| Refusal::Failed(chain(&error)));
+                let _ = answer.send(status);
+            }
+            Request::Reload(answer) => {
+                let _ = answer.send(self.reload().await);
             }
         }
     }
 
-    async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {
+    pub(super) async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Neighbour(neighbour) => self.on_neighbour(neighbour).await,
             // What the event says may be out of date, our own attaching for example: ask what is true now.
@@ -335,8 +235,7 @@ impl Controller {
             "our MAC address changed"
         );
         self.host.mac = mac;
-        self.datapath
-            .write_node(&Node::new([mac], self.plan.translates()))?;
+        self.write_node()?;
         let changes = self.next_hops.source(mac);
         self.write(&changes)
     }
@@ -349,7 +248,7 @@ impl Controller {
     }
 
     /// Takes in what is true of our interface now.
-    async fn refresh_interface(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn refresh_interface(&mut self) -> anyhow::Result<()> {
         match self.netlink.interface(&self.host.interface.name).await? {
             Some(interface) if interface.index == self.host.interface.index => self.on_interface(interface),
             _ => self.interface_gone(),
@@ -370,7 +269,7 @@ impl Controller {
     }
 
     /// Takes in what the kernel knows, and has it confirm what it has learned, and ask for the rest.
-    async fn refresh_neighbours(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn refresh_neighbours(&mut self) -> anyhow::Result<()> {
         let index = self.host.interface.index;
         let mut missing: BTreeSet<IpAddr> = self.next_hops.addresses().collect();
         for neighbour in self.netlink.neighbours().await? {
@@ -387,7 +286,7 @@ impl Controller {
         Ok(())
     }
 
-    fn write(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+    pub(super) fn write(&mut self, changes: &[Change]) -> anyhow::Result<()> {
         for change in changes {
             self.datapath.write_target(change.id, change.target)?;
         }

@@ -1,27 +1,28 @@
 //! The daemon: brings configuration, kernel and operators together.
 
+mod clock;
 mod controller;
 mod host;
+mod reconfiguration;
 mod report;
+mod start;
+mod sweeping;
 mod vips;
 
+use std::path::PathBuf;
+
 use anyhow::Context;
-use lb_common::layout::Node;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
     sync::mpsc,
 };
 
 use crate::{
-    adapters::{
-        api::server::Socket,
-        datapath::{Datapath, Pins, Sizes},
-        netlink::{Netlink, Watch},
-    },
-    core::{config::Config, plan::Plan},
+    adapters::{datapath::Pins, netlink::Netlink},
+    core::config::Config,
 };
-use controller::Controller;
 pub use host::{Host, HostError};
+use start::{Started, start};
 
 /// How a daemon is to behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,31 +31,16 @@ pub struct Options {
     pub detach_on_exit: bool,
 }
 
-/// Runs until SIGTERM or SIGINT, or until there is nothing left to do because the interface is gone.
-///
-/// Nothing on the host is changed before the configuration has turned out to fit it and the kernel has accepted the
-/// program; what a failing start has changed by then, it takes back.
-pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT, or until there is nothing left to do because the interface is gone. SIGHUP, or an operator,
+/// has it read the configuration file again.
+pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
     let host = Host::examine(&config, &netlink).await?;
-
-    let plan = Plan::of(&config);
-    let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
-    datapath.write_plan(&plan)?;
-    datapath.write_node(&Node::new([host.mac], plan.translates()))?;
-    let mut socket = Socket::bind(&config.api.socket).await?;
-
-    let watch = Watch::start()?;
-    let mut controller = Controller::new(config, plan, host, datapath, netlink, watch);
-    match controller.start(&mut signals).await {
-        Ok(Started::Yes) => {}
-        Ok(Started::Interrupted) => return Ok(()),
-        Err(error) => {
-            controller.undo().await;
-            return Err(error);
-        }
-    }
+    let (mut controller, mut socket) = match start(&file, config, netlink, host, &mut signals).await? {
+        Started::Yes(controller, socket) => (controller, socket),
+        Started::Interrupted => return Ok(()),
+    };
     let (sender, requests) = mpsc::channel(16);
     socket.serve(sender);
     controller.announce();
@@ -65,13 +51,6 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         controller.leave();
     }
     ended
-}
-
-/// How a start ended that did not fail.
-enum Started {
-    Yes,
-    /// A signal came before anything had been changed.
-    Interrupted,
 }
 
 /// Removes everything that a node has put on this host.
@@ -106,10 +85,20 @@ pub struct Detached {
     pub addresses: Vec<std::net::IpAddr>,
 }
 
-/// The signals that end the daemon.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    /// SIGTERM or SIGINT: end.
+    End,
+    /// SIGHUP: read the configuration again.
+    Reload,
+}
+
+/// The signals that the daemon listens to.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
 }
 
 impl Signals {
@@ -118,13 +107,20 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+            _ = self.hangup.recv() => Signal::Reload,
         }
+    }
+
+    /// Waits for a signal to end. What the others ask for is done already at a start.
+    async fn end(&mut self) {
+        while self.next().await != Signal::End {}
     }
 }

@@ -1,26 +1,28 @@
 //! The daemon's state as operators see it.
 
-use lb_common::counter::Counter;
+use lb_common::{counter::Counter, layout::TargetName};
 
+use super::controller::Controller;
 use crate::{
-    adapters::datapath::{Datapath, DatapathError},
+    adapters::datapath::DatapathError,
     core::{
-        config::{Backend, Config, Service},
-        interface::{Interface, format_mac},
-        next_hops::NextHops,
-        plan::{Plan, PlannedService},
+        config::{Backend, Service},
+        interface::format_mac,
+        plan::PlannedService,
         status::{BackendStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status},
     },
 };
 
 /// Puts the status together from what is configured, what is planned, and what the kernel has counted.
-pub(super) fn status(
-    config: &Config,
-    plan: &Plan,
-    next_hops: &NextHops,
-    interface: &Interface,
-    datapath: &Datapath,
-) -> Result<Status, DatapathError> {
+pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
+    let Controller {
+        config,
+        plan,
+        host,
+        datapath,
+        ..
+    } = controller;
+    let interface = &host.interface;
     let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
     let interfaces = vec![InterfaceStatus {
         name: interface.name.clone(),
@@ -37,7 +39,7 @@ pub(super) fn status(
         .services
         .iter()
         .zip(&plan.services)
-        .map(|(service, planned)| service_status(service, planned, next_hops, datapath));
+        .map(|(service, planned)| service_status(service, planned, controller));
     Ok(Status {
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -54,22 +56,29 @@ pub(super) fn status(
 fn service_status(
     service: &Service,
     planned: &PlannedService,
-    next_hops: &NextHops,
-    datapath: &Datapath,
+    controller: &Controller,
 ) -> Result<ServiceStatus, DatapathError> {
-    let backends = service
+    let mut tracked_slots = 0;
+    for index in planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots {
+        tracked_slots += u32::from(controller.datapath.slot(index)?.tracked);
+    }
+    let configured = service
         .backends
         .iter()
         .zip(&planned.targets)
-        .map(|(backend, &id)| backend_status(backend, id, planned, next_hops, datapath));
+        .map(|(backend, &id)| backend_status(backend, id, planned, controller));
+    let leaving = controller
+        .placement
+        .leaving(planned.entry.id)
+        .map(|(id, name)| leaving_status(name, id, controller));
     Ok(ServiceStatus {
         name: service.name.clone(),
         vip: service.vip,
         port: service.port,
         forward: service.forward.to_string(),
         active_tier: 0,
-        tracked_slots: 0,
-        backends: backends.collect::<Result<_, _>>()?,
+        tracked_slots,
+        backends: configured.chain(leaving).collect::<Result<_, _>>()?,
     })
 }
 
@@ -77,11 +86,10 @@ fn backend_status(
     backend: &Backend,
     id: u16,
     planned: &PlannedService,
-    next_hops: &NextHops,
-    datapath: &Datapath,
+    controller: &Controller,
 ) -> Result<BackendStatus, DatapathError> {
-    let traffic = datapath.traffic(id)?;
     let slots = planned.slots.iter().filter(|&&target| target == id).count();
+    let traffic = controller.datapath.traffic(id)?;
     Ok(BackendStatus {
         name: backend.name.clone(),
         address: backend.address,
@@ -95,8 +103,38 @@ fn backend_status(
         packets: traffic.packets,
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
-        tracked_flows: 0,
-        next_hop: next_hops.mac(backend.address).map(format_mac),
+        tracked_flows: tracked_flows(id, controller),
+        next_hop: controller.next_hops.mac(backend.address).map(format_mac),
         last_check: None,
     })
+}
+
+/// A backend that is no longer configured, but on which connections live.
+fn leaving_status(
+    name: &TargetName,
+    id: u16,
+    controller: &Controller,
+) -> Result<BackendStatus, DatapathError> {
+    let traffic = controller.datapath.traffic(id)?;
+    Ok(BackendStatus {
+        name: name.name().unwrap_or_default().to_owned(),
+        address: name.address(),
+        port: name.port(),
+        weight: 0,
+        tier: 0,
+        health: "up".to_owned(),
+        admin: "draining".to_owned(),
+        slots: 0,
+        packets: traffic.packets,
+        bytes: traffic.bytes,
+        new_flows: traffic.new_flows,
+        tracked_flows: tracked_flows(id, controller),
+        next_hop: controller.next_hops.mac(name.address()).map(format_mac),
+        last_check: None,
+    })
+}
+
+/// As the last pass over the records has counted.
+fn tracked_flows(id: u16, controller: &Controller) -> u64 {
+    controller.census.as_ref().map_or(0, |census| census.flows(id))
 }

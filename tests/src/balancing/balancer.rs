@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use lb_common::layout::{Slot, VERSION, map};
 use lb_ctl::core::status::{BackendStatus, Status};
 
 use super::{HS2_PORT, PATIENCE};
@@ -82,6 +84,20 @@ impl Configuration {
             .map(|host| (host.name(), host.v4().into(), 1))
             .collect();
         Self::of(lab, &lab.balancers()[0]).service("impala", lab.vips()[0].v4.into(), &backends)
+    }
+
+    /// The services `impala4` and `impala6` on the first VIP, one for each family, with all backends of the lab under their
+    /// hosts' names.
+    #[must_use]
+    pub fn of_both_families(lab: &Lab) -> Self {
+        let backends = |address: fn(&Host) -> IpAddr| -> Vec<_> {
+            let hosts = lab.backends().iter();
+            hosts.map(|host| (host.name(), address(host), 1)).collect()
+        };
+        let vip = lab.vips()[0];
+        Self::of(lab, &lab.balancers()[0])
+            .service("impala4", vip.v4.into(), &backends(|host| host.v4().into()))
+            .service("impala6", vip.v6.into(), &backends(|host| host.v6().into()))
     }
 
     /// Replaces a part of the text, which must be there.
@@ -211,6 +227,28 @@ impl Balancer {
     pub fn backends(&self) -> Result<Vec<BackendStatus>> {
         let service = self.status()?.services.into_iter().next();
         Ok(service.context("expected a service in the status")?.backends)
+    }
+
+    /// Has every slot's packets consult the flow table, as if all slots were on the move; says how many slots that are.
+    /// Behind the controller's back, which settles them, or loads others at its next start. Targets stay as they are.
+    pub fn track_all_slots(&self) -> Result<u32> {
+        let maps = self.configuration.pins().join(format!("v{VERSION}/maps"));
+        let pin = maps.join(map::SLOTS);
+        let slots =
+            MapData::from_pin(&pin).with_context(|| format!("cannot open the map {}", pin.display()))?;
+        let mut slots = Array::<_, u64>::try_from(Map::Array(slots))?;
+        let services = self.status()?.services;
+        let used = services.iter().flat_map(|service| &service.backends);
+        let used = u32::try_from(used.map(|backend| u64::from(backend.slots)).sum::<u64>())?;
+        for index in 0..used {
+            let slot = Slot::from_bits(slots.get(&index, 0)?);
+            let tracked = Slot {
+                tracked: true,
+                ..slot
+            };
+            slots.set(index, tracked.to_bits(), 0)?;
+        }
+        Ok(used)
     }
 
     /// The configuration.

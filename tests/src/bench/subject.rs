@@ -10,6 +10,7 @@ use lb_common::layout::{NO_TARGET, NextHop, Node, ServiceKey, Target, Traffic};
 use lb_common::testing::frame::BALANCER_MAC;
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use lb_ctl::core::config::{self, HostDefaults};
+use lb_ctl::core::placement::Placement;
 use lb_ctl::core::plan::{Plan, PlannedService};
 
 use super::cases::SERVICES;
@@ -38,13 +39,15 @@ impl Subject {
             node_name: "bench".to_owned(),
         };
         let config = config::parse("the bench's configuration", &configuration()?, &host)?;
-        let mut plan = Plan::of(&config);
+        let mut placement = Placement::empty(&config.datapath);
+        let mut plan = placement.plan(&config)?;
         for (service, planned) in SERVICES.iter().zip(&mut plan.services) {
             if !service.has_live_backends {
                 planned.slots.fill(NO_TARGET);
             }
         }
         let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
+        placement.introduce(&plan, &mut datapath)?;
         for target in &plan.targets {
             let next_hop = NextHop {
                 mac: mac(target.id),
@@ -55,7 +58,7 @@ impl Subject {
             let entry = Target::new(target.address.into(), target.forwarding, Some(next_hop));
             datapath.write_target(target.id, entry)?;
         }
-        datapath.write_plan(&plan)?;
+        placement.apply(&plan, 0, &mut datapath)?;
         datapath.write_node(&Node::new([BALANCER_MAC], false))?;
         Ok(Self { datapath, plan })
     }

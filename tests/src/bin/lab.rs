@@ -47,6 +47,12 @@ struct Up {
     /// Number of clients.
     #[arg(long, default_value_t = 1, value_name = "N")]
     clients: u8,
+    /// Number of clients on a network of their own, behind a router.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    remotes: u8,
+    /// Put the backends on a network of their own, behind the balancers' eth1.
+    #[arg(long)]
+    backends_apart: bool,
     /// Number of VIPs, which all backends hold on their loopback interface.
     #[arg(long, default_value_t = 1, value_name = "N")]
     vips: u8,
@@ -150,12 +156,16 @@ fn up(arguments: &Up) -> Result<()> {
         )
     };
 
-    let mut lab = Lab::builder()
+    let mut builder = Lab::builder()
         .balancers(arguments.balancers)
         .backends(arguments.backends)
         .clients(arguments.clients)
-        .vips(arguments.vips)
-        .start()?;
+        .remotes(arguments.remotes)
+        .vips(arguments.vips);
+    if arguments.backends_apart {
+        builder = builder.backends_apart();
+    }
+    let mut lab = builder.start()?;
     for path in &arguments.remove {
         lab.on_teardown_remove(path)?;
     }

@@ -10,7 +10,8 @@
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use lab::impalad::{Options, StandIn};
-use rustix::process::{Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
+use lab::limits::allow_many_files;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -37,7 +38,8 @@ async fn main() -> Result<()> {
             "the parent process has ended already"
         );
     }
-    allow_many_connections().context("cannot raise the limit of open files")?;
+    // Waiting connections cost a file each.
+    allow_many_files().context("cannot raise the limit of open files")?;
     let name = arguments.options.name.clone();
     let (stand_in, web) = StandIn::start(arguments.options).await?;
     println!(
@@ -46,16 +48,4 @@ async fn main() -> Result<()> {
         web.local_addr()?
     );
     stand_in.serve_web(web).await
-}
-
-/// Waiting connections cost a file each.
-fn allow_many_connections() -> rustix::io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(
-        Resource::Nofile,
-        rustix::process::Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    )
 }

@@ -1,4 +1,6 @@
-//! Clients of the stand-in impalad that need no Python.
+//! Clients: of the stand-in impalad, for bulk data, and one that means no good.
 
+pub mod flood;
 pub mod hs2;
 pub mod http;
+pub mod iperf3;

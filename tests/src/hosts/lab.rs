@@ -13,7 +13,8 @@ use rustix::process::geteuid;
 
 use crate::hosts::namespace::Namespace;
 use crate::hosts::network;
-use crate::hosts::plan::{Identity, Mac, Role, Vip};
+use crate::hosts::pass_program;
+use crate::hosts::plan::{Identity, Interface, Mac, Network, Role, Vip};
 use crate::hosts::process::tail;
 use crate::lifetime::down::sweep;
 use crate::lifetime::reaper::Reaper;
@@ -24,7 +25,7 @@ use crate::lifetime::teardown::tear_down;
 /// The name of the switch's namespace.
 const SWITCH: &str = "switch";
 
-/// A host of the lab: a namespace with an interface `eth0` and addresses.
+/// A host of the lab: a namespace with an interface `eth0`, perhaps others, and addresses.
 ///
 /// It is used as its [`Namespace`], which has the means to run things on it.
 #[derive(Clone, Debug)]
@@ -39,19 +40,36 @@ impl Host {
         self.identity.role
     }
 
-    /// Its IPv4 address.
+    /// The IPv4 address of its `eth0`.
     pub fn v4(&self) -> Ipv4Addr {
-        self.identity.v4
+        self.first().v4
     }
 
-    /// Its IPv6 address.
+    /// The IPv6 address of its `eth0`.
     pub fn v6(&self) -> Ipv6Addr {
-        self.identity.v6
+        self.first().v6
     }
 
     /// The MAC address of its `eth0`.
     pub fn mac(&self) -> Mac {
-        self.identity.mac
+        self.first().mac
+    }
+
+    /// Its `eth0`.
+    pub fn first(&self) -> &Interface {
+        self.identity.first()
+    }
+
+    /// Its interfaces, in the order of their names.
+    pub fn interfaces(&self) -> &[Interface] {
+        self.identity.interfaces()
+    }
+
+    /// Its interface on a network, if it is there.
+    pub fn on(&self, network: Network) -> Option<&Interface> {
+        self.interfaces()
+            .iter()
+            .find(|interface| interface.network == network)
     }
 }
 
@@ -69,7 +87,9 @@ pub struct Builder {
     balancers: u8,
     backends: u8,
     clients: u8,
+    remotes: u8,
     vips: u8,
+    has_back: bool,
 }
 
 impl Default for Builder {
@@ -78,7 +98,9 @@ impl Default for Builder {
             balancers: 1,
             backends: 1,
             clients: 1,
+            remotes: 0,
             vips: 1,
+            has_back: false,
         }
     }
 }
@@ -105,6 +127,22 @@ impl Builder {
         self
     }
 
+    /// The number of remote clients, 0 unless told otherwise. They are on [a network of their own](Network::Far), behind a
+    /// router.
+    #[must_use]
+    pub fn remotes(mut self, number: u8) -> Self {
+        self.remotes = number;
+        self
+    }
+
+    /// Puts the backends on [a network of their own](Network::Back), which balancers reach by `eth1`. A router leads from
+    /// there to the clients, for backends that answer them directly.
+    #[must_use]
+    pub fn backends_apart(mut self) -> Self {
+        self.has_back = true;
+        self
+    }
+
     /// The number of VIPs, 1 unless told otherwise. Every backend holds all of them on its loopback interface, as
     /// direct server return needs it. Putting them on a balancer is the balancer's own affair.
     #[must_use]
@@ -122,32 +160,42 @@ impl Builder {
         if vips.len() < usize::from(self.vips) {
             bail!("a lab has at most {} VIPs, not {}", Vip::CAPACITY, self.vips);
         }
-        let balancers = identities(Role::Balancer, self.balancers)?;
-        let backends = identities(Role::Backend, self.backends)?;
-        let clients = identities(Role::Client, self.clients)?;
+        let (front, back) = (Network::Front, [Network::Back]);
+        let behind = if self.has_back { back.as_slice() } else { &[] };
+        let home = if self.has_back { Network::Back } else { front };
+        let has_router = self.has_back || self.remotes > 0;
+        let hosts = [
+            identities(Role::Balancer, self.balancers, front, behind)?,
+            identities(Role::Backend, self.backends, home, &[])?,
+            identities(Role::Client, self.clients, front, &[])?,
+            identities(Role::Remote, self.remotes, Network::Far, &[])?,
+            identities(
+                Role::Router,
+                has_router.into(),
+                front,
+                &[&[Network::Far], behind].concat(),
+            )?,
+        ];
 
         let life = Life::begin()?;
         let mut names = vec![SWITCH];
-        names.extend(
-            [&balancers, &backends, &clients]
-                .into_iter()
-                .flatten()
-                .map(|host| host.name.as_str()),
-        );
+        names.extend(hosts.iter().flatten().map(|host| host.name.as_str()));
         let mut namespaces = Namespace::create_all(&life.run, &names)?.into_iter();
         let switch = namespaces.next().context("a lab has a switch")?;
-        let mut hosts = |identities: Vec<Identity>| {
+        let hosts = hosts.map(|identities| {
             let hosts = identities.into_iter().zip(namespaces.by_ref());
             hosts
                 .map(|(identity, namespace)| Host { namespace, identity })
                 .collect::<Vec<_>>()
-        };
-        let (balancers, backends, clients) = (hosts(balancers), hosts(backends), hosts(clients));
+        });
+        let [balancers, backends, clients, remotes, routers] = hosts;
         let lab = Lab {
             switch,
             balancers,
             backends,
             clients,
+            remotes,
+            router: routers.into_iter().next(),
             vips,
             life,
         };
@@ -156,9 +204,9 @@ impl Builder {
     }
 }
 
-fn identities(role: Role, number: u8) -> Result<Vec<Identity>> {
+fn identities(role: Role, number: u8, first: Network, others: &[Network]) -> Result<Vec<Identity>> {
     let identities: Vec<_> = (1..=number)
-        .map_while(|number| Identity::new(role, number))
+        .map_while(|number| Identity::new(role, number, first, others))
         .collect();
     if identities.len() < usize::from(number) {
         bail!(
@@ -170,7 +218,8 @@ fn identities(role: Role, number: u8) -> Result<Vec<Identity>> {
     Ok(identities)
 }
 
-/// A network of namespaces: balancers, backends and clients on one switch.
+/// A network of namespaces: balancers, backends and clients on one switch. Where it was asked for, backends or some of the
+/// clients are on other networks, with a router in between.
 ///
 /// It disappears when it is dropped, with everything that runs in it. If this process is killed before that, a reaper
 /// process does the same. Labs of several tests or processes do not see each other.
@@ -180,6 +229,8 @@ pub struct Lab {
     balancers: Vec<Host>,
     backends: Vec<Host>,
     clients: Vec<Host>,
+    remotes: Vec<Host>,
+    router: Option<Host>,
     vips: Vec<Vip>,
     life: Life,
 }
@@ -201,7 +252,8 @@ impl Lab {
         self.life.run.directory()
     }
 
-    /// The namespace with the bridge. Each host's link ends here in an interface that has the host's name.
+    /// The namespace with the bridges. A host's `eth0` ends here in an interface that has the host's name, others in
+    /// `balancer1-eth1` and the like.
     pub fn switch(&self) -> &Namespace {
         &self.switch
     }
@@ -221,14 +273,33 @@ impl Lab {
         &self.clients
     }
 
+    /// The clients behind the router, in the order of their numbers.
+    pub fn remotes(&self) -> &[Host] {
+        &self.remotes
+    }
+
+    /// The router, in a lab of several networks.
+    pub fn router(&self) -> Result<&Host> {
+        self.router
+            .as_ref()
+            .context("this lab has one network and no router: ask for remote clients or backends apart")
+    }
+
+    /// Makes the way from the router to the remote clients narrower than their links: the router answers each packet to
+    /// there that is longer than `mtu`, and may not be fragmented, by ICMP. The other way is as wide as ever.
+    pub fn narrow_far_side(&self, mtu: u16) -> Result<()> {
+        network::narrow_far_side(self.router()?, mtu)
+    }
+
     /// The virtual addresses.
     pub fn vips(&self) -> &[Vip] {
         &self.vips
     }
 
-    /// All hosts: balancers, backends, clients.
+    /// All hosts: balancers, backends, clients, remote clients, the router.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        self.balancers.iter().chain(&self.backends).chain(&self.clients)
+        let near = self.balancers.iter().chain(&self.backends).chain(&self.clients);
+        near.chain(&self.remotes).chain(&self.router)
     }
 
     /// The host with this name, such as `backend1`.
@@ -237,6 +308,12 @@ impl Lab {
             let names: Vec<_> = self.hosts().map(|host| host.name()).collect();
             format!("there is no host {name} in this lab, only {}", names.join(", "))
         })
+    }
+
+    /// Lets the switch take frames that an XDP program on a host transmits, as it does from balancers anyway.
+    pub fn accept_xdp_from(&self, host: &Host) -> Result<()> {
+        self.switch
+            .enter(|| pass_program::attach(&network::ports(host).collect::<Vec<_>>()))?
     }
 
     /// Has a file, or a directory with everything below it, removed when the lab is taken down: what processes of the
@@ -256,14 +333,18 @@ impl fmt::Display for Lab {
     /// A table of hosts and addresses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for host in self.hosts() {
-            writeln!(
-                f,
-                "{:<10} {:<12} {:<10} netns {}",
-                host.name(),
-                host.v4(),
-                host.v6(),
-                host.full_name()
-            )?;
+            for (index, interface) in host.interfaces().iter().enumerate() {
+                let (name, namespace) = if index == 0 {
+                    (host.name(), format!("netns {}", host.full_name()))
+                } else {
+                    ("", interface.name.clone())
+                };
+                writeln!(
+                    f,
+                    "{name:<10} {:<12} {:<10} {namespace}",
+                    interface.v4, interface.v6
+                )?;
+            }
         }
         for (number, vip) in (1..).zip(&self.vips) {
             writeln!(f, "{:<10} {:<12} {}", format!("VIP {number}"), vip.v4, vip.v6)?;

@@ -8,3 +8,4 @@ mod offload;
 mod pass_program;
 pub(crate) mod plan;
 pub(crate) mod process;
+pub(crate) mod tcp_counters;

@@ -1,7 +1,8 @@
-//! The network of a lab: one switch with a bridge, and a cable from each host's `eth0` to a port of the bridge.
+//! The networks of a lab: one switch with a bridge for each, and a cable from each interface of a host to a port of a bridge.
 //!
 //! Both ends of a cable are made inside namespaces, so nothing ever appears in the root namespace. A port has the name
-//! of the host that it leads to.
+//! of the host that it leads to. Where there are several networks, a router connects them, and is everybody's way to the
+//! networks that they are not on.
 
 use std::fs;
 use std::time::Duration;
@@ -13,14 +14,8 @@ use crate::hosts::lab::Host;
 use crate::hosts::namespace::Namespace;
 use crate::hosts::offload;
 use crate::hosts::pass_program;
-use crate::hosts::plan::{PREFIX_V4, PREFIX_V6, Role, Vip};
+use crate::hosts::plan::{Interface, Network, PREFIX_V4, PREFIX_V6, Role, Vip};
 use crate::wait::wait_until;
-
-/// The name of the bridge in the switch's namespace.
-pub(crate) const BRIDGE: &str = "br0";
-
-/// The name of the interface that each host has.
-pub(crate) const HOST_INTERFACE: &str = "eth0";
 
 /// How long the bridge gets to forward on all ports. It takes milliseconds, more only on a very busy machine.
 const FORWARDING_DEADLINE: Duration = Duration::from_secs(10);
@@ -55,24 +50,52 @@ const BACKEND_SETTINGS: &[(&str, &str)] = &[
     ("ipv4/conf/all/arp_announce", "2"),
 ];
 
-/// Builds the network in namespaces that are new and empty.
+/// Settings of a router.
+const ROUTER_SETTINGS: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+
+/// Builds the networks in namespaces that are new and empty.
 pub(crate) fn build(switch: &Namespace, hosts: &[&Host], vips: &[Vip]) -> Result<()> {
     apply_settings(switch, SWITCH_SETTINGS)?;
     for host in hosts {
         apply_settings(host, HOST_SETTINGS)?;
-        if host.role() == Role::Backend {
-            apply_settings(host, BACKEND_SETTINGS)?;
+        match host.role() {
+            Role::Backend => apply_settings(host, BACKEND_SETTINGS)?,
+            Role::Router => apply_settings(host, ROUTER_SETTINGS)?,
+            Role::Balancer | Role::Client | Role::Remote => {}
         }
     }
-    switch.ip_batch(&switch_commands(hosts))?;
+    let networks = networks(hosts);
+    switch.ip_batch(&switch_commands(&networks, hosts))?;
+    let router = hosts.iter().find(|host| host.role() == Role::Router).copied();
     for host in hosts {
-        host.ip_batch(&host_commands(host, vips))?;
-        host.enter(|| offload::switch_off(HOST_INTERFACE))??;
+        host.ip_batch(&host_commands(host, vips, router))?;
+        let mut interfaces = host.interfaces().iter();
+        host.enter(|| interfaces.try_for_each(|interface| offload::switch_off(&interface.name)))??;
     }
     let balancers = hosts.iter().filter(|host| host.role() == Role::Balancer);
-    let ports: Vec<_> = balancers.map(|host| host.name()).collect();
+    let ports: Vec<_> = balancers.flat_map(|host| ports(host)).collect();
     switch.enter(|| pass_program::attach(&ports))??;
-    await_forwarding(switch, hosts.len())
+    for network in networks {
+        await_forwarding(switch, network, interfaces_on(network, hosts).count())?;
+    }
+    Ok(())
+}
+
+/// The switch's ends of a host's cables.
+pub(crate) fn ports(host: &Host) -> impl Iterator<Item = &str> {
+    host.interfaces().iter().map(|interface| interface.port.as_str())
+}
+
+/// The networks that some host is on.
+fn networks(hosts: &[&Host]) -> Vec<Network> {
+    let mut networks = Network::ALL.to_vec();
+    networks.retain(|&network| interfaces_on(network, hosts).next().is_some());
+    networks
+}
+
+fn interfaces_on<'a>(network: Network, hosts: &[&'a Host]) -> impl Iterator<Item = &'a Interface> {
+    let interfaces = hosts.iter().flat_map(|host| host.interfaces());
+    interfaces.filter(move |interface| interface.network == network)
 }
 
 /// Writes below /proc/sys/net, which shows the network namespace of the thread that looks at it.
@@ -85,50 +108,82 @@ fn apply_settings(namespace: &Namespace, settings: &[(&str, &str)]) -> Result<()
     })?
 }
 
-/// The `ip` commands that make the bridge and the cables. They run in the switch's namespace.
-fn switch_commands(hosts: &[&Host]) -> Vec<String> {
-    // No spanning tree: a port forwards at once. No multicast snooping: it loses the first neighbour solicitations.
-    let mut commands = vec![
-        format!("link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"),
-        format!("link set {BRIDGE} up"),
-    ];
-    for host in hosts {
-        let (port, mac, namespace) = (host.name(), host.mac(), host.full_name());
+/// The `ip` commands that make the bridges and the cables. They run in the switch's namespace.
+fn switch_commands(networks: &[Network], hosts: &[&Host]) -> Vec<String> {
+    let mut commands = Vec::new();
+    for bridge in networks.iter().map(|network| network.bridge()) {
+        // No spanning tree: a port forwards at once. No multicast snooping: it loses the first neighbour solicitations.
         commands.push(format!(
-            "link add {port} type veth peer name {HOST_INTERFACE} address {mac} netns {namespace}"
+            "link add {bridge} type bridge stp_state 0 mcast_snooping 0"
         ));
-        commands.push(format!("link set {port} master {BRIDGE} up"));
+        commands.push(format!("link set {bridge} up"));
+    }
+    for host in hosts {
+        let namespace = host.full_name();
+        for Interface {
+            name,
+            port,
+            network,
+            mac,
+            ..
+        } in host.interfaces()
+        {
+            commands.push(format!(
+                "link add {port} type veth peer name {name} address {mac} netns {namespace}"
+            ));
+            commands.push(format!("link set {port} master {} up", network.bridge()));
+        }
     }
     commands
 }
 
 /// The `ip` commands that configure a host. They run in its namespace.
-fn host_commands(host: &Host, vips: &[Vip]) -> Vec<String> {
-    let mut commands = vec![
-        "link set lo up".to_owned(),
-        format!("addr add {}/{PREFIX_V4} brd + dev {HOST_INTERFACE}", host.v4()),
-        format!("addr add {}/{PREFIX_V6} dev {HOST_INTERFACE} nodad", host.v6()),
-        format!("link set {HOST_INTERFACE} up"),
-    ];
+fn host_commands(host: &Host, vips: &[Vip], router: Option<&Host>) -> Vec<String> {
+    let mut commands = vec!["link set lo up".to_owned()];
+    for Interface { name, v4, v6, .. } in host.interfaces() {
+        commands.push(format!("addr add {v4}/{PREFIX_V4} brd + dev {name}"));
+        commands.push(format!("addr add {v6}/{PREFIX_V6} dev {name} nodad"));
+        commands.push(format!("link set {name} up"));
+    }
     if host.role() == Role::Backend {
         for vip in vips {
             commands.push(format!("addr add {}/32 dev lo", vip.v4));
             commands.push(format!("addr add {}/128 dev lo nodad", vip.v6));
         }
     }
+    if let Some(router) = router
+        && host.role() != Role::Router
+        && let Some(gateway) = router.on(host.first().network)
+    {
+        commands.push(format!("route add 0.0.0.0/0 via {}", gateway.v4));
+        commands.push(format!("route add ::/0 via {}", gateway.v6));
+    }
     commands
 }
 
-/// Waits until the bridge forwards on as many ports as there are hosts.
-fn await_forwarding(switch: &Namespace, hosts: usize) -> Result<()> {
+/// Makes the router find the far network narrower than its cable: a packet to there that is longer than `mtu` is
+/// answered by ICMP "fragmentation needed" or "packet too big". Packets from there may be as long as ever.
+pub(crate) fn narrow_far_side(router: &Host, mtu: u16) -> Result<()> {
+    let far = router.on(Network::Far).context("the router has no far side")?;
+    let (v4, v6, name) = (Network::Far.v4(), Network::Far.v6(), &far.name);
+    // The kernel's own route to the network has no metric in IPv4, which is replaced, and a worse one in IPv6.
+    router.ip_batch(&[
+        format!("route replace {v4}/{PREFIX_V4} dev {name} mtu {mtu}"),
+        format!("route replace {v6}/{PREFIX_V6} dev {name} metric 1 mtu {mtu}"),
+    ])
+}
+
+/// Waits until a network's bridge forwards on this many ports.
+fn await_forwarding(switch: &Namespace, network: Network, ports: usize) -> Result<()> {
+    let bridge = network.bridge();
     wait_until(
-        &format!("the bridge to forward on {hosts} ports"),
+        &format!("the bridge {bridge} to forward on {ports} ports"),
         FORWARDING_DEADLINE,
         || {
-            let ports = switch.run(&["ip", "-json", "-details", "link", "show", "master", BRIDGE])?;
-            let states = port_states(&ports)?;
+            let links = switch.run(&["ip", "-json", "-details", "link", "show", "master", bridge])?;
+            let states = port_states(&links)?;
             let forwarding = states.iter().filter(|(_, state)| state == "forwarding").count();
-            ensure!(forwarding == hosts, "{states:?}");
+            ensure!(forwarding == ports, "{states:?}");
             Ok(())
         },
     )

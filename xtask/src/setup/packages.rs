@@ -50,6 +50,12 @@ const PACKAGES: &[Package] = &[
         needed: Needed::InLab,
     },
     Package {
+        name: "iperf3",
+        program: "iperf3",
+        purpose: "sends bulk data through the balancer",
+        needed: Needed::InLab,
+    },
+    Package {
         name: "qemu-system-x86",
         program: crate::kernels::QEMU,
         purpose: "runs other kernels",

@@ -6,12 +6,12 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::core::status::Status;
+use crate::core::{changes::Changes, status::Status};
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +46,13 @@ pub enum ClientError {
     #[error("the daemon answered {status}: {reason}")]
     Refused {
         /// The HTTP status.
-        status: hyper::StatusCode,
+        status: StatusCode,
         /// The daemon's words.
         reason: String,
     },
+    /// The daemon refuses the configuration.
+    #[error("{0}")]
+    Configuration(String),
     /// The answer is not what this version expects.
     #[error("the daemon's answer is not understood; are daemon and command of the same version?")]
     Format(#[from] serde_json::Error),
@@ -57,10 +60,19 @@ pub enum ClientError {
 
 /// Asks for the whole status.
 pub async fn status(socket: &Path) -> Result<Status, ClientError> {
-    get(socket, "/status").await
+    ask(socket, Method::GET, "/status").await
 }
 
-async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, ClientError> {
+/// Has the daemon read its configuration again.
+pub async fn reload(socket: &Path) -> Result<Changes, ClientError> {
+    ask(socket, Method::POST, "/reload").await
+}
+
+async fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &'static str,
+) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -75,6 +87,7 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = method;
     *request.uri_mut() = hyper::Uri::from_static(path);
     // HTTP/1.1 wants a host, a unix socket has none.
     request
@@ -84,9 +97,10 @@ async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T
     let status = response.status();
     let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
     if !status.is_success() {
-        return Err(ClientError::Refused {
-            status,
-            reason: String::from_utf8_lossy(&body).into_owned(),
+        let reason = String::from_utf8_lossy(&body).into_owned();
+        return Err(match status {
+            StatusCode::UNPROCESSABLE_ENTITY => ClientError::Configuration(reason),
+            _ => ClientError::Refused { status, reason },
         });
     }
     Ok(serde_json::from_slice(&body)?)

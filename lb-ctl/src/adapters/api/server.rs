@@ -6,19 +6,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    routing::{get, post},
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
 
-use crate::core::status::Status;
+use crate::core::{changes::Changes, status::Status};
 
 /// What an operator asks of the controller.
 #[derive(Debug)]
 pub enum Request {
     /// The whole status.
-    Status(oneshot::Sender<Result<Status, String>>),
+    Status(oneshot::Sender<Result<Status, Refusal>>),
+    /// Read the configuration file again.
+    Reload(oneshot::Sender<Result<Changes, Refusal>>),
+}
+
+/// Why the controller did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The configuration is wrong; nothing has been changed.
+    #[error("{0}")]
+    Configuration(String),
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Why the socket could not be opened.
@@ -45,6 +63,14 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// Makes sure that no daemon answers at a path. Changes nothing.
+    pub async fn refuse_if_in_use(path: &Path) -> Result<(), ApiError> {
+        match UnixStream::connect(path).await {
+            Ok(_) => Err(ApiError::InUse(path.to_owned())),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Binds the socket, in place of one that a daemon left behind which no longer runs.
     pub async fn bind(path: &Path) -> Result<Self, ApiError> {
         let failed = |source| ApiError::Socket {
@@ -77,7 +103,10 @@ impl Socket {
         let Some(listener) = self.listener.take() else {
             return;
         };
-        let router = Router::new().route("/status", get(status)).with_state(controller);
+        let router = Router::new()
+            .route("/status", get(status))
+            .route("/reload", post(reload))
+            .with_state(controller);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the operator API has ended; packets are not affected");
@@ -98,9 +127,20 @@ impl Drop for Socket {
     }
 }
 
-async fn status(
-    State(controller): State<mpsc::Sender<Request>>,
-) -> Result<Json<Status>, (StatusCode, String)> {
+type Answer<T> = Result<Json<T>, (StatusCode, String)>;
+
+async fn status(State(controller): State<mpsc::Sender<Request>>) -> Answer<Status> {
+    ask(&controller, Request::Status).await
+}
+
+async fn reload(State(controller): State<mpsc::Sender<Request>>) -> Answer<Changes> {
+    ask(&controller, Request::Reload).await
+}
+
+async fn ask<T>(
+    controller: &mpsc::Sender<Request>,
+    request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
+) -> Answer<T> {
     let (answer, answered) = oneshot::channel();
     let gone = |()| {
         (
@@ -108,12 +148,10 @@ async fn status(
             "the daemon is shutting down".to_owned(),
         )
     };
-    controller
-        .send(Request::Status(answer))
-        .await
-        .map_err(|_| gone(()))?;
-    let status = answered.await.map_err(|_| gone(()))?;
-    status
-        .map(Json)
-        .map_err(|reason| (StatusCode::INTERNAL_SERVER_ERROR, reason))
+    controller.send(request(answer)).await.map_err(|_| gone(()))?;
+    let answer = answered.await.map_err(|_| gone(()))?;
+    answer.map(Json).map_err(|refusal| match refusal {
+        Refusal::Configuration(reason) => (StatusCode::UNPROCESSABLE_ENTITY, reason),
+        Refusal::Failed(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason),
+    })
 }

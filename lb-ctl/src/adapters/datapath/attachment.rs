@@ -9,6 +9,7 @@ use aya::programs::{
     xdp::XdpLink,
 };
 use aya_obj::programs::XdpAttachType;
+use lb_common::layout::VERSION;
 
 use super::{
     Datapath, Pins,
@@ -52,6 +53,15 @@ impl Datapath {
         let modes = Mode::allowed_by(choice);
         let pin = pins.link(&interface.name);
         let Some((mode, link)) = earlier_link(&pin, interface.xdp.as_ref())? else {
+            if interface.xdp.is_some()
+                && let Some(found) = pins.other_version(&interface.name)?
+            {
+                return Err(DatapathError::OtherVersion {
+                    interface: interface.name.clone(),
+                    found,
+                    expected: VERSION,
+                });
+            }
             // What may be pinned here belongs to an interface that has gone, or has another name now.
             detach_link(&pin)?;
             return self.attach_anew(interface, modes, &pin);

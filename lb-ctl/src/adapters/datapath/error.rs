@@ -41,6 +41,56 @@ pub enum DatapathError {
     /// A program operation failed.
     #[error("the XDP program could not be used")]
     Program(#[from] ProgramError),
+    /// A map could not be read or written.
+    #[error("{what} of a BPF map failed")]
+    Access {
+        /// What was attempted.
+        what: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A map of an earlier run is not what this version makes.
+    #[error(
+        "{path}: expected {difference}: another version of lb-ctl has made this map; use that version, or remove the maps, \
+         and break the connections that live in them, with `lb-ctl detach`"
+    )]
+    Layout {
+        /// The path of the pin.
+        path: PathBuf,
+        /// What was expected, and what was found.
+        difference: String,
+    },
+    /// Some maps of an earlier run are there, and others are not.
+    #[error(
+        "{path}: expected this map beside the others of the earlier run, found none: somebody has removed it; remove the others \
+         too with `lb-ctl detach`"
+    )]
+    Incomplete {
+        /// The path of the pin that is missing.
+        path: PathBuf,
+    },
+    /// What is in a table does not fit into one of the configured size.
+    #[error(
+        "the entries of the table {name} of the earlier run do not fit into one of the configured size: raise it again \
+         (max_flows, max_services or max_backends)"
+    )]
+    TooSmall {
+        /// The name of the map.
+        name: &'static str,
+    },
+    /// An earlier run of another version carries the interface.
+    #[error(
+        "interface {interface} carries the program of another version of lb-ctl, whose tables have layout {found}, not \
+         {expected}: use that version, or remove it, and break the connections through it, with `lb-ctl detach`"
+    )]
+    OtherVersion {
+        /// The interface.
+        interface: String,
+        /// The layout version of its pins.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
     /// The slot table could not be mapped.
     #[error("mapping {bytes} bytes of the slot table into memory failed")]
     MapSlots {

@@ -8,15 +8,13 @@ use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
-/// Commands of bpf(2), from linux/bpf.h.
-const BPF_OBJ_GET: libc::c_int = 7;
-const BPF_LINK_DETACH: libc::c_int = 34;
+use super::bpf_call::{bpf, command};
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
 #[repr(C)]
@@ -37,42 +35,21 @@ struct LinkDetach {
 pub(super) fn force_detach(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let link = open(&path)?;
-    let attributes = LinkDetach {
+    let mut attributes = LinkDetach {
         descriptor: link.as_raw_fd().cast_unsigned(),
     };
     // SAFETY: the attributes are those of the command, begin where `union bpf_attr` begins, and are only read.
-    unsafe { bpf(BPF_LINK_DETACH, &attributes) }.map(drop)
+    unsafe { bpf(command::LINK_DETACH, &mut attributes) }.map(drop)
 }
 
 fn open(path: &CStr) -> io::Result<OwnedFd> {
-    let attributes = ObjectGet {
+    let mut attributes = ObjectGet {
         path: path.as_ptr().addr() as u64,
         descriptor: 0,
         flags: 0,
     };
     // SAFETY: the attributes are those of the command; the path in them is terminated and outlives the call.
-    let descriptor = unsafe { bpf(BPF_OBJ_GET, &attributes) }?;
+    let descriptor = unsafe { bpf(command::OBJECT_GET, &mut attributes) }?;
     // SAFETY: the call has returned a new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-/// bpf(2).
-///
-/// # Safety
-///
-/// `attributes` must be a prefix of `union bpf_attr` with what `command` wants, and pointers in it must be valid.
-unsafe fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
-    // SAFETY: the caller vouches for the attributes; their size is told, and the kernel takes what is beyond as zero.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<T>(),
-        )
-    };
-    match RawFd::try_from(result) {
-        Ok(value) if value >= 0 => Ok(value),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -1,30 +1,47 @@
 //! The balancer's XDP program and its maps in the kernel.
 
 mod attachment;
+mod bpf_call;
 mod error;
 mod force_detach;
+mod hash_table;
+mod loading;
+mod migration;
 mod pin_names;
 mod pins;
 mod pod;
+mod shape;
 mod slots;
+mod sweep;
 mod ways_back;
 
+use std::sync::Arc;
+
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray},
+    Ebpf,
+    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
     programs::{TestRun, TestRunOptions, Xdp},
+    util::nr_cpus,
 };
 use lb_common::{
     counter::Counter,
-    layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, Traffic, map},
+    layout::{
+        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, TargetName, Traffic, map,
+    },
 };
 
 pub use attachment::Attachment;
 pub use error::DatapathError;
+pub use loading::Loaded;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
+pub use sweep::Sweep;
 
-use super::programs;
-use crate::core::{config::DatapathConfig, plan::Plan};
+use crate::core::{
+    config::DatapathConfig,
+    placement::{Found, WriteTables},
+    plan::PlannedTarget,
+};
+use hash_table::HashTable;
 use pod::Raw;
 use slots::SlotTable;
 
@@ -46,8 +63,6 @@ pub struct Sizes {
     pub half_open: u32,
 }
 
-/// Room for connections in tracked slots.
-const FLOWS: u32 = 262_144;
 /// Room for connections in tracked slots of which there has been a SYN only.
 const HALF_OPEN: u32 = 65_536;
 
@@ -58,7 +73,7 @@ impl Sizes {
             services: config.max_services.saturating_mul(2),
             slots: config.max_services.saturating_mul(config.slots_per_service),
             targets: config.max_backends.saturating_add(1),
-            flows: FLOWS,
+            flows: config.max_flows,
             half_open: HALF_OPEN,
         }
     }
@@ -66,7 +81,9 @@ impl Sizes {
 
 /// The loaded program with its maps. They live until this is dropped, unless they are attached or pinned.
 pub struct Datapath {
-    slots: SlotTable,
+    slots: Arc<SlotTable>,
+    /// The targets' names, a map that no program uses.
+    names: Map,
     ebpf: Ebpf,
 }
 
@@ -80,46 +97,28 @@ pub struct TestRunOutput {
 }
 
 impl Datapath {
-    /// Creates the maps and loads the program. Attaches nothing.
-    pub fn load(sizes: Sizes) -> Result<Self, DatapathError> {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries(map::SERVICES, sizes.services)
-            .map_max_entries(map::SLOTS, sizes.slots)
-            .map_max_entries(map::TARGETS, sizes.targets)
-            .map_max_entries(map::TRAFFIC, sizes.targets)
-            .map_max_entries(map::FLOWS, sizes.flows)
-            .map_max_entries(map::RETURNS, sizes.flows)
-            .map_max_entries(map::HALF_OPEN, sizes.half_open)
-            .map_max_entries(map::HALF_OPEN_RETURNS, sizes.half_open)
-            .load(programs::BALANCER)
-            .map_err(DatapathError::load)?;
-        xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
-        let slots = SlotTable::of(find(&ebpf, map::SLOTS)?, sizes.slots)?;
-        Ok(Self { slots, ebpf })
-    }
-
-    /// Writes slots and services. Slots first: a service is visible to packets only once its slots are there.
-    pub fn write_plan(&mut self, plan: &Plan) -> Result<(), DatapathError> {
-        for service in &plan.services {
-            for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
-                self.write_slot(index, Slot::untracked(target))?;
-            }
-        }
-        for service in &plan.services {
-            let vip = Service {
-                slots: 0,
-                ..service.entry
-            };
-            self.write_service(service.vip_key, vip)?;
-            self.write_service(service.key, service.entry)?;
-        }
-        Ok(())
-    }
-
     /// Writes what the program knows of this host. Before that it forwards nothing.
     pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
         let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
         Ok(nodes.set(0, Raw(*node), 0)?)
+    }
+
+    /// The entries of the service table, and the names of targets.
+    pub fn found(&self) -> Result<Found, DatapathError> {
+        let mut found = Found::default();
+        let services = HashTable::<ServiceKey, Service>::of(self.map(map::SERVICES)?)?;
+        services.for_each(|key, service| {
+            found.services.push((key, service));
+            Ok(())
+        })?;
+        let names = Array::<_, Raw<TargetName>>::try_from(&self.names)?;
+        for (id, index) in (0..=u16::MAX).zip(0..names.len()) {
+            let Raw(name) = names.get(&index, 0)?;
+            if name.name().is_some() {
+                found.names.push((id, name));
+            }
+        }
+        Ok(found)
     }
 
     /// Writes an entry of the service table.
@@ -158,6 +157,19 @@ impl Datapath {
         Ok(setting.set(0, u32::from(short), 0)?)
     }
 
+    /// Whether established records are running short, as [`Datapath::set_records_short`] has said.
+    pub fn are_records_short(&self) -> Result<bool, DatapathError> {
+        let setting = Array::<_, u32>::try_from(self.map(map::RECORDS_SHORT)?)?;
+        Ok(setting.get(&0, 0)? != 0)
+    }
+
+    /// Reads an entry of the target table.
+    pub fn target(&self, id: u16) -> Result<Target, DatapathError> {
+        let targets = Array::<_, Raw<Target>>::try_from(self.map(map::TARGETS)?)?;
+        let Raw(target) = targets.get(&u32::from(id), 0)?;
+        Ok(target)
+    }
+
     /// Writes an entry of the target table.
     pub fn write_target(&mut self, id: u16, target: Target) -> Result<(), DatapathError> {
         let mut targets = Array::<_, Raw<Target>>::try_from(self.map_mut(map::TARGETS)?)?;
@@ -171,6 +183,26 @@ impl Datapath {
         Ok(per_cpu
             .iter()
             .fold(Traffic::default(), |sum, cpu| sum.plus(cpu.0)))
+    }
+
+    /// Begins to count a target's traffic anew.
+    fn reset_traffic(&mut self, id: u16) -> Result<(), DatapathError> {
+        let cpus = nr_cpus().map_err(|(_, source)| DatapathError::Access {
+            what: "counting the CPUs for a value",
+            source,
+        })?;
+        let zeros = vec![Raw(Traffic::default()); cpus];
+        let values = PerCpuValues::try_from(zeros).map_err(|source| DatapathError::Access {
+            what: "laying out a value for each CPU",
+            source,
+        })?;
+        let mut traffic = PerCpuArray::<_, Raw<Traffic>>::try_from(self.map_mut(map::TRAFFIC)?)?;
+        Ok(traffic.set(u32::from(id), values, 0)?)
+    }
+
+    fn write_name(&mut self, id: u16, name: TargetName) -> Result<(), DatapathError> {
+        let mut names = Array::<_, Raw<TargetName>>::try_from(&mut self.names)?;
+        Ok(names.set(u32::from(id), Raw(name), 0)?)
     }
 
     /// A counter, over all CPUs.
@@ -207,13 +239,69 @@ impl Datapath {
 
     /// The maps by name, for pinning.
     fn maps(&self) -> impl Iterator<Item = (&str, &Map)> {
-        self.ebpf.maps()
+        self.ebpf.maps().chain([(map::TARGET_NAMES, &self.names)])
+    }
+
+    fn map(&self, name: &'static str) -> Result<&Map, DatapathError> {
+        match name {
+            map::TARGET_NAMES => Ok(&self.names),
+            _ => find(&self.ebpf, name),
+        }
     }
 
     fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DatapathError> {
-        self.ebpf
-            .map_mut(name)
-            .ok_or(DatapathError::Object { missing: name })
+        match name {
+            map::TARGET_NAMES => Ok(&mut self.names),
+            _ => self
+                .ebpf
+                .map_mut(name)
+                .ok_or(DatapathError::Object { missing: name }),
+        }
+    }
+}
+
+impl WriteTables for Datapath {
+    type Error = DatapathError;
+
+    fn slot(&self, index: u32) -> Result<Slot, DatapathError> {
+        self.slots.load(index)
+    }
+
+    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
+        self.slots.store(index, slot)
+    }
+
+    fn replace_slot(&mut self, index: u32, expected: Slot, slot: Slot) -> Result<bool, DatapathError> {
+        self.slots.replace(index, expected, slot)
+    }
+
+    fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), DatapathError> {
+        Self::write_service(self, key, service)
+    }
+
+    fn remove_service(&mut self, key: ServiceKey) -> Result<(), DatapathError> {
+        let mut services =
+            HashMap::<_, Raw<ServiceKey>, Raw<Service>>::try_from(self.map_mut(map::SERVICES)?)?;
+        match services.remove(&Raw(key)) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), DatapathError> {
+        self.reset_traffic(target.id)?;
+        let entry = Target::new(target.address.into(), target.forwarding, None);
+        self.write_target(target.id, entry)?;
+        // Last: only now the id stands for somebody.
+        self.write_name(target.id, target.name)
+    }
+
+    fn forget_target(&mut self, id: u16) -> Result<(), DatapathError> {
+        self.write_target(id, Target::NONE)?;
+        self.write_name(id, TargetName::NOBODY)
     }
 }
 

@@ -19,10 +19,14 @@ pub(super) fn directory_of_version(version: u32) -> String {
     format!("{VERSION_PREFIX}{version}")
 }
 
+/// The layout version whose directory has this name; `None` if it is something else's.
+pub(super) fn version_of(name: &str) -> Option<u32> {
+    name.strip_prefix(VERSION_PREFIX)?.parse().ok()
+}
+
 /// Whether this is the name of the directory of some layout version.
 pub(super) fn is_version(name: &str) -> bool {
-    name.strip_prefix(VERSION_PREFIX)
-        .is_some_and(|number| number.parse::<u32>().is_ok())
+    version_of(name).is_some()
 }
 
 /// The pin of the link of an interface.

@@ -1,8 +1,11 @@
 //! What keeps the datapath alive without a process: pins in the BPF file system.
 //!
-//! A node's pins are in `/sys/fs/bpf/lb-ctl/<node>/v<layout version>`: the maps under their names, and a link
+//! A node's pins are in `/sys/fs/bpf/lb-ctl/<node>/v<layout version>`: the maps under their names in `maps`, and a link
 //! `link-<interface>` for each interface that carries the program. The node's directory is also what a process locks
 //! while it is that node's daemon.
+//!
+//! Maps change places together: they are pinned in `maps-new`, which then is renamed. Should the process be killed in
+//! between, the next one sees by the attached program which maps are in use.
 
 use std::{
     fs, io,
@@ -10,9 +13,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lb_common::layout;
+use aya::{
+    maps::MapInfo,
+    programs::{
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+    },
+};
+use lb_common::layout::{self, map};
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock, open, statfs},
+    fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with, statfs},
     io::Errno,
     mount::{MountFlags, mount},
 };
@@ -23,12 +33,16 @@ use super::{
     force_detach::force_detach,
     pin_names::{
         directory_of_node, directory_of_version, interface_of_pin, is_version, node_of_directory,
-        pin_of_interface,
+        pin_of_interface, version_of,
     },
 };
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const OURS: &str = "/sys/fs/bpf/lb-ctl";
+/// The directory of the maps, below that of a layout version.
+const MAPS: &str = "maps";
+/// The directory of maps that are about to take their places.
+const NEW_MAPS: &str = "maps-new";
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -111,19 +125,85 @@ impl Pins {
         self.lock.is_some()
     }
 
-    /// Pins the maps of `datapath`, in place of those of an earlier run.
-    ///
-    /// The new program has its maps by then, so the names may change hands one after the other.
+    /// Pins the maps of `datapath` beside those of an earlier run.
     pub fn pin_maps(&self, datapath: &Datapath) -> Result<(), DatapathError> {
+        self.discard_new_maps()?;
+        let directory = self.directory.join(NEW_MAPS);
+        fs::create_dir(&directory).map_err(|error| failed(&directory, "creating the directory", error))?;
         for (name, map) in datapath.maps() {
-            let path = self.directory.join(name);
-            remove_file(&path)?;
+            let path = directory.join(name);
             map.pin(&path).map_err(|error| DatapathError::Pin {
                 path,
                 source: Box::new(error),
             })?;
         }
         Ok(())
+    }
+
+    /// Puts the maps that [`Pins::pin_maps`] has pinned in the place of those of an earlier run, in one step.
+    pub fn publish_maps(&self) -> Result<(), DatapathError> {
+        let (new, maps) = (self.directory.join(NEW_MAPS), self.directory.join(MAPS));
+        let flags = if maps.exists() {
+            RenameFlags::EXCHANGE
+        } else {
+            RenameFlags::NOREPLACE
+        };
+        renameat_with(CWD, &new, CWD, &maps, flags)
+            .map_err(|error| failed(&new, "renaming the directory of the new maps", error.into()))?;
+        self.discard_new_maps()
+    }
+
+    /// Takes back what [`Pins::pin_maps`] has done, or removes the maps that others have replaced.
+    pub fn discard_new_maps(&self) -> Result<(), DatapathError> {
+        remove_directory(&self.directory.join(NEW_MAPS)).map(drop)
+    }
+
+    /// Where the maps of an earlier run are pinned, if there are such.
+    pub(super) fn adoptable(&self) -> Result<Option<PathBuf>, DatapathError> {
+        let (new, maps) = (self.directory.join(NEW_MAPS), self.directory.join(MAPS));
+        let pinned = new.join(map::SLOTS);
+        if pinned.exists() {
+            // An earlier run was ended while it was replacing the maps.
+            let in_use = self.maps_in_use()?;
+            if in_use.contains(&MapInfo::from_pin(&pinned)?.id()) {
+                self.publish_maps()?;
+            } else {
+                self.discard_new_maps()?;
+            }
+        }
+        Ok(maps.exists().then_some(maps))
+    }
+
+    /// The ids of the maps of all programs that the node has attached.
+    fn maps_in_use(&self) -> Result<Vec<u32>, DatapathError> {
+        let mut programs = Vec::new();
+        for path in entries(&self.directory)? {
+            if interface_of_pin(&name_of(&path)).is_some() {
+                let unusable = |error| DatapathError::Link {
+                    path: path.clone(),
+                    source: Box::new(error),
+                };
+                let link = FdLink::from(PinnedLink::from_pin(&path).map_err(unusable)?);
+                programs.push(link.info().map_err(unusable)?.program_id());
+            }
+        }
+        let mut maps = Vec::new();
+        for program in loaded_programs() {
+            let program = program?;
+            if programs.contains(&program.id()) {
+                maps.extend(program.map_ids()?.unwrap_or_default());
+            }
+        }
+        Ok(maps)
+    }
+
+    /// The layout version of another version's pins of a link of this interface, if there is one.
+    pub(super) fn other_version(&self, interface: &str) -> Result<Option<u32>, DatapathError> {
+        let mut others = self
+            .versions()?
+            .into_iter()
+            .filter(|path| *path != self.directory && path.join(pin_of_interface(interface)).exists());
+        Ok(others.find_map(|path| version_of(&name_of(&path))))
     }
 
     /// Where the link of an interface is pinned.
@@ -164,9 +244,14 @@ impl Pins {
                 detach_link(link)?;
                 removed.interfaces.extend(interface_of_pin(&name_of(link)));
             }
-            for map in &maps {
-                remove_file(map)?;
-                removed.maps += 1;
+            for path in &maps {
+                if path.is_dir() {
+                    removed.maps += remove_directory(path)?;
+                } else {
+                    // Earlier versions had maps here.
+                    remove_file(path)?;
+                    removed.maps += 1;
+                }
             }
         }
         self.remove_empty_directories();
@@ -193,6 +278,17 @@ impl Pins {
             .filter(|path| is_version(&name_of(path)))
             .collect())
     }
+}
+
+/// Removes a directory of pins, which need not be there. Returns how many pins were in it.
+fn remove_directory(directory: &Path) -> Result<usize, DatapathError> {
+    let pins = entries(directory)?;
+    for pin in &pins {
+        remove_file(pin)?;
+    }
+    ignore_absence(fs::remove_dir(directory))
+        .map_err(|error| failed(directory, "removing the directory", error))?;
+    Ok(pins.len())
 }
 
 fn mount_bpf_file_system() -> Result<(), DatapathError> {

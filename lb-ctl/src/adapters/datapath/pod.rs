@@ -1,7 +1,7 @@
 //! Values that are copied in and out of maps as bytes.
 
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, Traffic,
+    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -30,3 +30,9 @@ unsafe impl aya::Pod for Raw<Node> {}
 unsafe impl aya::Pod for Raw<ReturnKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Return> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<TargetName> {}
+// SAFETY: an integer.
+unsafe impl aya::Pod for Raw<u32> {}
+// SAFETY: an integer.
+unsafe impl aya::Pod for Raw<u64> {}

@@ -22,6 +22,8 @@ pub(super) struct SlotTable {
 
 // SAFETY: the mapping is owned by this value alone, lives as long as it, and is accessed through atomics only.
 unsafe impl Send for SlotTable {}
+// SAFETY: as above: threads that share it share atomics.
+unsafe impl Sync for SlotTable {}
 
 impl SlotTable {
     /// Maps an array of `length` slots. The mapping keeps the array alive.
@@ -56,7 +58,7 @@ impl SlotTable {
     }
 
     /// Writes a slot in one store.
-    pub(super) fn store(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
+    pub(super) fn store(&self, index: u32, slot: Slot) -> Result<(), DatapathError> {
         self.word(index)?.store(slot.to_bits(), Ordering::Release);
         Ok(())
     }
@@ -64,6 +66,22 @@ impl SlotTable {
     /// Reads a slot in one load.
     pub(super) fn load(&self, index: u32) -> Result<Slot, DatapathError> {
         Ok(Slot::from_bits(self.word(index)?.load(Ordering::Acquire)))
+    }
+
+    /// Writes a slot in one exchange, if it holds `expected`. Returns whether it did.
+    pub(super) fn replace(&self, index: u32, expected: Slot, slot: Slot) -> Result<bool, DatapathError> {
+        let replaced = self.word(index)?.compare_exchange(
+            expected.to_bits(),
+            slot.to_bits(),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        Ok(replaced.is_ok())
+    }
+
+    /// How many slots there are.
+    pub(super) const fn length(&self) -> u32 {
+        self.length
     }
 
     fn word(&self, index: u32) -> Result<&AtomicU64, DatapathError> {

@@ -2,7 +2,7 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
+use super::model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
 use super::reader::At;
 
 /// The typed configuration. `None` only if a required key is missing or was refused, which has been reported
@@ -10,6 +10,7 @@ use super::reader::At;
 pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -> Option<Config> {
     Some(Config {
         file_name: file_name.to_owned(),
+        places: places(&document),
         node: Node {
             name: value_or(document.node.name, host.node_name.clone()),
         },
@@ -25,6 +26,32 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
     })
 }
 
+/// Where the keys are written that a running daemon cannot change.
+fn places(document: &Document) -> Places {
+    let Document {
+        node, datapath, api, ..
+    } = document;
+    let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
+    Places::of([
+        ("node.name", line(node.name.as_ref())),
+        ("datapath.interfaces", interfaces),
+        ("datapath.mode", line(datapath.mode.as_ref())),
+        ("datapath.hash_seed", line(datapath.hash_seed.as_ref())),
+        (
+            "datapath.slots_per_service",
+            line(datapath.slots_per_service.as_ref()),
+        ),
+        ("datapath.max_services", line(datapath.max_services.as_ref())),
+        ("datapath.max_backends", line(datapath.max_backends.as_ref())),
+        ("datapath.max_flows", line(datapath.max_flows.as_ref())),
+        ("api.socket", line(api.socket.as_ref())),
+    ])
+}
+
+fn line<T>(written: Option<&At<T>>) -> Option<usize> {
+    written.map(|at| at.origin.line)
+}
+
 fn datapath(document: document::Datapath) -> DatapathConfig {
     DatapathConfig {
         interfaces: document
@@ -37,6 +64,8 @@ fn datapath(document: document::Datapath) -> DatapathConfig {
         slots_per_service: value_or(document.slots_per_service, defaults::SLOTS_PER_SERVICE),
         max_services: value_or(document.max_services, defaults::MAX_SERVICES),
         max_backends: value_or(document.max_backends, defaults::MAX_BACKENDS),
+        max_flows: value_or(document.max_flows, defaults::MAX_FLOWS),
+        flow_idle_timeout: value_or(document.flow_idle_timeout, defaults::FLOW_IDLE_TIMEOUT),
     }
 }
 

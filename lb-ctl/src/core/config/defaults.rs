@@ -1,6 +1,7 @@
 //! The values that keys have when the file does not mention them.
 
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::duration::ConfigDuration;
 
 /// The default of a key that only the host can know; a pure parser has to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,9 @@ pub(super) const HASH_SEED: u64 = 0x1b87_3593_cc9e_2d51;
 pub(super) const SLOTS_PER_SERVICE: u32 = 65_537;
 pub(super) const MAX_SERVICES: u32 = 64;
 pub(super) const MAX_BACKENDS: u32 = 1024;
+pub(super) const MAX_FLOWS: u32 = 262_144;
+/// Six hours: longer than a connection pool leaves a connection unused.
+pub(super) const FLOW_IDLE_TIMEOUT: ConfigDuration = ConfigDuration::from_millis(6 * 3_600_000);
 pub(super) const XDP_MODE: XdpModeChoice = XdpModeChoice::Auto;
 /// The default of `api.socket`.
 pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";

@@ -5,9 +5,11 @@
 //! later checks, so that one mistake does not show up as several.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::duration::ConfigDuration;
 use super::error::Origin;
 use super::reader::{At, TableReader};
 use super::value;
@@ -17,6 +19,14 @@ const MAX_SERVICES: u32 = 4096;
 
 /// Backends have 16-bit ids in the tables of the data path, and id 0 means "none".
 const MAX_BACKENDS: u32 = 65_535;
+
+/// Established records, of which each takes some 100 bytes of kernel memory at start.
+const MAX_FLOWS: RangeInclusive<u32> = 1024..=16_777_216;
+
+/// A minute is the least after which a flow may count as over at all. A slot keeps its time modulo 19.5 hours, and the
+/// controller needs a while to notice.
+const FLOW_IDLE_TIMEOUT: RangeInclusive<ConfigDuration> =
+    ConfigDuration::from_millis(60_000)..=ConfigDuration::from_millis(18 * 3_600_000);
 
 /// The heaviest backend: with the default 65,537 slots one part in a thousand is still a few dozen slots.
 const MAX_WEIGHT: u32 = 1000;
@@ -64,6 +74,8 @@ pub(super) struct Datapath {
     pub(super) slots_per_service: Option<At<u32>>,
     pub(super) max_services: Option<At<u32>>,
     pub(super) max_backends: Option<At<u32>>,
+    pub(super) max_flows: Option<At<u32>>,
+    pub(super) flow_idle_timeout: Option<At<ConfigDuration>>,
 }
 
 impl Datapath {
@@ -78,6 +90,12 @@ impl Datapath {
             }),
             max_backends: table.optional("max_backends", |value| {
                 value::integer(value, 1..=MAX_BACKENDS, "leave the key out to get 1024")
+            }),
+            max_flows: table.optional("max_flows", |value| {
+                value::integer(value, MAX_FLOWS, "leave the key out to get 262144")
+            }),
+            flow_idle_timeout: table.optional("flow_idle_timeout", |value| {
+                value::duration(value, FLOW_IDLE_TIMEOUT, "leave the key out to get \"6h\"")
             }),
         }
     }

@@ -18,6 +18,7 @@ mod defaults;
 mod document;
 mod duration;
 mod error;
+mod fixed;
 mod model;
 mod planned;
 mod prime;
@@ -33,7 +34,8 @@ pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice
 pub use defaults::{API_SOCKET, HostDefaults};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Service};
+pub use fixed::refuse_fixed;
+pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name};
 
 use document::Document;

@@ -1,9 +1,11 @@
 //! The configuration as the rest of the program uses it: plain data, complete, and consistent in itself.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::duration::ConfigDuration;
 use super::error::Origin;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -11,6 +13,8 @@ use super::error::Origin;
 pub struct Config {
     /// The name of the file it was read from, for later messages.
     pub file_name: String,
+    /// Where some of the keys are written, for later messages too.
+    pub places: Places,
     /// This balancer.
     pub node: Node,
     /// The XDP program and its tables.
@@ -43,7 +47,39 @@ pub struct DatapathConfig {
     pub max_services: u32,
     /// How many backends, counted once per service, the tables have room for.
     pub max_backends: u32,
+    /// How many connections in tracked slots the tables have room for.
+    pub max_flows: u32,
+    /// After how long without a packet a connection counts as over.
+    pub flow_idle_timeout: ConfigDuration,
 }
+
+/// The lines in which keys are written. They make no difference between configurations: all are equal.
+#[derive(Debug, Clone, Default)]
+pub struct Places(BTreeMap<&'static str, usize>);
+
+impl Places {
+    /// The places of these keys, as far as they are written.
+    pub(super) fn of(lines: impl IntoIterator<Item = (&'static str, Option<usize>)>) -> Self {
+        let written = |(key, line): (_, Option<usize>)| line.map(|line| (key, line));
+        Self(lines.into_iter().filter_map(written).collect())
+    }
+
+    /// The place of a key. One that is not written, and so has its default, is taken to be in line 1.
+    pub fn origin(&self, key: &str) -> Origin {
+        Origin {
+            line: self.0.get(key).copied().unwrap_or(1),
+            key: key.to_owned(),
+        }
+    }
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Places {}
 
 /// A network interface that carries the XDP program.
 #[derive(Debug, Clone, PartialEq, Eq)]

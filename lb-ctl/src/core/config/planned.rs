@@ -8,8 +8,6 @@ pub(super) const PLANNED: &[&str] = &[
     SECOND_INTERFACE,
     HIGHER_TIERS,
     "node.state_dir",
-    "datapath.max_flows",
-    "datapath.flow_idle_timeout",
     "http",
     r#"service.forward = "ipip""#,
     r#"service.affinity = "client""#,

@@ -10,10 +10,12 @@ use std::path::PathBuf;
 use toml::de::{DeInteger, DeValue};
 
 use super::choice::Choice;
+use super::duration::{ConfigDuration, ConfigDurationError};
 use super::{planned, prime};
 
-/// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table.
-const NAME_LENGTH: usize = 63;
+/// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table, and a
+/// backend's into the kernel's table of targets.
+const NAME_LENGTH: usize = lb_common::layout::NAME_LENGTH;
 
 /// Slots of a service. Fewer would share in steps of more than 0.4 %. The upper bound is the largest prime
 /// below 2^20: it takes 8 MiB for each service, and more would only make the shares finer than 0.0001 %.
@@ -220,6 +222,32 @@ pub(super) fn tier(value: &DeValue<'_>) -> Result<u8, String> {
             Err(planned::refusal(&format!("`tier = {tier}`"), advice))
         }
         tier => Ok(tier),
+    }
+}
+
+/// A duration within bounds.
+pub(super) fn duration(
+    value: &DeValue<'_>,
+    bounds: RangeInclusive<ConfigDuration>,
+    advice: &str,
+) -> Result<ConfigDuration, String> {
+    let refuse = |advice: &str| {
+        let (least, most) = (bounds.start(), bounds.end());
+        format!(
+            "expected a duration from \"{least}\" to \"{most}\", found {}; {advice}",
+            found(value)
+        )
+    };
+    let parsed = value.as_str().map(str::parse::<ConfigDuration>);
+    match parsed {
+        None => Err(refuse(
+            "write a whole number and a unit in quotes: ms, s, m, h or d",
+        )),
+        Some(Err(ConfigDurationError::Form)) => {
+            Err(refuse("write a whole number and one unit: ms, s, m, h or d"))
+        }
+        Some(Ok(duration)) if bounds.contains(&duration) => Ok(duration),
+        Some(Ok(_) | Err(ConfigDurationError::TooLong)) => Err(refuse(advice)),
     }
 }
 

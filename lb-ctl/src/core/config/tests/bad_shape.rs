@@ -276,12 +276,6 @@ fn planned_features() {
         ),
         (
             &[2],
-            "interfaces = [\"eth0\"]\nmax_flows = 1000\nflow_idle_timeout = \"6h\"",
-            "3: datapath.max_flows: `datapath.max_flows` is not built yet in this version; remove it\n\
-             4: datapath.flow_idle_timeout: `datapath.flow_idle_timeout` is not built yet in this version; remove it",
-        ),
-        (
-            &[2],
             "interfaces = [\n  \"eth0\",\n  \"eth1\",\n  \"eth2\",\n]",
             "4: datapath.interfaces[#2]: a second interface is not built yet in this version; keep only \"eth0\"\n\
              5: datapath.interfaces[#3]: a second interface is not built yet in this version; keep only \"eth0\"",

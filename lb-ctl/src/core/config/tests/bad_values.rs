@@ -107,6 +107,32 @@ fn unusable_values_of_node_api_and_datapath() {
 }
 
 #[test]
+fn unusable_limits_of_flows() {
+    check_refusals(&[
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nmax_flows = 100",
+            "3: datapath.max_flows: expected an integer from 1024 to 16777216, found the integer 100; leave the key out to get 262144",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nflow_idle_timeout = 3600",
+            "3: datapath.flow_idle_timeout: expected a duration from \"1m\" to \"18h\", found the integer 3600; write a whole number and a unit in quotes: ms, s, m, h or d",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nflow_idle_timeout = \"1h30m\"",
+            "3: datapath.flow_idle_timeout: expected a duration from \"1m\" to \"18h\", found \"1h30m\"; write a whole number and one unit: ms, s, m, h or d",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nflow_idle_timeout = \"1d\"",
+            "3: datapath.flow_idle_timeout: expected a duration from \"1m\" to \"18h\", found \"1d\"; leave the key out to get \"6h\"",
+        ),
+    ]);
+}
+
+#[test]
 fn unusable_values_of_services_and_backends() {
     check_refusals(&[
         (

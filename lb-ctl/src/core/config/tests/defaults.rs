@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::super::{
-    Affinity, Api, Backend, Balance, Check, CheckKind, Config, DatapathConfig, Forward, Interface, NoBackend,
-    Node, Origin, Service, XdpModeChoice,
+    Affinity, Api, Backend, Balance, Check, CheckKind, Config, ConfigDuration, DatapathConfig, Forward,
+    Interface, NoBackend, Node, Origin, Places, Service, XdpModeChoice,
 };
 use super::{MINIMAL, accept};
 
@@ -19,6 +19,7 @@ fn origin(line: usize, key: &str) -> Origin {
 fn absent_keys_have_their_defaults() {
     let expected = Config {
         file_name: "lb.toml".into(),
+        places: Places::default(),
         node: Node {
             name: "balancer1".into(),
         },
@@ -32,6 +33,8 @@ fn absent_keys_have_their_defaults() {
             slots_per_service: 65_537,
             max_services: 64,
             max_backends: 1024,
+            max_flows: 262_144,
+            flow_idle_timeout: ConfigDuration::from_millis(6 * 3_600_000),
         },
         api: Api {
             socket: "/run/lb-ctl/api.sock".into(),
@@ -75,6 +78,8 @@ fn written_keys_are_taken() {
         slots_per_service = 251
         max_services = 2
         max_backends = 3
+        max_flows = 4096
+        flow_idle_timeout = "90s"
 
         [[service]]
         name = "impala_hs2"
@@ -110,6 +115,8 @@ fn written_keys_are_taken() {
         slots_per_service,
         max_services,
         max_backends,
+        max_flows,
+        flow_idle_timeout,
     } = config.datapath;
     assert_eq!(
         interfaces,
@@ -120,6 +127,12 @@ fn written_keys_are_taken() {
     );
     assert_eq!((mode, hash_seed), (XdpModeChoice::Native, u64::MAX));
     assert_eq!((slots_per_service, max_services, max_backends), (251, 2, 3));
+    assert_eq!(
+        (max_flows, flow_idle_timeout),
+        (4096, ConfigDuration::from_millis(90_000))
+    );
+    assert_eq!(config.places.origin("datapath.max_flows").line, 12);
+    assert_eq!(config.places.origin("datapath.unwritten").line, 1);
 
     let [hs2, http] = config.services.as_slice() else {
         panic!("expected two services")
@@ -134,7 +147,7 @@ fn written_keys_are_taken() {
     assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
     assert_eq!(
         hs2.backends[1].address_origin,
-        origin(24, "service[impala_hs2].backend[b].address")
+        origin(26, "service[impala_hs2].backend[b].address")
     );
     assert_eq!(http.backends[0].port, 28000);
 }

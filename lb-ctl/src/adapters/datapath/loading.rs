@@ -1,0 +1,89 @@
+//! Getting a program with its maps: new ones, those of an earlier run, or new ones with what is in those.
+
+use std::{path::Path, sync::Arc};
+
+use aya::{
+    EbpfLoader,
+    maps::{Map, MapData},
+};
+use lb_common::layout::map;
+
+use super::{
+    Datapath, DatapathError, Pins, Sizes, find,
+    shape::{self, Shape},
+    slots::SlotTable,
+    xdp,
+};
+use crate::adapters::programs;
+
+/// A program that is ready to be attached.
+pub enum Loaded {
+    /// Its tables are new and empty.
+    New(Datapath),
+    /// Its tables are those of an earlier run, in which live connections may be.
+    Adopted(Datapath),
+    /// Its tables are new and of other sizes, and hold what those of an earlier run did.
+    Migrated {
+        /// The program with the new tables.
+        datapath: Datapath,
+        /// The earlier run's tables, for [`Datapath::leave_behind`].
+        old: Box<Datapath>,
+    },
+}
+
+impl Datapath {
+    /// Creates the maps and loads the program. Attaches nothing.
+    pub fn load(sizes: Sizes) -> Result<Self, DatapathError> {
+        Self::load_with(sizes, None)
+    }
+
+    /// Loads the program with the maps of an earlier run, if there are such, and else with new ones. Attaches nothing, and
+    /// changes nothing in the maps of the earlier run.
+    pub fn load_or_adopt(sizes: Sizes, pins: &Pins) -> Result<Loaded, DatapathError> {
+        let Some(directory) = pins.adoptable()? else {
+            return Self::load(sizes).map(Loaded::New);
+        };
+        let found = shape::examine(&directory)?;
+        let old = Self::load_with(found, Some(&directory))?;
+        if found == sizes {
+            return Ok(Loaded::Adopted(old));
+        }
+        let mut datapath = Self::load(sizes)?;
+        datapath.copy_from(&old)?;
+        Ok(Loaded::Migrated {
+            datapath,
+            old: Box::new(old),
+        })
+    }
+
+    /// Takes over what the program has written into the old tables until it was replaced by this one.
+    pub fn leave_behind(&mut self, old: &Self) -> Result<(), DatapathError> {
+        self.catch_up_with(old)
+    }
+
+    fn load_with(sizes: Sizes, pinned: Option<&Path>) -> Result<Self, DatapathError> {
+        let shapes = shape::expected(sizes)?;
+        let mut loader = EbpfLoader::new();
+        for name in shapes.keys() {
+            if let Some(entries) = sizes.entries(name) {
+                loader.map_max_entries(name, entries);
+            }
+            if let Some(directory) = pinned {
+                // aya opens what is pinned there.
+                loader.map_pin_path(name, directory.join(name));
+            }
+        }
+        let mut ebpf = loader.load(programs::BALANCER).map_err(DatapathError::load)?;
+        xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
+        let slots = Arc::new(SlotTable::of(find(&ebpf, map::SLOTS)?, sizes.slots)?);
+        let names = match pinned {
+            Some(directory) => MapData::from_pin(directory.join(map::TARGET_NAMES))?,
+            None => MapData::create(Shape::of_names(sizes).definition(), map::TARGET_NAMES, None)?,
+        };
+        Ok(Self {
+            slots,
+            names: Map::Array(names),
+            ebpf,
+        })
+    }
+}

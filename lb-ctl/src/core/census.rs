@@ -1,0 +1,335 @@
+//! One pass over the records of both tables: which are over, and what the others name.
+//!
+//! Half-open records must be passed before established ones. A record that becomes established meanwhile is then met twice
+//! rather than never.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    hash,
+    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
+};
+
+use super::slot_moves::Named;
+
+/// After how many ticks a half-open record is over: a minute. A client sends its SYN again sooner.
+pub const HALF_OPEN_TIMEOUT: u32 = 56;
+
+/// After how many ticks without a packet the record of a closing connection is over: two minutes, in which the last
+/// segments have been sent again or never will be.
+pub const CLOSING_TIMEOUT: u32 = 112;
+
+/// Records run short above this fill, in percent, …
+const SHORT_ABOVE: u64 = 90;
+/// … until it falls below this one.
+const SHORT_BELOW: u64 = 80;
+
+/// A record of either table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Of a connection of which there has been a SYN only.
+    HalfOpen(HalfOpen),
+    /// Of an established connection.
+    Established(FlowRecord),
+}
+
+impl From<HalfOpen> for Record {
+    fn from(record: HalfOpen) -> Self {
+        Self::HalfOpen(record)
+    }
+}
+
+impl From<FlowRecord> for Record {
+    fn from(record: FlowRecord) -> Self {
+        Self::Established(record)
+    }
+}
+
+impl Record {
+    const fn target(self) -> u16 {
+        match self {
+            Self::HalfOpen(record) => record.target,
+            Self::Established(record) => record.target,
+        }
+    }
+}
+
+/// The rules of a pass, and what it has found.
+#[derive(Clone, Debug)]
+pub struct Census {
+    now: u32,
+    idle_timeout: u32,
+    reset: BTreeSet<u16>,
+    services: BTreeMap<u16, Region>,
+    flows: BTreeMap<u16, u64>,
+    named: BTreeSet<u16>,
+    established: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Region {
+    service: Service,
+    /// By slot, counted from the service's first. Empty until there is a record.
+    named: Vec<Named>,
+}
+
+impl Census {
+    /// A pass that begins now (in ticks) over the records of these services. `idle_timeout` is in ticks; `reset` are the
+    /// targets whose flows are to be reset, that is, forgotten.
+    pub fn new(
+        now: u32,
+        idle_timeout: u32,
+        services: impl IntoIterator<Item = Service>,
+        reset: BTreeSet<u16>,
+    ) -> Self {
+        let region = |service: Service| {
+            let named = Vec::new();
+            (service.id, Region { service, named })
+        };
+        Self {
+            now,
+            idle_timeout,
+            reset,
+            services: services.into_iter().map(region).collect(),
+            flows: BTreeMap::new(),
+            named: BTreeSet::new(),
+            established: 0,
+        }
+    }
+
+    /// Whether a record is over and can be deleted. `slot` tells what is in the table of slots now.
+    pub fn is_over(&self, key: &FlowKey, record: Record, slot: impl Fn(u32) -> Option<Slot>) -> bool {
+        let Some(Region { service, .. }) = self.services.get(&key.service()) else {
+            // Its service is no longer there.
+            return true;
+        };
+        let target = record.target();
+        if target == NO_TARGET || self.reset.contains(&target) {
+            return true;
+        }
+        let is_old = match record {
+            Record::HalfOpen(record) => self.age(record.opened) > HALF_OPEN_TIMEOUT,
+            Record::Established(record) => {
+                let age = self.age(record.last_seen);
+                age > self.idle_timeout || record.closing != 0 && age > CLOSING_TIMEOUT
+            }
+        };
+        is_old
+            || !records_every_flow(service) && {
+                let index = service.first_slot + slot_of(key, service);
+                slot(index).is_some_and(|slot| !slot.tracked && slot.settled == target)
+            }
+    }
+
+    /// Takes in a record that stays.
+    pub fn count(&mut self, key: &FlowKey, record: Record) {
+        let target = record.target();
+        self.named.insert(target);
+        if let Record::Established(_) = record {
+            self.established += 1;
+            *self.flows.entry(target).or_default() += 1;
+        }
+        if let Some(Region { service, named }) = self.services.get_mut(&key.service()) {
+            if named.is_empty() {
+                named.resize(service.slots as usize, Named::Nothing);
+            }
+            if let Some(slot) = named.get_mut(slot_of(key, service) as usize) {
+                *slot = slot.and(target);
+            }
+        }
+    }
+
+    /// When the pass began, in ticks.
+    pub const fn now(&self) -> u32 {
+        self.now
+    }
+
+    /// After how many ticks a flow counts as over.
+    pub const fn idle_timeout(&self) -> u32 {
+        self.idle_timeout
+    }
+
+    /// Whether a target's flows are to be reset.
+    pub fn is_reset(&self, target: u16) -> bool {
+        self.reset.contains(&target)
+    }
+
+    /// Whether a record names a target.
+    pub fn names(&self, target: u16) -> bool {
+        self.named.contains(&target)
+    }
+
+    /// What the records name in a service's slot, which is counted from the service's first.
+    pub fn named_in(&self, service: u16, slot: u32) -> Named {
+        self.services
+            .get(&service)
+            .and_then(|region| region.named.get(slot as usize))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// How many established records name a target.
+    pub fn flows(&self, target: u16) -> u64 {
+        self.flows.get(&target).copied().unwrap_or_default()
+    }
+
+    /// How many established records there are.
+    pub const fn established(&self) -> u64 {
+        self.established
+    }
+
+    /// The ticks since a time. A packet may have come since the pass began, and have stored a later time.
+    fn age(&self, then: u32) -> u32 {
+        let age = self.now.wrapping_sub(then);
+        if age > u32::MAX / 2 { 0 } else { age }
+    }
+}
+
+/// Whether each flow of a service has a record, as affinity and NAT need it. Else a record in an untracked slot that names
+/// the slot's target says nothing that the slot does not say.
+const fn records_every_flow(service: &Service) -> bool {
+    service.flags & (flag::TRANSLATES | flag::AFFINE) != 0
+}
+
+/// The slot of a flow, counted from its service's first.
+fn slot_of(key: &FlowKey, service: &Service) -> u32 {
+    let flow = hash::flow(
+        service.hash_seed,
+        key.client(),
+        key.client_port() & service.port_mask,
+    );
+    hash::slot(flow, service.slots)
+}
+
+/// Whether records run short, when there are so many of them in a table with so much room, and they did or did not before.
+pub fn run_short(before: bool, established: u64, room: u32) -> bool {
+    let percent = established.saturating_mul(100) / u64::from(room.max(1));
+    percent > SHORT_ABOVE || before && percent >= SHORT_BELOW
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_common::address::Address;
+
+    const NOW: u32 = 10_000;
+    const IDLE: u32 = 1000;
+
+    fn service(id: u16) -> Service {
+        Service {
+            hash_seed: 1,
+            first_slot: 100,
+            slots: 7,
+            flags: 0,
+            id,
+            port_mask: u16::MAX,
+            affinity_timeout: 0,
+            reserved: 0,
+        }
+    }
+
+    fn census(every_flow: bool) -> Census {
+        let flags = if every_flow { flag::AFFINE } else { 0 };
+        let service = Service { flags, ..service(3) };
+        Census::new(NOW, IDLE, [service], BTreeSet::from([9]))
+    }
+
+    fn key(service: u16) -> FlowKey {
+        FlowKey::new(Address::v4([10, 0, 0, 1]), 40000, service)
+    }
+
+    fn established(target: u16, closing: u16, age: u32) -> Record {
+        Record::Established(FlowRecord {
+            target,
+            closing,
+            last_seen: NOW.wrapping_sub(age),
+            port: 0,
+            reserved: [0; 3],
+        })
+    }
+
+    fn half_open(target: u16, age: u32) -> Record {
+        Record::HalfOpen(HalfOpen {
+            target,
+            port: 0,
+            sequence: 5,
+            opened: NOW.wrapping_sub(age),
+        })
+    }
+
+    const MOVING: Slot = Slot {
+        settled: 1,
+        current: 2,
+        tracked: true,
+        settled_seen: 0,
+    };
+
+    #[test]
+    fn records_end_by_age() {
+        let census = census(false);
+        for (record, expected) in [
+            (established(1, 0, IDLE), false),
+            (established(1, 0, IDLE + 1), true),
+            (established(1, 1, CLOSING_TIMEOUT), false),
+            (established(1, 1, CLOSING_TIMEOUT + 1), true),
+            (half_open(2, HALF_OPEN_TIMEOUT), false),
+            (half_open(2, HALF_OPEN_TIMEOUT + 1), true),
+            // Stored after the pass had begun.
+            (established(1, 1, 1u32.wrapping_neg()), false),
+            (half_open(2, 1u32.wrapping_neg()), false),
+        ] {
+            assert_eq!(
+                census.is_over(&key(3), record, |_| Some(MOVING)),
+                expected,
+                "{record:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn records_end_with_their_service_and_with_a_target_that_is_reset() {
+        let census = census(false);
+        assert!(census.is_over(&key(4), established(1, 0, 0), |_| Some(MOVING)));
+        assert!(census.is_over(&key(3), established(9, 0, 0), |_| Some(MOVING)));
+        assert!(census.is_over(&key(3), half_open(NO_TARGET, 0), |_| Some(MOVING)));
+    }
+
+    #[test]
+    fn what_an_untracked_slot_says_needs_no_record_unless_every_flow_has_one() {
+        let untracked = |_| Some(Slot::untracked(1));
+        assert!(census(false).is_over(&key(3), established(1, 0, 0), untracked));
+        assert!(!census(false).is_over(&key(3), established(2, 0, 0), untracked));
+        assert!(!census(true).is_over(&key(3), established(1, 0, 0), untracked));
+    }
+
+    #[test]
+    fn what_stays_is_counted_by_target_and_slot() {
+        let mut census = census(false);
+        let slot = slot_of(&key(3), &service(3));
+        assert_eq!(census.named_in(3, slot), Named::Nothing);
+        census.count(&key(3), half_open(2, 0));
+        assert_eq!(census.named_in(3, slot), Named::One(2));
+        assert_eq!(
+            (census.flows(2), census.established(), census.names(2)),
+            (0, 0, true)
+        );
+        census.count(&key(3), established(2, 0, 0));
+        assert_eq!(census.named_in(3, slot), Named::One(2));
+        census.count(&key(3), established(1, 0, 0));
+        assert_eq!(census.named_in(3, slot), Named::Several);
+        assert_eq!(
+            (census.flows(1), census.flows(2), census.established()),
+            (1, 1, 2)
+        );
+        assert!(!census.names(3));
+    }
+
+    #[test]
+    fn records_run_short_from_90_percent_down_to_80() {
+        assert!(!run_short(false, 90, 100));
+        assert!(run_short(false, 91, 100));
+        assert!(run_short(true, 80, 100));
+        assert!(!run_short(true, 79, 100));
+        assert!(!run_short(false, 80, 100));
+    }
+}

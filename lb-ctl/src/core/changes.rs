@@ -1,0 +1,124 @@
+//! What is different between two configurations, for whoever reloads.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{Backend, Config, Service};
+
+/// What a reload has changed. Backends are written `service/backend`. Field names are a contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Services that are new.
+    pub services_added: Vec<String>,
+    /// Services that are gone, and their connections with them.
+    pub services_removed: Vec<String>,
+    /// Backends that are new, in services that are not.
+    pub backends_added: Vec<String>,
+    /// Backends that get no new connections any more. Those that they have live on.
+    pub backends_removed: Vec<String>,
+    /// Backends with another weight or tier.
+    pub backends_changed: Vec<String>,
+    /// How many slots the services have that stay.
+    pub slots: u64,
+    /// How many of these give their new connections to another backend now.
+    pub slots_moved: u64,
+}
+
+impl Changes {
+    /// What has to be changed to get from one configuration to the other. The slots are for the caller to fill in.
+    ///
+    /// A service is the same if it has the same VIP and port, a backend if it has the same name, address and port.
+    pub fn between(before: &Config, after: &Config) -> Self {
+        let mut changes = Self::default();
+        let earlier: BTreeMap<_, _> = before.services.iter().map(|it| ((it.vip, it.port), it)).collect();
+        for service in &after.services {
+            match earlier.get(&(service.vip, service.port)) {
+                None => changes.services_added.push(service.name.clone()),
+                Some(earlier) => changes.compare(earlier, service),
+            }
+        }
+        for service in &before.services {
+            let stays = |it: &Service| (it.vip, it.port) == (service.vip, service.port);
+            if !after.services.iter().any(stays) {
+                changes.services_removed.push(service.name.clone());
+            }
+        }
+        changes
+    }
+
+    fn compare(&mut self, before: &Service, after: &Service) {
+        let find = |service: &Service, backend: &Backend| {
+            let same = |it: &&Backend| {
+                (&it.name, it.address, it.port) == (&backend.name, backend.address, backend.port)
+            };
+            service.backends.iter().find(same).cloned()
+        };
+        for backend in &after.backends {
+            let name = format!("{}/{}", after.name, backend.name);
+            match find(before, backend) {
+                None => self.backends_added.push(name),
+                Some(earlier) if (earlier.weight, earlier.tier) != (backend.weight, backend.tier) => {
+                    self.backends_changed.push(name);
+                }
+                Some(_) => {}
+            }
+        }
+        for backend in &before.backends {
+            if find(after, backend).is_none() {
+                self.backends_removed
+                    .push(format!("{}/{}", after.name, backend.name));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::{HostDefaults, parse};
+
+    fn config(services: &str) -> Config {
+        let text = format!("[datapath]\ninterfaces = [\"eth0\"]\n{services}");
+        let host = HostDefaults {
+            node_name: "lb".into(),
+        };
+        parse("lb.toml", &text, &host).unwrap()
+    }
+
+    fn service(name: &str, port: u16, backends: &[(&str, u8, u32)]) -> String {
+        let backend = |(name, host, weight): &(&str, u8, u32)| {
+            format!(
+                "[[service.backend]]\nname = \"{name}\"\naddress = \"10.0.0.{host}\"\nweight = {weight}\n"
+            )
+        };
+        let backends = backends.iter().map(backend).collect::<Vec<_>>().concat();
+        format!("[[service]]\nname = \"{name}\"\nvip = \"10.0.0.99\"\nport = {port}\n{backends}")
+    }
+
+    #[test]
+    fn services_and_backends_are_told_apart_by_what_connections_depend_on() {
+        let before = service(
+            "hs2",
+            21050,
+            &[("a", 1, 1), ("b", 2, 1), ("c", 3, 1), ("d", 4, 1)],
+        ) + &service("old", 1, &[("a", 1, 1)]);
+        let after = service(
+            "renamed",
+            21050,
+            &[("a", 1, 1), ("b", 2, 5), ("c", 33, 1), ("e", 5, 1)],
+        ) + &service("new", 2, &[("a", 1, 1)]);
+        let changes = Changes::between(&config(&before), &config(&after));
+        assert_eq!(changes.services_added, ["new"]);
+        assert_eq!(changes.services_removed, ["old"]);
+        assert_eq!(changes.backends_added, ["renamed/c", "renamed/e"]);
+        assert_eq!(changes.backends_removed, ["renamed/c", "renamed/d"]);
+        assert_eq!(changes.backends_changed, ["renamed/b"]);
+    }
+
+    #[test]
+    fn the_same_configuration_changes_nothing() {
+        let config = config(&service("hs2", 21050, &[("a", 1, 1)]));
+        assert_eq!(Changes::between(&config, &config), Changes::default());
+    }
+}

@@ -1,0 +1,119 @@
+//! What a running daemon cannot change.
+
+use std::fmt::Display;
+
+use super::error::{ConfigError, ConfigErrors};
+use super::model::Config;
+
+/// Refuses a configuration that differs from the running one in a key that only a restart can change.
+pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> {
+    let mut errors = Vec::new();
+    let mut compare = |key: &str, running: &dyn Display, found: &dyn Display| {
+        let (running, found) = (running.to_string(), found.to_string());
+        if running != found {
+            errors.push(refusal(new, key, &running, &found));
+        }
+    };
+    compare("node.name", &running.node.name, &new.node.name);
+    let interfaces = |config: &Config| {
+        let names: Vec<&str> = config
+            .datapath
+            .interfaces
+            .iter()
+            .map(|it| it.name.as_str())
+            .collect();
+        names.join(", ")
+    };
+    compare("datapath.interfaces", &interfaces(running), &interfaces(new));
+    let (old, now) = (&running.datapath, &new.datapath);
+    compare("datapath.mode", &old.mode, &now.mode);
+    compare(
+        "datapath.hash_seed",
+        &format!("{:#x}", old.hash_seed),
+        &format!("{:#x}", now.hash_seed),
+    );
+    compare(
+        "datapath.slots_per_service",
+        &old.slots_per_service,
+        &now.slots_per_service,
+    );
+    compare("datapath.max_services", &old.max_services, &now.max_services);
+    compare("datapath.max_backends", &old.max_backends, &now.max_backends);
+    compare("datapath.max_flows", &old.max_flows, &now.max_flows);
+    compare(
+        "api.socket",
+        &running.api.socket.display(),
+        &new.api.socket.display(),
+    );
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigErrors::new(new.file_name.clone(), errors))
+    }
+}
+
+fn refusal(new: &Config, key: &str, running: &str, found: &str) -> ConfigError {
+    let advice = match key {
+        // Connections would be looked for in other slots.
+        "datapath.hash_seed" | "datapath.slots_per_service" => {
+            "a change needs `lb-ctl detach` and a new start, and breaks all connections"
+        }
+        "node.name" => "a change needs `lb-ctl detach` and a new start under the new name",
+        _ => "a change needs a restart of lb-ctl, which breaks no connection",
+    };
+    new.places.origin(key).error(format!(
+        "expected {running}, as it is running, found {found}; {advice}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{HostDefaults, parse};
+    use super::*;
+
+    fn config(datapath: &str, backends: &str) -> Config {
+        let text = format!(
+            "[datapath]\ninterfaces = [\"eth0\"]\n{datapath}\n[[service]]\nname = \"s\"\nvip = \"10.0.0.9\"\nport = 1\n\
+             [[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\n{backends}"
+        );
+        let host = HostDefaults {
+            node_name: "lb".into(),
+        };
+        parse("lb.toml", &text, &host).unwrap()
+    }
+
+    #[test]
+    fn each_fixed_key_is_named_with_its_line() {
+        let running = config("", "");
+        let new = config(
+            "mode = \"generic\"\nhash_seed = 7\nslots_per_service = 251\nmax_services = 2\nmax_flows = 5000",
+            "",
+        );
+        let errors = refuse_fixed(&running, &new).unwrap_err().to_string();
+        let lines: Vec<&str> = errors.lines().collect();
+        assert_eq!(lines.len(), 5, "{errors}");
+        assert_eq!(
+            lines[0],
+            "lb.toml:3: datapath.mode: expected auto, as it is running, found generic; a change needs a restart of lb-ctl, \
+             which breaks no connection"
+        );
+        assert!(lines[1].starts_with("lb.toml:4: datapath.hash_seed: expected 0x1b873593cc9e2d51,"));
+        assert!(lines[2].contains("breaks all connections"));
+        // The key that is no longer written has its default, in no line of its own.
+        let back = refuse_fixed(&new, &running).unwrap_err().to_string();
+        assert!(
+            back.contains("lb.toml:1: datapath.max_flows: expected 5000"),
+            "{back}"
+        );
+    }
+
+    #[test]
+    fn backends_and_timeouts_may_change() {
+        let running = config("", "");
+        let new = config(
+            "flow_idle_timeout = \"1h\"",
+            "weight = 3\n[[service.backend]]\nname = \"b\"\naddress = \"10.0.0.2\"",
+        );
+        assert_eq!(refuse_fixed(&running, &new), Ok(()));
+    }
+}

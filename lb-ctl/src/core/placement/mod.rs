@@ -1,0 +1,245 @@
+//! Who has which id, and how the tables get from one configuration to the next.
+//!
+//! Everything that must survive the controller is in the tables themselves: a service's id and slots in its entry, whom a
+//! target id stands for in the table of names. [`Placement::adopt`] reads it back. A service is known by its VIP and port,
+//! whatever it is called; a backend by its service, name, address and port.
+//!
+//! Each write alone leaves the tables in order, whatever follows, so the controller may be killed between any two.
+
+mod adoption;
+mod steps;
+
+#[cfg(test)]
+mod simulation;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::layout::{NO_TARGET, Service, ServiceKey, TargetName, flag};
+
+pub use adoption::{AdoptionError, Found};
+pub use steps::{Departing, Moved, Swept, WriteTables};
+
+use super::{
+    config::{Config, DatapathConfig},
+    plan::{self, Plan, PlannedService, PlannedTarget},
+};
+
+/// Who has which id. A mirror of the tables of services and names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    limits: Limits,
+    /// The services in the table, by key.
+    services: BTreeMap<ServiceKey, Service>,
+    /// The entries in the table that only say that an address is a VIP.
+    vips: BTreeSet<ServiceKey>,
+    /// Ids of services that are no longer in the table, but which records may still name.
+    leaving_services: BTreeSet<u16>,
+    /// The targets in the table of names, by id.
+    targets: BTreeMap<u16, TargetName>,
+    /// The targets that the configuration names. The others are leaving.
+    configured: BTreeSet<u16>,
+}
+
+/// What the tables have room for, and what all services have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    services: u32,
+    /// The highest target id.
+    targets: u32,
+    slots_per_service: u32,
+    hash_seed: u64,
+}
+
+impl Limits {
+    const fn of(config: &DatapathConfig) -> Self {
+        Self {
+            services: config.max_services,
+            targets: config.max_backends,
+            slots_per_service: config.slots_per_service,
+            hash_seed: config.hash_seed,
+        }
+    }
+}
+
+/// There is no room for a configuration beside what is still leaving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// Too few service ids.
+    #[error(
+        "expected room for the new services, found that {leaving} removed ones still have connections in the tables; try \
+         again in half a minute, or raise datapath.max_services and restart lb-ctl"
+    )]
+    Services {
+        /// How many services are leaving.
+        leaving: usize,
+    },
+    /// Too few target ids.
+    #[error(
+        "expected room for the new backends, found that {leaving} removed ones still have connections; wait for them to end, \
+         or raise datapath.max_backends and restart lb-ctl"
+    )]
+    Backends {
+        /// How many targets are leaving.
+        leaving: usize,
+    },
+}
+
+impl Placement {
+    /// Empty tables of the sizes that the configuration asks for.
+    pub const fn empty(config: &DatapathConfig) -> Self {
+        Self {
+            limits: Limits::of(config),
+            services: BTreeMap::new(),
+            vips: BTreeSet::new(),
+            leaving_services: BTreeSet::new(),
+            targets: BTreeMap::new(),
+            configured: BTreeSet::new(),
+        }
+    }
+
+    /// What the tables should hold for a configuration: whoever has an id keeps it, the others get free ones.
+    pub fn plan(&self, config: &Config) -> Result<Plan, NoRoom> {
+        let mut planner = Planner {
+            placement: self,
+            ids: self.targets.iter().map(|(&id, &name)| (name, id)).collect(),
+            services_taken: self.services.values().map(|service| service.id).collect(),
+            next_target: NO_TARGET,
+        };
+        planner.services_taken.extend(&self.leaving_services);
+        let mut plan = Plan {
+            services: Vec::new(),
+            targets: Vec::new(),
+        };
+        for service in &config.services {
+            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            let entry = Service {
+                flags: plan::flags(service.forward),
+                ..planner.service(&key)?
+            };
+            let mut targets = Vec::new();
+            for backend in &service.backends {
+                // The configuration allows no name that does not fit.
+                let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port)
+                    .unwrap_or(TargetName::NOBODY);
+                let id = planner.target(name)?;
+                plan.targets.push(PlannedTarget {
+                    id,
+                    name,
+                    address: backend.address,
+                    forwarding: plan::forwarding(service.forward, backend),
+                });
+                targets.push(id);
+            }
+            plan.services.push(PlannedService {
+                key,
+                vip_key: ServiceKey::vip(service.vip.into()),
+                entry,
+                slots: plan::slots(&service.backends, &targets, &entry),
+                targets,
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Whether there is room for a configuration, once what an earlier run has not finished is [out of the
+    /// way](Self::forget_orphans).
+    pub fn check_room(&self, config: &Config) -> Result<(), NoRoom> {
+        let mut tidy = self.clone();
+        for id in self.orphans() {
+            tidy.targets.remove(&id);
+        }
+        tidy.plan(config).map(drop)
+    }
+
+    /// Targets whose service is not in the table: it was removed, or an earlier run did not live to write it.
+    fn orphans(&self) -> Vec<u16> {
+        let services: BTreeSet<u16> = self.services.values().map(|service| service.id).collect();
+        let orphans = self
+            .targets
+            .iter()
+            .filter(|(_, name)| !services.contains(&name.service()));
+        orphans.map(|(&id, _)| id).collect()
+    }
+
+    /// All targets that anything may name, by id: those of the configuration and those that are leaving.
+    pub fn targets(&self) -> impl Iterator<Item = (u16, &TargetName)> {
+        self.targets.iter().map(|(&id, name)| (id, name))
+    }
+
+    /// The targets of a service that the configuration no longer names, but a slot or record may.
+    pub fn leaving(&self, service: u16) -> impl Iterator<Item = (u16, &TargetName)> {
+        self.targets()
+            .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
+    }
+
+    /// Whether a service in the table translates.
+    pub fn translates(&self) -> bool {
+        self.services()
+            .any(|service| service.flags & flag::TRANSLATES != 0)
+    }
+
+    /// The services in the table.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+}
+
+/// Gives out ids while a plan is made.
+struct Planner<'a> {
+    placement: &'a Placement,
+    ids: BTreeMap<TargetName, u16>,
+    services_taken: BTreeSet<u16>,
+    /// The last target id that was tried: those up to here are taken.
+    next_target: u16,
+}
+
+impl Planner<'_> {
+    /// The entry of a service, under its own id or a free one.
+    fn service(&mut self, key: &ServiceKey) -> Result<Service, NoRoom> {
+        let Limits {
+            services,
+            slots_per_service,
+            hash_seed,
+            ..
+        } = self.placement.limits;
+        if let Some(&entry) = self.placement.services.get(key) {
+            return Ok(entry);
+        }
+        let is_free = |id: &u16| !self.services_taken.contains(id);
+        let id = (0..=u16::MAX)
+            .take(services as usize)
+            .find(is_free)
+            .ok_or(NoRoom::Services {
+                leaving: self.placement.leaving_services.len(),
+            })?;
+        self.services_taken.insert(id);
+        Ok(Service {
+            hash_seed,
+            // The configuration keeps the whole table below 2^32 slots.
+            first_slot: u32::from(id) * slots_per_service,
+            slots: slots_per_service,
+            flags: 0,
+            id,
+            port_mask: u16::MAX,
+            affinity_timeout: 0,
+            reserved: 0,
+        })
+    }
+
+    /// The id of a target, its own or a free one.
+    fn target(&mut self, name: TargetName) -> Result<u16, NoRoom> {
+        if let Some(&id) = self.ids.get(&name) {
+            return Ok(id);
+        }
+        let taken = &self.placement.targets;
+        let id = (NO_TARGET + 1..=u16::MAX)
+            .take(self.placement.limits.targets as usize)
+            .find(|id| *id > self.next_target && !taken.contains_key(id))
+            .ok_or(NoRoom::Backends {
+                leaving: taken.len() - self.placement.configured.len(),
+            })?;
+        self.next_target = id;
+        self.ids.insert(name, id);
+        Ok(id)
+    }
+}

@@ -1,0 +1,177 @@
+//! Clients, and what they expect of the balancer.
+
+use std::net::SocketAddr;
+
+use lb_common::{
+    address::Address,
+    decision::{Verdict, decide},
+    headers::tcp::Flags,
+    layout::{FlowKey, ServiceKey, TargetName},
+    slot_rule::{FIRST_WINDOW, IDLE, Records as _},
+    testing::Frame,
+};
+use proptest::prelude::*;
+
+use super::{Client, Connection, FLOW_IDLE_TIMEOUT, Lost, ROOM, World, configuration::service_address};
+use crate::core::census::HALF_OPEN_TIMEOUT;
+
+impl World {
+    pub(super) fn key(&self, (service, port): Client) -> Option<(FlowKey, u32)> {
+        let address = service_address(service);
+        let entry = self
+            .kernel
+            .tables
+            .services
+            .get(&ServiceKey::tcp(address.ip().into(), address.port()))?;
+        let client = client_address(port);
+        let hash = lb_common::hash::flow(entry.hash_seed, client.ip().into(), client.port());
+        let index = entry.first_slot + lb_common::hash::slot(hash, entry.slots);
+        let key = FlowKey::new(Address::from(client.ip()), client.port(), entry.id);
+        Some((key, index))
+    }
+
+    /// Sends a packet through the balancer, and returns to whom it went. A connection that could not be recorded because
+    /// the table is full is no longer followed: it may break, says the counter of such packets.
+    pub(super) fn forward(&mut self, client: Client, flags: u8, sequence: u32) -> TargetName {
+        let frame = Frame::new(client_address(client.1), service_address(client.0))
+            .flags(flags)
+            .sequence(sequence);
+        let tables = &mut self.kernel.tables;
+        let id = match decide(frame.bytes().as_slice(), tables) {
+            Verdict::Forward { id, .. } => id,
+            verdict => panic!("{verdict:?} for {client:?}"),
+        };
+        tables.carry_out();
+        if flags & Flags::SYN == 0 && tables.flows.len() >= usize::from(ROOM) {
+            let (key, index) = self.key(client).expect("it was forwarded");
+            let tables = &self.kernel.tables;
+            let half_open = tables
+                .half_open(&key)
+                .is_some_and(|record| sequence.wrapping_sub(record.sequence.wrapping_add(1)) <= FIRST_WINDOW);
+            if self.kernel.load(index).tracked && half_open {
+                self.connections.remove(&client);
+            }
+        }
+        self.kernel.names[usize::from(id)]
+    }
+
+    pub(super) fn open(&mut self, client: Client, sequence: u32, lost: Lost) {
+        if self.connections.contains_key(&client) || self.key(client).is_none() {
+            return;
+        }
+        let connection = Connection {
+            first: sequence,
+            next: sequence.wrapping_add(1),
+            home: None,
+            established: false,
+            last_sent: self.kernel.tables.now,
+        };
+        self.connections.insert(client, connection);
+        self.syn(client, lost);
+    }
+
+    pub(super) fn retransmit(&mut self, client: Client, lost: Lost) -> Result<(), TestCaseError> {
+        let Some(connection) = self.connections.get(&client).filter(|it| !it.established) else {
+            return Ok(());
+        };
+        // Where nothing was recorded, the first answer must have been lost: see `lb_common::slot_rule`.
+        let is_recorded = self.key(client).is_some_and(|(key, index)| {
+            self.kernel.load(index).tracked && self.kernel.tables.half_open(&key).is_some()
+        });
+        let expected = connection.home.filter(|_| is_recorded);
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.home = expected;
+        }
+        let target = self.syn(client, lost);
+        if let (Some(expected), Some(target)) = (expected, target) {
+            prop_assert_eq!(target, expected, "a SYN of {:?} was sent again elsewhere", client);
+        }
+        Ok(())
+    }
+
+    fn syn(&mut self, client: Client, lost: Lost) -> Option<TargetName> {
+        if lost == Lost::BeforeTheBalancer {
+            return None;
+        }
+        let sequence = self.connections.get(&client)?.first;
+        let target = self.forward(client, Flags::SYN, sequence);
+        if lost == Lost::Nowhere {
+            let now = self.kernel.tables.now;
+            let connection = self.connections.get_mut(&client)?;
+            connection.home = Some(target);
+            connection.last_sent = now;
+        }
+        Some(target)
+    }
+
+    pub(super) fn send(&mut self, client: Client, bytes: u16, lost: Lost) -> Result<(), TestCaseError> {
+        let now = self.kernel.tables.now;
+        let Some(connection) = self.connections.get_mut(&client) else {
+            return Ok(());
+        };
+        let Some(home) = connection.home.filter(|_| lost != Lost::BeforeTheBalancer) else {
+            return Ok(());
+        };
+        let sequence = connection.next;
+        connection.last_sent = now;
+        if lost == Lost::Nowhere {
+            connection.established = true;
+            connection.next = sequence.wrapping_add(bytes.into());
+        }
+        let target = self.forward(client, Flags::ACK, sequence);
+        prop_assert_eq!(target, home, "a packet of {:?} went astray", client);
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, client: Client, lost: Lost) -> Result<(), TestCaseError> {
+        let Some(connection) = self.connections.remove(&client) else {
+            return Ok(());
+        };
+        if let (Some(home), true) = (connection.home, lost != Lost::BeforeTheBalancer) {
+            let target = self.forward(client, Flags::FIN | Flags::ACK, connection.next);
+            prop_assert_eq!(target, home, "the end of {:?} went astray", client);
+            let after = self.forward(client, Flags::ACK, connection.next.wrapping_add(1));
+            prop_assert_eq!(after, home, "the last acknowledgement of {:?}", client);
+        }
+        // Before a port is used again, its server has to forget it: TIME-WAIT lasts longer than a record is in use.
+        self.wait(IDLE + 1);
+        Ok(())
+    }
+
+    pub(super) fn spoof(&mut self, client: Client, sequence: u32) {
+        if self.key(client).is_none() {
+            return;
+        }
+        // Who guesses the numbers of a connection can do worse than this to it, and a connection that is only beginning
+        // has nothing else than its number to be told by.
+        if let Some(connection) = self.connections.get(&client) {
+            let ahead = connection.next.wrapping_sub(sequence.wrapping_add(1));
+            let guessed = ahead <= 2 * FIRST_WINDOW || ahead > u32::MAX - 2 * FIRST_WINDOW;
+            if guessed || !connection.established {
+                return;
+            }
+        }
+        self.forward(client, Flags::SYN, sequence);
+    }
+
+    /// Time passes. A client that is silent for as long as `flow_idle_timeout` is given up, as configured, and so is a
+    /// handshake that takes more than a minute.
+    pub(super) fn wait(&mut self, ticks: u32) {
+        let tables = &mut self.kernel.tables;
+        tables.now = tables.now.wrapping_add(ticks);
+        let now = tables.now;
+        self.connections.retain(|_, connection| {
+            let silent = now.wrapping_sub(connection.last_sent);
+            silent
+                < if connection.established {
+                    FLOW_IDLE_TIMEOUT
+                } else {
+                    HALF_OPEN_TIMEOUT
+                }
+        });
+    }
+}
+
+fn client_address(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 40_000 + port))
+}

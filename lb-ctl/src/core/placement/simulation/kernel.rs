@@ -1,0 +1,138 @@
+//! The kernel's tables in memory, written by the controller as the real ones are.
+
+use lb_common::{
+    layout::{Node, Service, ServiceKey, Slot, Target, TargetName},
+    testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
+};
+
+use super::{MAX_BACKENDS, MAX_SERVICES, ROOM, SLOTS};
+use crate::core::{
+    placement::{Found, WriteTables},
+    plan::PlannedTarget,
+};
+
+/// The kernel, as far as the controller sees it.
+pub(super) struct Kernel {
+    pub(super) tables: HostTables,
+    pub(super) names: Vec<TargetName>,
+    /// After how many more writes the controller is killed.
+    pub(super) writes_left: Option<u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Killed;
+
+impl Kernel {
+    pub(super) fn new() -> Self {
+        let mut tables = HostTables::default();
+        tables.slots = vec![0; (SLOTS * MAX_SERVICES) as usize];
+        tables.targets = vec![Target::default(); MAX_BACKENDS as usize + 1];
+        tables.node = Some(Node::new([BALANCER_MAC], false));
+        tables.room = Some(ROOM.into());
+        Self {
+            tables,
+            names: vec![TargetName::NOBODY; MAX_BACKENDS as usize + 1],
+            writes_left: None,
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Killed> {
+        match &mut self.writes_left {
+            Some(0) => Err(Killed),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn found(&self) -> Found {
+        let names = (0..).zip(&self.names).filter(|(_, name)| name.name().is_some());
+        Found {
+            services: self
+                .tables
+                .services
+                .iter()
+                .map(|(key, service)| (*key, *service))
+                .collect(),
+            names: names.map(|(id, name)| (id, *name)).collect(),
+        }
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.tables
+            .services
+            .iter()
+            .filter(|(key, _)| key.is_service())
+            .map(|(_, service)| service)
+    }
+
+    pub(super) fn load(&self, index: u32) -> Slot {
+        Slot::from_bits(self.tables.slots[index as usize])
+    }
+
+    /// Invariant 4: whether a slot or a record names a target.
+    fn names_target(&self, id: u16) -> bool {
+        let slots = self.services().any(|service| {
+            (service.first_slot..service.first_slot + service.slots).any(|index| {
+                let slot = self.load(index);
+                slot.settled == id || slot.current == id
+            })
+        });
+        slots
+            || self.tables.flows.values().any(|record| record.target == id)
+            || self.tables.half_open.values().any(|record| record.target == id)
+    }
+}
+
+impl WriteTables for Kernel {
+    type Error = Killed;
+
+    fn slot(&self, index: u32) -> Result<Slot, Killed> {
+        Ok(self.load(index))
+    }
+
+    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Killed> {
+        self.write()?;
+        self.tables.slots[index as usize] = slot.to_bits();
+        Ok(())
+    }
+
+    fn replace_slot(&mut self, index: u32, expected: Slot, slot: Slot) -> Result<bool, Killed> {
+        assert_eq!(self.load(index), expected);
+        self.store_slot(index, slot).map(|()| true)
+    }
+
+    fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), Killed> {
+        self.write()?;
+        self.tables.services.insert(key, service);
+        Ok(())
+    }
+
+    fn remove_service(&mut self, key: ServiceKey) -> Result<(), Killed> {
+        self.write()?;
+        self.tables.services.remove(&key);
+        Ok(())
+    }
+
+    fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Killed> {
+        self.write()?;
+        let id = target.id;
+        assert!(!self.names_target(id), "target id {id} is used while it is named");
+        self.tables.targets[usize::from(id)] = resolved_target();
+        self.names[usize::from(id)] = target.name;
+        Ok(())
+    }
+
+    fn forget_target(&mut self, id: u16) -> Result<(), Killed> {
+        self.write()?;
+        assert!(
+            !self.names_target(id),
+            "target id {id} is forgotten while it is named"
+        );
+        self.tables.targets[usize::from(id)] = Target::default();
+        self.names[usize::from(id)] = TargetName::NOBODY;
+        Ok(())
+    }
+}

@@ -1,0 +1,439 @@
+//! The controller's half of the moves against the data path's real decision, in any order of events.
+//!
+//! Operators change the configuration, backends come, go and come back; clients open, use, end and reuse connections; SYNs are
+//! retransmitted and spoofed; packets are lost before and behind the balancer; records are swept and run out; the controller is
+//! killed between any two writes and starts again with what the tables say. Whatever happens, a packet of a live connection
+//! reaches the backend on which it lives, and an id is never taken for another backend's.
+
+mod clients;
+mod configuration;
+mod kernel;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::{
+    layout::{FlowKey, NO_TARGET, ServiceKey, Slot, TargetName},
+    slot_rule::Records as _,
+};
+use proptest::prelude::*;
+
+use super::{NoRoom, Placement};
+use crate::core::{
+    census::{Census, Record, run_short},
+    config::Config,
+};
+use configuration::{configuration, service_address};
+use kernel::Kernel;
+
+/// Few, so that ports share them: the worst case for the rule.
+const SLOTS: u32 = 7;
+const MAX_SERVICES: u32 = 3;
+/// Tight: what is leaving makes room scarce.
+const MAX_BACKENDS: u32 = 9;
+/// Room for established records.
+const ROOM: u16 = 10;
+const PORTS: u16 = 8;
+const SERVICES: u16 = 3;
+const BACKENDS: usize = 4;
+/// In ticks.
+const FLOW_IDLE_TIMEOUT: u32 = 300;
+
+/// By service, by backend: the weight, if the backend is configured. A service without a weight above 0 is not.
+type Weights = [[Option<u32>; BACKENDS]; SERVICES as usize];
+
+/// What happens next. Services are taken modulo [`SERVICES`], ports modulo [`PORTS`].
+#[derive(Clone, Debug)]
+enum Step {
+    /// An operator reloads.
+    Configure(Weights),
+    /// The controller is killed after so many writes of a reload. The next one starts with the same configuration.
+    KilledWhileConfiguring(Weights, u32),
+    /// The records are swept.
+    Sweep,
+    /// A backend is taken out, and its connections are given up.
+    Reset(u16),
+    /// The controller is killed and starts again.
+    Restart,
+    Open {
+        client: Client,
+        sequence: u32,
+        lost: Lost,
+    },
+    Retransmit {
+        client: Client,
+        lost: Lost,
+    },
+    Send {
+        client: Client,
+        bytes: u16,
+        lost: Lost,
+    },
+    Close {
+        client: Client,
+        lost: Lost,
+    },
+    /// Somebody sends a SYN in a client's name.
+    Spoof {
+        client: Client,
+        sequence: u32,
+    },
+    Wait(u16),
+}
+
+/// A service's number and a client's port.
+type Client = (u16, u16);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lost {
+    Nowhere,
+    BeforeTheBalancer,
+    BehindIt,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lost = || {
+        prop_oneof![
+            6 => Just(Lost::Nowhere),
+            1 => Just(Lost::BeforeTheBalancer),
+            1 => Just(Lost::BehindIt),
+        ]
+    };
+    let weights = || {
+        let weight = prop_oneof![2 => Just(None), 4 => (1u32..3).prop_map(Some), 1 => Just(Some(0))];
+        let service = proptest::array::uniform4(weight);
+        proptest::array::uniform3(service)
+    };
+    let client = || (0..SERVICES, 0..PORTS);
+    let sequence = || prop_oneof![any::<u32>(), 0u32..4, (u32::MAX - 3)..=u32::MAX];
+    prop_oneof![
+        3 => weights().prop_map(Step::Configure),
+        1 => (weights(), 0u32..60).prop_map(|(weights, writes)| Step::KilledWhileConfiguring(weights, writes)),
+        4 => Just(Step::Sweep),
+        1 => any::<u16>().prop_map(Step::Reset),
+        1 => Just(Step::Restart),
+        6 => (client(), sequence(), lost()).prop_map(|(client, sequence, lost)| Step::Open { client, sequence, lost }),
+        2 => (client(), lost()).prop_map(|(client, lost)| Step::Retransmit { client, lost }),
+        10 => (client(), any::<u16>(), lost()).prop_map(|(client, bytes, lost)| Step::Send { client, bytes, lost }),
+        2 => (client(), lost()).prop_map(|(client, lost)| Step::Close { client, lost }),
+        2 => (client(), sequence()).prop_map(|(client, sequence)| Step::Spoof { client, sequence }),
+        3 => prop_oneof![0u16..20, 0u16..200].prop_map(Step::Wait),
+    ]
+}
+
+/// A connection as its client knows it.
+#[derive(Clone, Debug)]
+struct Connection {
+    first: u32,
+    next: u32,
+    /// Who has the SYN, hence answers. `None` while every SYN was lost.
+    home: Option<TargetName>,
+    established: bool,
+    last_sent: u32,
+}
+
+struct World {
+    kernel: Kernel,
+    placement: Placement,
+    config: Config,
+    short: bool,
+    connections: BTreeMap<Client, Connection>,
+}
+
+impl World {
+    fn new() -> Self {
+        let config =
+            configuration(&[[Some(1), Some(1), None, None], [None; 4], [None; 4]]).expect("a service");
+        let mut world = Self {
+            kernel: Kernel::new(),
+            placement: Placement::empty(&config.datapath),
+            config: config.clone(),
+            short: false,
+            connections: BTreeMap::new(),
+        };
+        world.configure(config).expect("room");
+        world
+    }
+
+    fn perform(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match *step {
+            Step::Configure(ref weights) => {
+                if let Some(config) = configuration(weights) {
+                    let before = (self.kernel.tables.clone(), self.placement.clone());
+                    if self.configure(config).is_err() {
+                        prop_assert_eq!(&before.0.slots, &self.kernel.tables.slots);
+                        prop_assert_eq!(&before.0.services, &self.kernel.tables.services);
+                        prop_assert_eq!(before.1, self.placement.clone());
+                    }
+                }
+            }
+            Step::KilledWhileConfiguring(ref weights, writes) => {
+                if let Some(config) = configuration(weights) {
+                    self.kernel.writes_left = Some(writes);
+                    let result = self.configure(config);
+                    self.kernel.writes_left = None;
+                    if result.is_ok() {
+                        self.restart();
+                    }
+                }
+            }
+            Step::Sweep => self.sweep(BTreeSet::new()),
+            Step::Reset(choice) => self.reset(choice),
+            Step::Restart => self.restart(),
+            Step::Open {
+                client,
+                sequence,
+                lost,
+            } => self.open(client, sequence, lost),
+            Step::Retransmit { client, lost } => self.retransmit(client, lost)?,
+            Step::Send { client, bytes, lost } => self.send(client, bytes, lost)?,
+            Step::Close { client, lost } => self.close(client, lost)?,
+            Step::Spoof { client, sequence } => self.spoof(client, sequence),
+            Step::Wait(ticks) => self.wait(ticks.into()),
+        }
+        Ok(())
+    }
+
+    /// Applies a configuration, unless there is no room for it. A controller that is killed meanwhile has taken it.
+    fn configure(&mut self, config: Config) -> Result<(), NoRoom> {
+        let plan = self.placement.plan(&config)?;
+        let now = self.kernel.tables.now;
+        let introduced = self.placement.introduce(&plan, &mut self.kernel);
+        if introduced.is_ok() {
+            // A controller that was killed is not asked what it did.
+            let _ = self.placement.apply(&plan, now, &mut self.kernel);
+        }
+        self.config = config;
+        self.drop_connections_without_service();
+        Ok(())
+    }
+
+    fn drop_connections_without_service(&mut self) {
+        let services = &self.kernel.tables.services;
+        self.connections.retain(|&(service, _), _| {
+            let address = service_address(service);
+            services.contains_key(&ServiceKey::tcp(address.ip().into(), address.port()))
+        });
+    }
+
+    /// Passes over all records, and deletes those that are over.
+    fn pass(&mut self, reset: BTreeSet<u16>) -> Census {
+        let tables = &mut self.kernel.tables;
+        let mut census = Census::new(
+            tables.now,
+            FLOW_IDLE_TIMEOUT,
+            self.placement.services().copied(),
+            reset,
+        );
+        let slots = tables.slots.clone();
+        let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
+        tables
+            .half_open
+            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
+        tables
+            .flows
+            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
+        census
+    }
+
+    fn sweep(&mut self, reset: BTreeSet<u16>) {
+        let departing = self
+            .placement
+            .begin_pass(&self.kernel)
+            .expect("nobody is killed here");
+        let census = self.pass(reset);
+        self.placement
+            .finish_pass(&departing, &census, &mut self.kernel)
+            .expect("nobody is killed here");
+        self.short = run_short(self.short, census.established(), ROOM.into());
+        self.kernel.tables.short = self.short;
+    }
+
+    /// Takes a backend out whose flows are to be reset, as long as another one is left.
+    fn reset(&mut self, choice: u16) {
+        let mut config = self.config.clone();
+        let service = &mut config.services[usize::from(choice) % self.config.services.len()];
+        let index = usize::from(choice) / 7 % service.backends.len();
+        let backend = service.backends.remove(index);
+        if service.backends.iter().all(|backend| backend.weight == 0) || self.configure(config).is_err() {
+            return;
+        }
+        let address = backend.address;
+        let reset: BTreeSet<u16> = self
+            .placement
+            .targets()
+            .filter(|(id, name)| name.address() == address && !self.placement.configured.contains(id))
+            .map(|(id, _)| id)
+            .collect();
+        let names: BTreeSet<TargetName> = reset
+            .iter()
+            .map(|id| self.kernel.names[usize::from(*id)])
+            .collect();
+        self.sweep(reset);
+        self.connections
+            .retain(|_, connection| connection.home.is_none_or(|home| !names.contains(&home)));
+    }
+
+    /// A new controller: it knows its configuration, what the tables say, and nothing else.
+    fn restart(&mut self) {
+        self.placement =
+            Placement::adopt(&self.config.datapath, &self.kernel.found()).expect("the sizes are the same");
+        self.pass(BTreeSet::new());
+        self.placement
+            .forget_orphans(&mut self.kernel)
+            .expect("nobody is killed here");
+        let config = self.config.clone();
+        self.configure(config).expect("what had room before has it again");
+        self.short = self.kernel.tables.short;
+    }
+}
+
+fn keep(census: &mut Census, key: &FlowKey, record: Record, slot: impl Fn(u32) -> Option<Slot>) -> bool {
+    let keep = !census.is_over(key, record, slot);
+    if keep {
+        census.count(key, record);
+    }
+    keep
+}
+
+/// Invariants that hold between any two steps.
+fn check(world: &World) -> Result<(), TestCaseError> {
+    let kernel = &world.kernel;
+    let name = |id: u16| kernel.names[usize::from(id)];
+    for service in kernel.services() {
+        for index in service.first_slot..service.first_slot + service.slots {
+            let slot = kernel.load(index);
+            prop_assert!(slot.tracked || slot.settled == slot.current);
+            for id in [slot.settled, slot.current] {
+                prop_assert_ne!(id, NO_TARGET);
+                prop_assert_eq!(name(id).service(), service.id);
+                prop_assert!(name(id).name().is_some(), "slot {} names nobody", index);
+            }
+        }
+        let established = kernel
+            .tables
+            .flows
+            .iter()
+            .map(|(key, record)| (key, record.target));
+        let half_open = kernel
+            .tables
+            .half_open
+            .iter()
+            .map(|(key, record)| (key, record.target));
+        for (key, target) in established
+            .chain(half_open)
+            .filter(|(key, _)| key.service() == service.id)
+        {
+            prop_assert_eq!(name(target).service(), service.id);
+            prop_assert!(name(target).name().is_some(), "a record names nobody");
+            let hash = lb_common::hash::flow(service.hash_seed, key.client(), key.client_port());
+            let slot = kernel.load(service.first_slot + lb_common::hash::slot(hash, service.slots));
+            prop_assert!(
+                slot.tracked || slot.settled == target,
+                "an untracked slot has a record elsewhere"
+            );
+        }
+    }
+    for (&client, connection) in &world.connections {
+        let (Some(home), true, Some((key, index))) =
+            (connection.home, connection.established, world.key(client))
+        else {
+            continue;
+        };
+        let slot = kernel.load(index);
+        match kernel.tables.flow(&key) {
+            Some(record) if slot.tracked => prop_assert_eq!(home, name(record.target)),
+            _ => prop_assert_eq!(home, name(slot.settled), "{:?} lives without a record", client),
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 5: what a slot gives to new connections follows from the configuration alone.
+fn check_currents(world: &World) -> Result<(), TestCaseError> {
+    let fresh = Placement::empty(&world.config.datapath)
+        .plan(&world.config)
+        .expect("room in empty tables");
+    let names: BTreeMap<u16, TargetName> = fresh
+        .targets
+        .iter()
+        .map(|target| (target.id, target.name))
+        .collect();
+    for service in &fresh.services {
+        let Some(entry) = world.kernel.tables.services.get(&service.key) else {
+            return Err(TestCaseError::fail("a service is missing"));
+        };
+        for (index, target) in (entry.first_slot..).zip(&service.slots) {
+            let found = world.kernel.names[usize::from(world.kernel.load(index).current)];
+            prop_assert_eq!(found.name(), names[target].name());
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #[test]
+    fn no_live_connection_changes_its_target(steps in proptest::collection::vec(step(), 1..80)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.perform(step)?;
+            check(&world)?;
+            check_currents(&world)?;
+        }
+    }
+}
+
+#[test]
+fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwards() {
+    // Guards the world above: if nothing ever moved, settled or went, its properties would hold for the wrong reason.
+    let mut world = World::new();
+    for port in 0..PORTS {
+        world.open((0, port), 100, Lost::Nowhere);
+        world.send((0, port), 10, Lost::Nowhere).expect("to its home");
+    }
+    let leaving = *world
+        .connections
+        .values()
+        .find(|connection| connection.home.unwrap().name() == Some("b1"))
+        .unwrap()
+        .home
+        .as_ref()
+        .unwrap();
+    let only_b0 = configuration(&[[Some(1), None, None, None], [None; 4], [None; 4]]).unwrap();
+    world.configure(only_b0).unwrap();
+    let tracked = |world: &World| {
+        (0..SLOTS)
+            .filter(|&index| world.kernel.load(index).tracked)
+            .count()
+    };
+    assert!(tracked(&world) > 0);
+    for _ in 0..10 {
+        world.wait(FLOW_IDLE_TIMEOUT / 2);
+        for port in 0..PORTS {
+            world.send((0, port), 10, Lost::Nowhere).expect("to its home");
+        }
+        world.sweep(BTreeSet::new());
+        check(&world).unwrap();
+    }
+    assert_eq!(world.connections.len(), usize::from(PORTS));
+    assert!(
+        world.placement.targets().any(|(_, name)| *name == leaving),
+        "its connections live"
+    );
+    world
+        .connections
+        .retain(|_, connection| connection.home != Some(leaving));
+    world.wait(FLOW_IDLE_TIMEOUT - 1);
+    for port in 0..PORTS {
+        world.send((0, port), 10, Lost::Nowhere).expect("to its home");
+    }
+    world.wait(2);
+    world.sweep(BTreeSet::new());
+    assert_eq!(tracked(&world), 0, "all slots have settled");
+    world.sweep(BTreeSet::new());
+    assert!(
+        world.placement.targets().all(|(_, name)| *name != leaving),
+        "its id is free"
+    );
+    check(&world).unwrap();
+}

@@ -1,0 +1,199 @@
+//! The writes that bring the tables from one state to the next, in an order in which none of them does harm.
+
+use std::collections::BTreeSet;
+
+use lb_common::layout::{NO_TARGET, Service, ServiceKey, Slot, TargetName};
+
+use super::Placement;
+use crate::core::{
+    census::Census,
+    plan::{Plan, PlannedService, PlannedTarget},
+    slot_moves,
+};
+
+/// The kernel's tables, as the controller changes them. Each method leaves them in order, whether or not another follows.
+pub trait WriteTables {
+    /// Why the tables could not be accessed.
+    type Error;
+
+    /// Reads a slot.
+    fn slot(&self, index: u32) -> Result<Slot, Self::Error>;
+    /// Writes a slot, atomically.
+    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Self::Error>;
+    /// Writes a slot if it holds `expected`, atomically. Returns whether it did.
+    fn replace_slot(&mut self, index: u32, expected: Slot, slot: Slot) -> Result<bool, Self::Error>;
+    /// Writes an entry of the service table.
+    fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), Self::Error>;
+    /// Removes an entry of the service table, if it is there.
+    fn remove_service(&mut self, key: ServiceKey) -> Result<(), Self::Error>;
+    /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
+    fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
+    /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
+    fn forget_target(&mut self, id: u16) -> Result<(), Self::Error>;
+}
+
+/// What became of the slots when a configuration was applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// How many slots give their new connections to another target now. Those of new services are not among them.
+    pub moved: u64,
+    /// How many slots there were to move.
+    pub slots: u64,
+}
+
+/// What a pass over the records has led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many slots have settled.
+    pub settled: u32,
+    /// Targets whose ids are free again.
+    pub forgotten: Vec<(u16, TargetName)>,
+}
+
+/// Ids that can be free after a pass over the records: nothing but records can still name them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Departing {
+    targets: BTreeSet<u16>,
+    services: BTreeSet<u16>,
+}
+
+impl Placement {
+    /// Gives ids to targets that are new in a plan, so that their next hops can be looked for. Nothing names them yet.
+    pub fn introduce<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
+        for target in &plan.targets {
+            if self.targets.get(&target.id) != Some(&target.name) {
+                tables.introduce_target(target)?;
+                self.targets.insert(target.id, target.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the tables what a plan says. Its targets must have been [introduced](Self::introduce).
+    ///
+    /// Slots go first: a new service is visible to packets only once its slots are there. A removed one loses its slots only
+    /// when packets do not find it any more.
+    pub fn apply<T: WriteTables>(
+        &mut self,
+        plan: &Plan,
+        now: u32,
+        tables: &mut T,
+    ) -> Result<Moved, T::Error> {
+        self.configured = plan.targets.iter().map(|target| target.id).collect();
+        let mut moved = Moved::default();
+        for service in &plan.services {
+            if self.services.contains_key(&service.key) {
+                move_slots(service, now, tables, &mut moved)?;
+            } else {
+                for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
+                    tables.store_slot(index, Slot::untracked(target))?;
+                }
+            }
+            let vip = Service {
+                slots: 0,
+                ..service.entry
+            };
+            tables.write_service(service.vip_key, vip)?;
+            self.vips.insert(service.vip_key);
+            tables.write_service(service.key, service.entry)?;
+            self.services.insert(service.key, service.entry);
+        }
+        self.remove_services(plan, tables)?;
+        Ok(moved)
+    }
+
+    fn remove_services<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
+        let keys: BTreeSet<ServiceKey> = plan.services.iter().map(|service| service.key).collect();
+        let vips: BTreeSet<ServiceKey> = plan.services.iter().map(|service| service.vip_key).collect();
+        for vip in self.vips.difference(&vips) {
+            tables.remove_service(*vip)?;
+        }
+        self.vips = vips;
+        let removed = self.services.iter().filter(|(key, _)| !keys.contains(key));
+        for (key, entry) in removed.map(|(key, entry)| (*key, *entry)).collect::<Vec<_>>() {
+            tables.remove_service(key)?;
+            self.services.remove(&key);
+            self.leaving_services.insert(entry.id);
+            for index in entry.first_slot..entry.first_slot + entry.slots {
+                tables.store_slot(index, Slot::untracked(NO_TARGET))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What can be free after a pass over the records that begins now. Until it is [finished](Self::finish_pass) no
+    /// configuration may be applied.
+    pub fn begin_pass<T: WriteTables>(&self, tables: &T) -> Result<Departing, T::Error> {
+        let leaving = self.targets.keys().filter(|id| !self.configured.contains(id));
+        let mut targets: BTreeSet<u16> = leaving.copied().collect();
+        if !targets.is_empty() {
+            for service in self.services.values() {
+                for index in service.first_slot..service.first_slot + service.slots {
+                    let slot = tables.slot(index)?;
+                    targets.remove(&slot.settled);
+                    targets.remove(&slot.current);
+                }
+            }
+        }
+        Ok(Departing {
+            targets,
+            services: self.leaving_services.clone(),
+        })
+    }
+
+    /// Draws the conclusions from a pass over the records: settles the slots whose flows have all arrived, and frees ids
+    /// that nothing names any more.
+    pub fn finish_pass<T: WriteTables>(
+        &mut self,
+        departing: &Departing,
+        census: &Census,
+        tables: &mut T,
+    ) -> Result<Swept, T::Error> {
+        let mut swept = Swept::default();
+        for service in self.services.values() {
+            for slot in 0..service.slots {
+                let index = service.first_slot + slot;
+                let found = tables.slot(index)?;
+                if !found.tracked {
+                    continue;
+                }
+                let named = census.named_in(service.id, slot);
+                let reset = census.is_reset(found.settled);
+                let settled = slot_moves::settled(found, named, census.now(), census.idle_timeout(), reset);
+                // A packet that has used the settled path since then keeps the slot from settling.
+                if let Some(settled) = settled
+                    && tables.replace_slot(index, found, settled)?
+                {
+                    swept.settled += 1;
+                }
+            }
+        }
+        for &id in &departing.targets {
+            if !census.names(id) {
+                tables.forget_target(id)?;
+                let name = self.targets.remove(&id);
+                swept.forgotten.extend(name.map(|name| (id, name)));
+            }
+        }
+        // Their records have been deleted by this pass.
+        self.leaving_services
+            .retain(|id| !departing.services.contains(id));
+        Ok(swept)
+    }
+}
+
+fn move_slots<T: WriteTables>(
+    service: &PlannedService,
+    now: u32,
+    tables: &mut T,
+    moved: &mut Moved,
+) -> Result<(), T::Error> {
+    for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
+        moved.slots += 1;
+        if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now) {
+            tables.store_slot(index, slot)?;
+            moved.moved += 1;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Following a configuration: the one of the file, at a start over what an earlier run has left, and at a reload.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use anyhow::Context;
+use tokio::time::{Instant, timeout};
+
+use super::{Host, HostError, clock::ticks, controller::Controller, sweeping::SWEEP, vips};
+use crate::{
+    adapters::{
+        api::server::Refusal,
+        config_file::{self, ConfigFileError},
+    },
+    core::{
+        cause::chain,
+        changes::Changes,
+        config::{Config, refuse_fixed},
+        next_hops::Change,
+        placement::Moved,
+        plan::Plan,
+    },
+};
+
+/// How long a start or a reload waits for backends to tell their MAC addresses. Whoever is slower is resolved later.
+pub(super) const RESOLUTION_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Controller {
+    /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
+    pub(super) async fn reload(&mut self) -> Result<Changes, Refusal> {
+        let result = self.try_reload().await;
+        match &result {
+            Ok(changes) => tracing::info!(
+                services_added = changes.services_added.len(),
+                services_removed = changes.services_removed.len(),
+                backends_added = changes.backends_added.len(),
+                backends_removed = changes.backends_removed.len(),
+                backends_changed = changes.backends_changed.len(),
+                slots_moved = changes.slots_moved,
+                slots = changes.slots,
+                "reloaded"
+            ),
+            Err(Refusal::Configuration(reason)) => {
+                tracing::error!("not reloaded, and nothing changed:\n{reason}");
+            }
+            Err(Refusal::Failed(reason)) => tracing::error!("the reload failed: {reason}"),
+        }
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<Changes, Refusal> {
+        let failed = |error: anyhow::Error| Refusal::Failed(chain(error.as_ref()));
+        let config = config_file::read(&self.file).map_err(|error| match error {
+            ConfigFileError::Invalid(errors) => Refusal::Configuration(errors.to_string()),
+            unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
+        })?;
+        refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
+        match Host::examine(&config, &self.netlink).await {
+            Ok(_) => {}
+            Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
+            Err(error) => return Err(failed(error.into())),
+        }
+        self.finish_sweep().await.map_err(failed)?;
+        let plan = self
+            .placement
+            .plan(&config)
+            .map_err(|error| Refusal::Configuration(format!("{}:1: service: {error}", config.file_name)))?;
+        let mut changes = Changes::between(&self.config, &config);
+        let Moved { moved, slots } = self.follow(config, plan).await.map_err(failed)?;
+        (changes.slots_moved, changes.slots) = (moved, slots);
+        self.adjust_vips().await.map_err(failed)?;
+        Ok(changes)
+    }
+
+    /// Makes the tables what a plan says, for a configuration with which the old one can be replaced. No pass over the
+    /// records may be under way.
+    pub(super) async fn follow(&mut self, config: Config, plan: Plan) -> anyhow::Result<Moved> {
+        self.placement.introduce(&plan, &mut self.datapath)?;
+        let unknown = self.take_in_targets(&plan)?;
+        // Answers are worth waiting for: once slots have moved, a packet for an unresolved backend would be dropped.
+        timeout(RESOLUTION_GRACE, self.resolve(&unknown))
+            .await
+            .unwrap_or(Ok(()))?;
+        // Answers to a service that is new must be recognised from its first connection on.
+        self.write_node_for(self.placement.translates() || plan.translates())?;
+        let moved = self.placement.apply(&plan, ticks(), &mut self.datapath)?;
+        self.write_node()?;
+        self.config = config;
+        self.plan = plan;
+        // What a pass takes to be free has not been named by a packet for as long as that.
+        self.next_sweep = Instant::now() + SWEEP;
+        Ok(moved)
+    }
+
+    /// Follows the backends of a plan too. Returns the addresses that are new and not resolved.
+    pub(super) fn take_in_targets(&mut self, plan: &Plan) -> anyhow::Result<BTreeSet<IpAddr>> {
+        let mut unknown = BTreeSet::new();
+        let mut changes: Vec<Change> = Vec::new();
+        for target in &plan.targets {
+            if !self.next_hops.contains(target.address) {
+                unknown.insert(target.address);
+            }
+            changes.extend(
+                self.next_hops
+                    .insert(target.id, target.address, target.forwarding),
+            );
+        }
+        self.write(&changes)?;
+        Ok(unknown)
+    }
+
+    /// Asks for backends' MAC addresses and returns when these are known.
+    pub(super) async fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.refresh_neighbours().await?;
+        while self
+            .next_hops
+            .unresolved()
+            .any(|address| addresses.contains(&address))
+        {
+            let event = self
+                .next_event()
+                .await
+                .context("the kernel closed the netlink socket")?;
+            self.on_network(event).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the VIPs on the interface, and takes those away that we had put there and are no longer configured.
+    pub(super) async fn adjust_vips(&mut self) -> anyhow::Result<()> {
+        let index = self.host.interface.index;
+        let vips = self.vips();
+        let added = self.added_vips.len();
+        vips::add_missing(&self.netlink, index, &vips, &mut self.added_vips).await?;
+        for vip in &self.added_vips[added..] {
+            tracing::info!(%vip, interface = self.host.interface.name, "added the VIP");
+        }
+        for vip in vips::remove(&self.netlink, &[index], |vip| !vips.contains(&vip)).await? {
+            tracing::info!(%vip, "removed a VIP that is no longer configured here");
+        }
+        Ok(())
+    }
+
+    pub(super) fn vips(&self) -> BTreeSet<IpAddr> {
+        self.config.services.iter().map(|service| service.vip).collect()
+    }
+}

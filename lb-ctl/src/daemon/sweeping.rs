@@ -1,0 +1,136 @@
+//! Passes over the records: when, and what follows from them.
+
+use std::{collections::BTreeSet, future::pending, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
+
+use super::{clock::ticks, controller::Controller};
+use crate::{
+    adapters::datapath::DatapathError,
+    core::{
+        census::{Census, run_short},
+        placement::{Departing, Swept},
+    },
+};
+
+/// How long after one pass the next begins. A slot is settled, and an id freed, that much later than it could be.
+pub(super) const SWEEP: Duration = Duration::from_secs(10);
+
+/// The same while the table of records is more than half full, so that it is noticed in time when it fills up.
+const SWEEP_IN_NEED: Duration = Duration::from_secs(1);
+
+/// A pass that is under way on a thread of its own.
+pub(super) struct Sweeping {
+    census: JoinHandle<Result<Census, DatapathError>>,
+    departing: Departing,
+}
+
+/// Waits for the end of a pass; for ever if there is none.
+pub(super) async fn end_of(sweeping: &mut Option<Sweeping>) -> anyhow::Result<Census> {
+    match sweeping {
+        None => pending().await,
+        Some(sweeping) => {
+            let census = (&mut sweeping.census).await;
+            Ok(census.context("the pass over the records was ended")??)
+        }
+    }
+}
+
+impl Controller {
+    /// Begins a pass. Until it has ended, no configuration may be applied.
+    pub(super) fn begin_sweep(&mut self) -> anyhow::Result<()> {
+        self.next_sweep = Instant::now() + SWEEP;
+        let departing = self.placement.begin_pass(&self.datapath)?;
+        self.sweeping = Some(Sweeping {
+            census: self.spawn_sweep()?,
+            departing,
+        });
+        Ok(())
+    }
+
+    fn spawn_sweep(&self) -> anyhow::Result<JoinHandle<Result<Census, DatapathError>>> {
+        // Health checks will say whose flows are to be reset.
+        let reset = BTreeSet::new();
+        let census = Census::new(
+            ticks(),
+            self.idle_timeout(),
+            self.placement.services().copied(),
+            reset,
+        );
+        let sweep = self.datapath.sweep()?;
+        Ok(spawn_blocking(move || sweep.run(census)))
+    }
+
+    /// Deletes the records of an earlier run that are over, and of services that are gone, before any id is given out.
+    pub(super) async fn sweep_what_was_left(&mut self) -> anyhow::Result<()> {
+        let census = self.spawn_sweep()?.await;
+        self.census = Some(census.context("the pass over the records was ended")??);
+        Ok(())
+    }
+
+    /// Draws the conclusions from a pass.
+    pub(super) fn on_census(&mut self, census: anyhow::Result<Census>) -> anyhow::Result<()> {
+        let Some(Sweeping { departing, .. }) = self.sweeping.take() else {
+            return Ok(());
+        };
+        let census = census?;
+        let Swept { settled, forgotten } =
+            self.placement
+                .finish_pass(&departing, &census, &mut self.datapath)?;
+        if settled > 0 {
+            tracing::info!(slots = settled, "settled: all their connections have arrived");
+        }
+        for (id, name) in forgotten {
+            self.next_hops.remove(id);
+            let (backend, address) = (name.name().unwrap_or_default(), name.address());
+            tracing::info!(backend, %address, "drained: nothing goes to this backend any more");
+        }
+        self.watch_room(&census)?;
+        self.census = Some(census);
+        Ok(())
+    }
+
+    /// Waits for the end of a pass that is under way.
+    pub(super) async fn finish_sweep(&mut self) -> anyhow::Result<()> {
+        if self.sweeping.is_some() {
+            let census = end_of(&mut self.sweeping).await;
+            self.on_census(census)?;
+        }
+        Ok(())
+    }
+
+    /// Has new connections do without records while these are running short.
+    fn watch_room(&mut self, census: &Census) -> anyhow::Result<()> {
+        let (records, room) = (census.established(), self.config.datapath.max_flows);
+        if records > u64::from(room) / 2 {
+            self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_IN_NEED);
+        }
+        let before = self.datapath.are_records_short()?;
+        let short = run_short(before, records, room);
+        if short != before {
+            self.datapath.set_records_short(short)?;
+            if short {
+                tracing::warn!(
+                    records,
+                    room,
+                    "records are running short: new connections in tracked slots stay with the old backend where they can; \
+                     raise datapath.max_flows"
+                );
+            } else {
+                tracing::info!(records, room, "there is room for records again");
+            }
+        }
+        Ok(())
+    }
+
+    /// `flow_idle_timeout` in ticks, rounded up.
+    fn idle_timeout(&self) -> u32 {
+        let timeout = Duration::from(self.config.datapath.flow_idle_timeout);
+        let ticks = timeout.as_nanos().div_ceil(lb_common::clock::TICK.into());
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+}
