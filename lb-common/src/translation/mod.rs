@@ -19,6 +19,8 @@
 mod admission;
 mod port;
 mod rewrite;
+#[cfg(test)]
+mod simulation;
 
 use crate::{
     address::Address,
