@@ -63,11 +63,17 @@ pub trait Engine: Tables + WaysBack {
 
     /// Forwards a client's packet to a service that [translates](translation::translate).
     #[inline(always)]
-    fn translate(&self, packet: &mut Self::Frame, service: &Service, passage: Passage) -> Option<Action>
+    fn translate(
+        &self,
+        packet: &mut Self::Frame,
+        service: &Service,
+        passage: Passage,
+        bytes: usize,
+    ) -> Option<Action>
     where
         Self: Sized,
     {
-        translation::translate(packet, service, passage, self)
+        translation::translate(packet, service, passage, bytes, self)
     }
 
     /// [Admits](translation::admit) a packet of which something is to be remembered.
@@ -144,7 +150,7 @@ mod tests {
         let tables = HostTables::fixture();
         let mut frame = case.frame.clone();
         let action = process(&mut frame, &tables);
-        let counted: Vec<Counter> = Counter::ALL
+        let reasons: Vec<Counter> = Counter::ALL
             .iter()
             .copied()
             .filter(|&counter| tables.counted(counter) > 0)
@@ -152,7 +158,7 @@ mod tests {
         let forwarded: Vec<u16> = (0..TARGETS)
             .filter(|&id| tables.forwarded(id).packets > 0)
             .collect();
-        match (action, counted.as_slice(), forwarded.as_slice()) {
+        match (action, reasons.as_slice(), forwarded.as_slice()) {
             (Action::Pass, [], []) => {
                 assert_eq!(frame, case.frame, "{}", case.sentence);
                 Outcome::Pass

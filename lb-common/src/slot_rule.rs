@@ -8,7 +8,8 @@
 //!   continued, so it cannot pull a live connection to another target.
 //! - An established record in use decides alone. One that is closing, or idle for a minute, gives way to a new connection
 //!   between the same ports, once that has proved itself by its number.
-//! - Whatever has no record goes to `settled`.
+//! - Whatever has no record goes to `settled`. So that operators see who still lives there, it is *noted*: once a tick, SYNs
+//!   not, and nothing is ever decided by it.
 //!
 //! What it cannot tell: a SYN that was forwarded before its slot was tracked left no record. If it is sent again after the
 //! slot has moved, while the first answer is on its way, two targets answer, and the client is reset once it continues
@@ -19,7 +20,7 @@
 
 use crate::{
     clock,
-    layout::{FlowKey, FlowRecord, HalfOpen, Slot},
+    layout::{FlowKey, FlowRecord, HalfOpen, SettledFlow, Slot},
 };
 
 /// After how many ticks without a packet an established record gives way to a new connection: a minute.
@@ -49,6 +50,8 @@ pub trait Records {
     fn flow(&self, key: &FlowKey) -> Option<&FlowRecord>;
     /// The half-open record of a flow.
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen>;
+    /// What was noted of a flow without a record.
+    fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow>;
     /// The time, in [ticks](clock::ticks).
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
@@ -64,6 +67,8 @@ pub enum Effect {
     Nothing,
     /// The settled path was used: the slot's `settled_seen` becomes now.
     SettledUsed,
+    /// The settled path was used, and by whom is to be noted: as [`Effect::SettledUsed`], and the note replaces an earlier one.
+    Noted(SettledFlow),
     /// The flow's established record was used: it was seen now.
     Seen,
     /// The flow is ending: its established record was seen now, and gives way from now on.
@@ -146,6 +151,40 @@ fn settled_used(slot: Slot, now: u32, remember: impl FnOnce(Effect)) {
     }
 }
 
+/// What a packet other than a SYN does to its slot, and to the note of its flow, when it has no record.
+#[inline(always)]
+fn settled_used_by(
+    event: Event,
+    slot: Slot,
+    key: &FlowKey,
+    now: u32,
+    records: &impl Records,
+    remember: impl FnOnce(Effect),
+) {
+    if is_worth_a_note(event, slot.settled, records.settled_flow(key), now) {
+        remember(Effect::Noted(SettledFlow {
+            target: slot.settled,
+            closing: u16::from(event.closes),
+            last_seen: now,
+        }));
+    } else {
+        settled_used(slot, now, remember);
+    }
+}
+
+/// Whether a packet on the settled path, to `target`, tells more than what has been noted of its flow.
+///
+/// The end of a flow stays noted although its last acknowledgements follow. Whoever uses the port later than that is another flow.
+#[inline(always)]
+fn is_worth_a_note(event: Event, target: u16, earlier: Option<&SettledFlow>, now: u32) -> bool {
+    match earlier {
+        None => true,
+        Some(note) if note.target != target => true,
+        Some(note) if note.closing != 0 => clock::since(now, note.last_seen) > IDLE,
+        Some(note) => event.closes || note.last_seen != now,
+    }
+}
+
 /// A SYN without a record in use.
 #[inline(always)]
 fn open(
@@ -207,7 +246,7 @@ fn follow(
         seen(event, record, now, remember);
         record.target
     } else {
-        settled_used(slot, now, remember);
+        settled_used_by(event, slot, key, now, records, remember);
         slot.settled
     }
 }
@@ -316,9 +355,46 @@ mod tests {
             choice,
             Choice {
                 target: 1,
-                effect: Effect::SettledUsed
+                effect: Effect::Noted(note(NOW, 0))
             }
         );
+    }
+
+    fn note(last_seen: u32, closing: u16) -> SettledFlow {
+        SettledFlow {
+            target: 1,
+            closing,
+            last_seen,
+        }
+    }
+
+    #[test]
+    fn a_flow_on_the_settled_path_is_noted_once_a_tick_and_its_end_stays_noted() {
+        let end = Event {
+            closes: true,
+            ..data(5)
+        };
+        let after = |earlier, event| {
+            let mut tables = tables();
+            tables.settled_flows.insert(key(), earlier);
+            choose(event, SLOT, &key(), &tables).effect
+        };
+        assert_eq!(after(note(NOW, 0), data(5)), Effect::SettledUsed);
+        assert_eq!(after(note(NOW - 1, 0), data(5)), Effect::Noted(note(NOW, 0)));
+        assert_eq!(after(note(NOW, 0), end), Effect::Noted(note(NOW, 1)));
+        for event in [data(5), end, SYN] {
+            assert!(!matches!(after(note(NOW - IDLE, 1), event), Effect::Noted(_)));
+        }
+        assert_eq!(
+            after(note(NOW - IDLE - 1, 1), data(5)),
+            Effect::Noted(note(NOW, 0)),
+            "the port is used again"
+        );
+        let elsewhere = SettledFlow {
+            target: 3,
+            ..note(NOW, 0)
+        };
+        assert_eq!(after(elsewhere, data(5)), Effect::Noted(note(NOW, 0)));
     }
 
     #[test]

@@ -1,19 +1,27 @@
 //! The frame that an XDP program was called for.
 
+use core::cell::Cell;
+
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use lb_common::packet::{Packet, PacketBuffer, PacketMut};
 
-/// The linear part of a frame.
+/// The frame, of which the linear part can be read and written.
+///
+/// A frame that is longer than one of the driver's buffers goes on in fragments. Drivers put the headers into the linear part;
+/// nobody needs to see more. How long the whole is only the kernel knows, and it is asked only about a packet that does not end
+/// in the linear part.
 ///
 /// Holds the two pointers beside the context, so that each is loaded from the context once.
 pub struct Frame {
     context: *mut xdp_md,
     start: usize,
     end: usize,
+    /// How many bytes are in fragments, as far as has been asked.
+    fragments: Cell<usize>,
 }
 
 impl Frame {
@@ -21,19 +29,14 @@ impl Frame {
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
         let context = context.ctx;
-        // SAFETY: the context is the one that the kernel gave. Volatile, so that the compiler does not read the pointers before it
-        // calls a function that takes the context, and hand them over as numbers instead: to the verifier they would be no
-        // pointers any more.
-        let [start, end] = unsafe {
-            [
-                core::ptr::read_volatile(&raw const (*context).data),
-                core::ptr::read_volatile(&raw const (*context).data_end),
-            ]
-        };
+        // SAFETY: the context is the one that the kernel gave, and valid while the program runs.
+        let fields = unsafe { &*context };
+        let (start, end) = (load(&fields.data), load(&fields.data_end));
         Self {
             context,
             start: start as usize,
             end: end as usize,
+            fragments: Cell::new(0),
         }
     }
 
@@ -46,8 +49,29 @@ impl Frame {
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.
     #[inline(always)]
     fn moved(&mut self, result: i64) -> Option<()> {
-        *self = Self::of(&XdpContext::new(self.context));
+        let context = XdpContext::new(self.context);
+        self.start = context.data();
+        self.end = context.data_end();
         if result == 0 { Some(()) } else { None }
+    }
+
+    /// The length of the linear part.
+    #[inline(always)]
+    fn linear_length(&self) -> usize {
+        // After a comparison with the length the compiler would otherwise prove a later comparison with `end` superfluous and
+        // leave it out, but that comparison is the only proof that the verifier understands.
+        Self::forget(self.end - self.start)
+    }
+
+    /// The length of the linear part and all fragments, by the kernel.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a frame is shorter than 2^32 bytes"
+    )]
+    fn whole_length(&self) -> usize {
+        // SAFETY: the context is the one that the kernel gave; the helper only reads it.
+        unsafe { bpf_xdp_get_buff_len(self.context) as usize }
     }
 
     /// The address of `length` bytes at `offset`, if they are all in the frame.
@@ -63,6 +87,14 @@ impl Frame {
     }
 }
 
+/// Loads a pointer from the context. Volatile, so that the compiler does not load it before it calls a function that takes the
+/// context, and hand it over as a number instead: to the verifier that would be no pointer any more.
+#[inline(always)]
+fn load(field: &u32) -> u32 {
+    // SAFETY: a reference can be read from.
+    unsafe { core::ptr::read_volatile(field) }
+}
+
 impl Packet for Frame {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -73,10 +105,19 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn has_length(&self, length: usize) -> bool {
+        let linear = self.linear_length();
+        if length <= linear {
+            return true;
+        }
+        let whole = self.whole_length();
+        self.fragments.set(whole - linear);
+        length <= whole
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
-        // After a comparison with the length the compiler would otherwise prove a later comparison with `end` superfluous and
-        // leave it out, but that comparison is the only proof that the verifier understands.
-        Self::forget(self.end - self.start)
+        self.linear_length() + self.fragments.get()
     }
 
     #[inline(always)]
@@ -129,10 +170,12 @@ impl PacketBuffer for Frame {
         reason = "a frame is shorter than 2^31 bytes"
     )]
     fn set_length(&mut self, length: usize) -> Option<()> {
-        let change = length as i32 - self.length() as i32;
+        let change = length as i32 - self.whole_length() as i32;
         // SAFETY: as in `grow_front`.
         let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
-        self.moved(result)
+        let moved = self.moved(result);
+        self.fragments.set(self.whole_length() - self.linear_length());
+        moved
     }
 
     #[inline(always)]

@@ -14,8 +14,8 @@ use lb_common::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey, Slot,
-        Target, Traffic,
+        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey,
+        SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records},
@@ -41,6 +41,10 @@ static FLOWS: HashMap<FlowKey, FlowRecord> = HashMap::with_max_entries(262_144, 
 /// Half-open records. A flood of SYNs evicts the oldest of them, and nothing else.
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Notes of flows without a record, for operators. Where there are too many, those seen longest ago are forgotten.
+#[map]
+static SETTLED_FLOWS: LruHashMap<FlowKey, SettledFlow> = LruHashMap::with_max_entries(65_536, 0);
 
 /// The way back of translated connections that are established. Allocated as they come: most hosts have none.
 #[map]
@@ -119,6 +123,11 @@ impl Tables for Maps {
         match effect {
             Effect::Nothing => {}
             Effect::SettledUsed => settled_used(*slot),
+            Effect::Noted(note) => {
+                settled_used(*slot);
+                // Where it fails there is one flow less to see.
+                let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
+            }
             Effect::Seen => self.flow_seen(flow, false),
             Effect::Closing => self.flow_seen(flow, true),
             Effect::Open(half_open) => self.open_flow(flow, half_open),
@@ -146,6 +155,12 @@ impl Records for Maps {
     }
 
     #[inline(always)]
+    fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow> {
+        // SAFETY: as above.
+        unsafe { SETTLED_FLOWS.get(key) }
+    }
+
+    #[inline(always)]
     fn now(&self) -> u32 {
         // SAFETY: a helper without arguments, which every program type may call since Linux 5.11.
         clock::ticks(unsafe { bpf_ktime_get_coarse_ns() })
@@ -165,9 +180,9 @@ impl Records for Maps {
 /// The way of a client's packet to a service that translates, in a function of its own: inlined it would take registers and
 /// stack from services that do not.
 #[inline(never)]
-fn translate(context: *mut xdp_md, service: &Service, passage: u64) -> u64 {
+fn translate(context: *mut xdp_md, service: &Service, passage: u64, bytes: usize) -> u64 {
     let mut frame = Frame::of(&XdpContext::new(context));
-    match translation::translate(&mut frame, service, Passage::from_bits(passage), &Maps) {
+    match translation::translate(&mut frame, service, Passage::from_bits(passage), bytes, &Maps) {
         Some(action) => action.to_bits(),
         None => ADMIT,
     }
@@ -238,9 +253,15 @@ fn settled_used(slot: u32) {
     if let Some(word) = SLOTS.get_ptr_mut(slot) {
         // `settled_seen` is the highest 16 bits of the word, on a little-endian machine its last two bytes.
         let settled_seen = word.cast::<u16>().wrapping_add(3);
-        // SAFETY: the two bytes are inside of the word, which is the map's memory, and aligned. Only they are stored, so that
-        // a move which the controller stores at the same time is not undone.
-        unsafe { settled_seen.write_volatile(Maps.now() as u16) };
+        let now = Maps.now() as u16;
+        // SAFETY: the two bytes are inside of the word, which is the map's memory, and aligned.
+        let before = unsafe { settled_seen.read_volatile() };
+        // Written once a tick, the slot's cache line stays shared.
+        if before != now {
+            // SAFETY: as above. Only these two bytes are stored, so that a move which the controller stores at the same time
+            // is not undone.
+            unsafe { settled_seen.write_volatile(now) };
+        }
     }
 }
 
@@ -294,8 +315,9 @@ impl WaysBack for Maps {
     }
 
     #[inline(always)]
-    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return) -> bool {
-        RETURNS.insert(key, way_back, u64::from(BPF_ANY)).is_ok()
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool {
+        let flags = if replaces { BPF_ANY } else { BPF_NOEXIST };
+        RETURNS.insert(key, way_back, u64::from(flags)).is_ok()
     }
 
     #[inline(always)]
@@ -315,8 +337,14 @@ impl Engine for Maps {
     type Frame = Frame;
 
     #[inline(always)]
-    fn translate(&self, packet: &mut Frame, service: &Service, passage: Passage) -> Option<Action> {
-        match translate(packet.context(), service, passage.to_bits()) {
+    fn translate(
+        &self,
+        packet: &mut Frame,
+        service: &Service,
+        passage: Passage,
+        bytes: usize,
+    ) -> Option<Action> {
+        match translate(packet.context(), service, passage.to_bits(), bytes) {
             ADMIT => None,
             action => Some(Action::from_bits(action)),
         }

@@ -129,6 +129,13 @@ impl Twins {
             host.map(|it| (it.target, it.sequence)),
             "port {port}"
         );
+        let kernel = self.kernel.settled_flow(key).unwrap();
+        let host = self.host.settled_flows.get(&key);
+        assert_eq!(
+            kernel.map(|it| (it.target, it.closing)),
+            host.map(|it| (it.target, it.closing)),
+            "port {port}"
+        );
     }
 }
 
@@ -207,7 +214,7 @@ fn old_connections_stay_and_new_ones_go_to_the_new_target() {
 }
 
 #[test]
-fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else() {
+fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else_there() {
     let mut twins = Twins::new(CLIENT, ONE, 1024);
     let before = tracked(1, 2);
     twins.set_slots(before);
@@ -233,6 +240,31 @@ fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else() {
         now.wrapping_sub(u32::from(slot.settled_seen)) & 0xffff <= 1,
         "{slot:?} at {now}"
     );
+}
+
+#[test]
+fn flows_without_a_record_are_noted_until_they_end_and_syns_are_not() {
+    let mut twins = Twins::new(CLIENT, ONE, 1024);
+    twins.set_slots(tracked(1, 2));
+    assert_eq!(twins.send(1000, Flags::ACK, 5), Some(1));
+    assert_eq!(twins.send(2000, Flags::SYN, 100), Some(2));
+    let noted = |twins: &Twins, port| {
+        let note = twins.kernel.settled_flow(twins.key(port)).unwrap();
+        note.map(|note| (note.target, note.closing))
+    };
+    assert_eq!(noted(&twins, 1000), Some((1, 0)));
+    assert_eq!(noted(&twins, 2000), None);
+    twins.send(1000, Flags::FIN | Flags::ACK, 6);
+    assert_eq!(noted(&twins, 1000), Some((1, 1)));
+    twins.send(1000, Flags::ACK, 7);
+    assert_eq!(
+        noted(&twins, 1000),
+        Some((1, 1)),
+        "the last acknowledgement does not revive it"
+    );
+    twins.set_slots(Slot::untracked(1));
+    twins.send(3000, Flags::ACK, 5);
+    assert_eq!(noted(&twins, 3000), None, "an untracked slot notes nothing");
 }
 
 #[test]
@@ -266,6 +298,49 @@ fn a_connection_that_cannot_be_recorded_is_counted() {
         .count();
     assert!(recorded >= 1 && lost >= 1);
     assert_eq!(lost + recorded as u64, 200, "each is recorded or counted");
+}
+
+#[test]
+fn all_flows_can_be_listed_however_many() {
+    // More than the kernel hands out at once.
+    const FLOWS: u16 = 10_000;
+    let mut twins = Twins::new(CLIENT, ONE, 16_384);
+    assert!(
+        twins
+            .kernel
+            .flow_reader()
+            .unwrap()
+            .established()
+            .unwrap()
+            .is_empty()
+    );
+    twins.set_slots(tracked(1, 2));
+    for port in 1..=FLOWS {
+        twins.send(port, Flags::SYN, 100);
+        twins.send(port, Flags::ACK, 101);
+    }
+    twins.send(50_000, Flags::ACK, 5);
+    twins.send(50_001, Flags::SYN, 5);
+    let found = twins.kernel.flow_reader().unwrap();
+    let mut established = found.established().unwrap();
+    established.sort_unstable_by_key(|(key, _)| *key);
+    let keys: Vec<FlowKey> = established.iter().map(|(key, _)| *key).collect();
+    let expected: Vec<FlowKey> = twins.host.flows.keys().copied().collect();
+    assert!(
+        keys == expected,
+        "expected {} flows, found {}",
+        expected.len(),
+        keys.len()
+    );
+    assert!(established.iter().all(|(_, record)| record.target == 2));
+    let [(key, note)] = found.settled().unwrap()[..] else {
+        panic!("one flow has no record")
+    };
+    assert_eq!((key, note.target), (twins.key(50_000), 1));
+    let [(key, half_open)] = found.half_open().unwrap()[..] else {
+        panic!("one flow is half open")
+    };
+    assert_eq!((key, half_open.sequence), (twins.key(50_001), 5));
 }
 
 #[test]

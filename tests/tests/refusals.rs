@@ -163,6 +163,17 @@ fn an_interface_that_does_not_exist() {
 }
 
 #[test]
+fn a_second_interface_that_does_not_exist() {
+    refused_after(
+        "interfaces = [\"eth0\"]",
+        "interfaces = [\n  \"eth0\",\n  \"eth7\",\n]",
+        Seen::OnTheHost,
+        "7",
+        &["datapath.interfaces[#2]", "eth7", "does not exist"],
+    );
+}
+
+#[test]
 fn a_backend_behind_no_route() {
     refused_after(
         "address = \"10.77.0.101\"",

@@ -112,8 +112,8 @@ fn reweight(cluster: &mut Cluster) -> Result<()> {
     cluster.balancer.reconfigure(configuration)
 }
 
-/// Applies changes in an order that the seed gives, and none again before all have had their turn. After each, all connections have to have exchanged data, and none may be
-/// broken.
+/// Applies changes in an order that the seed gives, and none again before all have had their turn. After each, all
+/// connections have to have exchanged data, and none may be broken.
 fn apply_changes(cluster: &mut Cluster, steady: &mut [Steady], times: u32, seed: u64) -> Result<()> {
     let mut random = Random::of(seed);
     let mut left: Vec<&Change> = Vec::new();

@@ -17,7 +17,7 @@ pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
 
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;
@@ -126,7 +126,7 @@ impl Slot {
     }
 }
 
-/// Names a flow: the key of both tables of records. The service stands for VIP, port and protocol.
+/// Names a flow: the key of all tables of flows. The service stands for VIP, port and protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C, align(8))]
 pub struct FlowKey {
@@ -197,6 +197,20 @@ pub struct HalfOpen {
     pub opened: u32,
 }
 
+/// What was noted of a connection in a tracked slot that has no record, because it is older than the slot's move.
+///
+/// For operators to see and count. Never consulted for forwarding, and lost when there are more than the table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SettledFlow {
+    /// The target to which the settled path led.
+    pub target: u16,
+    /// 1 once a FIN or RST has been seen, else 0.
+    pub closing: u16,
+    /// When a packet came, in [ticks](crate::clock::ticks): the last one, or the one that closes.
+    pub last_seen: u32,
+}
+
 /// What was forwarded to a target, per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -229,6 +243,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`HalfOpen`](super::HalfOpen).
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`SettledFlow`](super::SettledFlow).
+    pub const SETTLED_FLOWS: &str = "SETTLED_FLOWS";
     /// Hash, [`ReturnKey`](super::ReturnKey) to [`Return`](super::Return): the way back of translated connections that have
     /// an established record. Never evicts.
     pub const RETURNS: &str = "RETURNS";
@@ -266,6 +282,7 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<FlowRecord>(), 16);
         assert_eq!(size_of::<HalfOpen>(), 12);
+        assert_eq!(size_of::<SettledFlow>(), 8);
         assert_eq!(size_of::<ReturnKey>(), 40);
         assert_eq!(size_of::<Return>(), 40);
         assert_eq!(size_of::<Node>(), 72);

@@ -11,7 +11,7 @@ use crate::{
     headers::tcp::Flags,
     layout::{
         FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Return, ReturnKey, Service,
-        ServiceKey, Slot, Target, Traffic, flag,
+        ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
     process::{Action, Engine, process},
     slot_rule::{Effect, Records},
@@ -81,6 +81,8 @@ pub struct HostTables {
     pub returns: BTreeMap<ReturnKey, Return>,
     /// The ways back of half-open connections.
     pub half_open_returns: BTreeMap<ReturnKey, Return>,
+    /// The notes of flows without a record.
+    pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
@@ -201,16 +203,10 @@ impl HostTables {
         let Memory { flow, slot, effect } = *memory;
         match effect {
             Effect::Nothing => {}
-            Effect::SettledUsed => {
-                if let Some(word) = self.slots.get_mut(slot as usize) {
-                    let [low, high, ..] = self.now.to_le_bytes();
-                    let settled_seen = u16::from_le_bytes([low, high]);
-                    *word = Slot {
-                        settled_seen,
-                        ..Slot::from_bits(*word)
-                    }
-                    .to_bits();
-                }
+            Effect::SettledUsed => self.settled_used(slot),
+            Effect::Noted(note) => {
+                self.settled_used(slot);
+                self.settled_flows.insert(flow, note);
             }
             Effect::Seen | Effect::Closing => {
                 if let Some(record) = self.flows.get_mut(&flow) {
@@ -228,6 +224,19 @@ impl HostTables {
                     self.half_open.remove(&flow);
                 }
             }
+        }
+    }
+
+    /// Notes the time at which a slot's settled path was used.
+    fn settled_used(&mut self, slot: u32) {
+        if let Some(word) = self.slots.get_mut(slot as usize) {
+            let [low, high, ..] = self.now.to_le_bytes();
+            let settled_seen = u16::from_le_bytes([low, high]);
+            *word = Slot {
+                settled_seen,
+                ..Slot::from_bits(*word)
+            }
+            .to_bits();
         }
     }
 
@@ -360,7 +369,7 @@ impl WaysBack for HostTables {
         true
     }
 
-    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return) -> bool {
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, _replaces: bool) -> bool {
         self.note(Note::EstablishWayBack(*key, *way_back));
         true
     }
@@ -399,6 +408,10 @@ impl Records for HostTables {
 
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen> {
         self.half_open.get(key)
+    }
+
+    fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow> {
+        self.settled_flows.get(key)
     }
 
     fn now(&self) -> u32 {

@@ -164,11 +164,10 @@ impl Arrival {
         };
         let key = return_key(new, self.segment.vip, port);
         self.way_back.target = id;
-        if let Some(other) = engine.way_back(&key)
-            && !is_same_flow(other, &self.way_back)
-        {
-            return false;
-        }
+        let leads_here = match engine.way_back(&key) {
+            Some(other) if !is_same_flow(other, &self.way_back) => return false,
+            known => known.is_some(),
+        };
         if let Some(other) = engine.half_open_way_back(&key)
             && !is_same_flow(other, &self.way_back)
         {
@@ -185,9 +184,17 @@ impl Arrival {
             port,
             reserved: [0; 3],
         };
-        // First the record, then the way back: one without a record would be taken for an orphan, and removed. Where one of them
-        // cannot be made, the half-open one serves on, as long as it is not evicted, and a later packet tries again.
-        if !engine.establish_flow(&self.flow, &record) || !engine.establish_way_back(&key, &self.way_back) {
+        // First the way back: a record must not name a port that another CPU has given away meanwhile. Until there is a record, the
+        // half-open one shows that somebody needs the way back. Where one of them cannot be made, both half-open ones serve on, as
+        // long as they are not evicted, and a later packet tries again.
+        if !engine.establish_way_back(&key, &self.way_back, leads_here) {
+            if engine.way_back(&key).is_some() {
+                return false;
+            }
+            engine.count(Counter::RecordLost);
+            return true;
+        }
+        if !engine.establish_flow(&self.flow, &record) {
             engine.count(Counter::RecordLost);
             return true;
         }
@@ -221,7 +228,7 @@ impl Arrival {
             Some(known) if !is_same_flow(known, &self.way_back) || *known == self.way_back => {}
             // Another MAC address or interface, or the way back is missing.
             _ => {
-                if !engine.establish_way_back(&key, &self.way_back) {
+                if !engine.establish_way_back(&key, &self.way_back, true) {
                     engine.count(Counter::RecordLost);
                 }
             }

@@ -54,8 +54,9 @@ pub trait WaysBack {
     /// Gives a half-open connection a way back, in place of an earlier one if `replaces`. `false` if another CPU has given the
     /// key away meanwhile, or there is no memory.
     fn open_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool;
-    /// Gives an established connection a way back, in place of an earlier one. `false` if the table is full.
-    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return) -> bool;
+    /// Gives an established connection a way back, in place of an earlier one if `replaces`. `false` if another CPU has given
+    /// the key away meanwhile, or the table is full.
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool;
     /// Removes the way back of an established connection.
     fn remove_way_back(&self, key: &ReturnKey);
     /// Removes the way back of a half-open connection.
@@ -116,9 +117,10 @@ pub const fn return_key(target: &Target, vip: Address, port: u16) -> ReturnKey {
     ReturnKey::new(target.backend(), target.port(), vip, port)
 }
 
-/// Whether the way back under a key is that of the connection with this record, given that it leads to the record's client.
-pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, record: &FlowRecord) -> bool {
-    way_back.target == record.target && key.port() == record.port
+/// Whether the way back under a key is that of a connection whose record, of either kind, names this target and port, given that it
+/// leads to the record's client.
+pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, target: u16, port: u16) -> bool {
+    way_back.target == target && key.port() == port
 }
 
 /// Forwards a client's packet to `service`, or counts why not.
@@ -128,7 +130,9 @@ pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, record: &FlowRec
 /// of stack with their callers.
 #[inline(always)]
 pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &E) -> Action {
-    if let Some(action) = engine.translate(packet, service, Passage::UNKNOWN) {
+    // With what the frame has in fragments, which those who make a frame of the context anew would not see.
+    let bytes = packet.length();
+    if let Some(action) = engine.translate(packet, service, Passage::UNKNOWN, bytes) {
         return action;
     }
     let mut passage = engine.admit(packet, service);
@@ -141,19 +145,20 @@ pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &
     if passage == Passage::UNKNOWN {
         return refuse(Counter::DropNoRecord, engine);
     }
-    match engine.translate(packet, service, passage) {
+    match engine.translate(packet, service, passage, bytes) {
         Some(action) => action,
         None => refuse(Counter::DropTableInconsistent, engine),
     }
 }
 
-/// Forwards a client's packet by its passage, which is looked up if it is [`Passage::UNKNOWN`], or counts why not. `None`, and the
-/// packet is unchanged, if it has to be admitted first.
+/// Forwards a client's packet of `bytes` bytes by its passage, which is looked up if it is [`Passage::UNKNOWN`], or counts why not.
+/// `None`, and the packet is unchanged, if it has to be admitted first.
 #[inline(always)]
 pub fn translate<E: Engine>(
     packet: &mut E::Frame,
     service: &Service,
     passage: Passage,
+    bytes: usize,
     engine: &E,
 ) -> Option<Action> {
     let Some((place, segment)) = Place::find(packet) else {
@@ -178,7 +183,6 @@ pub fn translate<E: Engine>(
     if !target.is_resolved() {
         return Some(refuse(Counter::DropNextHopUnknown, engine));
     }
-    let bytes = packet.length();
     let before = Endpoints::of(&segment);
     let after = Endpoints {
         source: segment.vip,

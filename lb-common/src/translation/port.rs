@@ -78,8 +78,10 @@ fn claim(
 /// Whether two ways back lead to the same connection of the same client.
 #[inline(always)]
 pub(super) fn is_same_flow(one: &Return, other: &Return) -> bool {
-    let ([a, b, c, d], [e, f, g, h]) = (one.client.words(), other.client.words());
+    let (mine, theirs) = (one.client.words(), other.client.words());
+    let address =
+        (mine[0] ^ theirs[0]) | (mine[1] ^ theirs[1]) | (mine[2] ^ theirs[2]) | (mine[3] ^ theirs[3]);
     let rest = (one.client_port ^ other.client_port) | (one.service ^ other.service);
     // One comparison: the verifier follows every branch of a loop.
-    (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) | rest as u32 == 0
+    address | u32::from(rest) == 0
 }

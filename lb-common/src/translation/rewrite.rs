@@ -132,7 +132,7 @@ fn rewrite_ipv4(
     let [hops, protocol] = packet.read(ip + 8)?;
     let lifetime = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
     let checksum = addresses
-        .replaced(u16::from_ne_bytes([hops, protocol]) as u32, lifetime as u32)
+        .replaced(u16::from_ne_bytes([hops, protocol]).into(), lifetime.into())
         .applied_to(u16::from_ne_bytes(packet.read(ip + 10)?));
     packet.write(ip + 8, lifetime.to_ne_bytes())?;
     packet.write(ip + 10, checksum.to_ne_bytes())?;
@@ -163,13 +163,13 @@ fn replace_ipv6(
     after: Address,
     update: Update,
 ) -> Option<Update> {
-    let [a, b, c, d] = before.words();
-    let [e, f, g, h] = after.words();
-    packet.write(offset, e.to_ne_bytes())?;
-    packet.write(offset + 4, f.to_ne_bytes())?;
-    packet.write(offset + 8, g.to_ne_bytes())?;
-    packet.write(offset + 12, h.to_ne_bytes())?;
-    Some(update.replaced(a, e).replaced(b, f).replaced(c, g).replaced(d, h))
+    let (old, new) = (before.words(), after.words());
+    packet.write(offset, new[0].to_ne_bytes())?;
+    packet.write(offset + 4, new[1].to_ne_bytes())?;
+    packet.write(offset + 8, new[2].to_ne_bytes())?;
+    packet.write(offset + 12, new[3].to_ne_bytes())?;
+    let update = update.replaced(old[0], new[0]).replaced(old[1], new[1]);
+    Some(update.replaced(old[2], new[2]).replaced(old[3], new[3]))
 }
 
 /// Writes destination and source MAC address.

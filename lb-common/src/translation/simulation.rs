@@ -17,7 +17,7 @@ use crate::{
     address::Address,
     counter::Counter,
     headers::tcp::Flags,
-    layout::{FlowKey, ReturnKey, Slot},
+    layout::{FlowKey, FlowRecord, Return, ReturnKey, ServiceKey, Slot},
     process::{Action, process},
     slot_rule::IDLE,
     testing::{
@@ -42,9 +42,19 @@ enum Step {
     /// A client sends its last SYN again.
     Retransmit { client: u8, port: u8 },
     /// A client continues its connection.
-    Send { client: u8, port: u8, payload: u8, flags: u8 },
+    Send {
+        client: u8,
+        port: u8,
+        payload: u8,
+        flags: u8,
+    },
     /// A backend answers the last packet that it has received of a client.
-    Answer { client: u8, port: u8, payload: u8, flags: u8 },
+    Answer {
+        client: u8,
+        port: u8,
+        payload: u8,
+        flags: u8,
+    },
     /// The controller gives new connections to the other target.
     Move,
     /// Half-open records and ways back are evicted, each of them or none.
@@ -146,7 +156,7 @@ impl World {
 
     fn set_slots(&mut self, turn: u16) {
         for (service, first) in [(NAT, 1), (NAT6, 3)] {
-            let key = crate::layout::ServiceKey::tcp(service.ip().into(), service.port());
+            let key = ServiceKey::tcp(service.ip().into(), service.port());
             let service = self.tables.services[&key];
             for index in service.first_slot..service.first_slot + service.slots {
                 self.tables.slots[index as usize] = Slot::untracked(first + turn).to_bits();
@@ -216,7 +226,7 @@ impl World {
     }
 
     fn first_slot(&self) -> u32 {
-        let key = crate::layout::ServiceKey::tcp(NAT.ip().into(), NAT.port());
+        let key = ServiceKey::tcp(NAT.ip().into(), NAT.port());
         self.tables.services[&key].first_slot
     }
 
@@ -244,7 +254,11 @@ impl World {
         if let Some(seen) = connection.seen
             && !had_record
         {
-            prop_assert_eq!((target, port), seen, "a SYN that is sent again goes where it went");
+            prop_assert_eq!(
+                (target, port),
+                seen,
+                "a SYN that is sent again goes where it went"
+            );
         }
         prop_assert_ne!(port, service.port(), "the service's own port stands for nobody");
         if let Some(connection) = self.connections.get_mut(&(client, service)) {
@@ -264,7 +278,9 @@ impl World {
         let dress = |frame: Frame, sequence| frame.flags(flags).sequence(sequence).payload(&payload);
         let Some(&connection) = self.connections.get(&(client, service)) else {
             // Nobody knows it, unless it is the rest of an earlier one.
-            if self.record(client, service).is_none() && !self.tables.half_open.contains_key(&key(client, service)) {
+            if self.record(client, service).is_none()
+                && !self.tables.half_open.contains_key(&key(client, service))
+            {
                 let before = self.tables.counted(Counter::DropNoRecord);
                 let (action, _) = self.process(&dress(self.frame(client, service), 7));
                 prop_assert_eq!(action, Action::Drop);
@@ -272,7 +288,9 @@ impl World {
             }
             return Ok(());
         };
-        let Some(seen) = connection.seen else { return Ok(()) };
+        let Some(seen) = connection.seen else {
+            return Ok(());
+        };
         let in_use = self.record(client, service).filter(|record| {
             !connection.established && record.closing == 0 && self.tables.now - record.last_seen <= IDLE
         });
@@ -288,7 +306,7 @@ impl World {
         let record = self.record(client, service);
         prop_assert_eq!(record.map(|record| (record.target, record.port)), Some(seen));
         let way_back = self.tables.returns.get(&self.return_key(service, seen));
-        prop_assert_eq!(way_back.map(|it| it.flow()), Some(key(client, service)));
+        prop_assert_eq!(way_back.map(Return::flow), Some(key(client, service)));
         if let Some(connection) = self.connections.get_mut(&(client, service)) {
             connection.established = true;
         }
@@ -358,7 +376,7 @@ impl World {
         Ok((target, port))
     }
 
-    fn record(&self, client: SocketAddr, service: SocketAddr) -> Option<crate::layout::FlowRecord> {
+    fn record(&self, client: SocketAddr, service: SocketAddr) -> Option<FlowRecord> {
         self.tables.flows.get(&key(client, service)).copied()
     }
 
@@ -378,7 +396,7 @@ impl World {
             let key = self.return_key(SocketAddr::new(vip, 0), (record.target, record.port));
             prop_assert!(keys.insert(key), "{:?} is shared", key);
             let way_back = self.tables.returns.get(&key);
-            prop_assert_eq!(way_back.map(|it| it.flow()), Some(*flow));
+            prop_assert_eq!(way_back.map(Return::flow), Some(*flow));
         }
         prop_assert_eq!(keys.len(), self.tables.returns.len(), "orphans are left");
         Ok(())
@@ -457,7 +475,7 @@ fn a_flood_of_syns_does_not_use_up_the_ports() {
         let (client, service) = parties(0, 0);
         world.process(&world.frame(client, service).flags(Flags::SYN));
         let (_, &way_back) = world.tables.half_open_returns.first_key_value().unwrap();
-        crate::layout::Return {
+        Return {
             client: Address::v4([203, 0, 113, 1]),
             ..way_back
         }

@@ -18,6 +18,7 @@ pub(super) fn code(error: &anyhow::Error) -> ExitCode {
     let usage = is_configuration(error) || error.is::<UsageError>() || error.is::<ConfigFileError>();
     match error.downcast_ref() {
         Some(ClientError::NoDaemon { .. }) => ExitCode::from(3),
+        Some(ClientError::Usage { .. }) => ExitCode::from(2),
         _ if usage => ExitCode::from(2),
         _ => ExitCode::FAILURE,
     }

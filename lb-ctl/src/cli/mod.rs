@@ -2,12 +2,15 @@
 
 mod detach;
 mod exit;
+mod explain;
+mod flows;
 mod output;
 mod reload;
 mod run;
 mod status;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -62,6 +65,32 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Explain why a flow goes where it goes: what the kernel does with its packets now.
+    Explain {
+        /// The client's address and port.
+        #[arg(value_name = "CLIENT:PORT", value_parser = explain::client)]
+        client: SocketAddr,
+        /// The service's name.
+        service: String,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the flows that the kernel's tables know: those that a slot which moves must not lose.
+    Flows {
+        /// Only flows of this service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only flows of this backend.
+        #[arg(long, value_name = "NAME")]
+        backend: Option<String>,
+        /// How many to list. Counted are all.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Have the daemon read its configuration file again and follow it: all of it, or nothing if something is wrong with it.
     ///
     /// No connection breaks: backends that are no longer configured get no new ones, and keep those that they have.
@@ -105,6 +134,24 @@ fn perform(command: &Command) -> anyhow::Result<()> {
         } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
         Action::Check { config, host } => check(&config.path, *host),
         Action::Status { json } => status::status(command.socket(), *json),
+        Action::Explain {
+            client,
+            service,
+            json,
+        } => explain::explain(command.socket(), *client, service, *json),
+        Action::Flows {
+            service,
+            backend,
+            limit,
+            json,
+        } => {
+            let query = crate::core::flows::Query {
+                service: service.clone(),
+                backend: backend.clone(),
+                limit: *limit,
+            };
+            flows::flows(command.socket(), &query, *json)
+        }
         Action::Reload { json } => reload::reload(command.socket(), *json),
         Action::Detach { node } => detach::detach(node.as_deref()),
     }

@@ -1,6 +1,7 @@
 //! The command line's end of the operator API.
 
 use std::{
+    fmt::Write as _,
     io,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,12 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::core::{changes::Changes, status::Status};
+use crate::core::{
+    changes::Changes,
+    explain::{self, Explanation},
+    flows::{self, Flows},
+    status::Status,
+};
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,12 @@ pub enum ClientError {
         /// What happened.
         source: hyper::Error,
     },
+    /// The question was wrong.
+    #[error("{reason}")]
+    Usage {
+        /// The daemon's words.
+        reason: String,
+    },
     /// The daemon could not do it.
     #[error("the daemon answered {status}: {reason}")]
     Refused {
@@ -50,6 +62,9 @@ pub enum ClientError {
         /// The daemon's words.
         reason: String,
     },
+    /// The question cannot be put into a URI.
+    #[error("the question cannot be put into the address of a request")]
+    Question(#[from] hyper::http::uri::InvalidUri),
     /// The daemon refuses the configuration.
     #[error("{0}")]
     Configuration(String),
@@ -68,11 +83,50 @@ pub async fn reload(socket: &Path) -> Result<Changes, ClientError> {
     ask(socket, Method::POST, "/reload").await
 }
 
-async fn ask<T: DeserializeOwned>(
-    socket: &Path,
-    method: Method,
-    path: &'static str,
-) -> Result<T, ClientError> {
+/// Asks why a flow goes where it goes.
+pub async fn explain(socket: &Path, query: &explain::Query) -> Result<Explanation, ClientError> {
+    let explain::Query { client, service } = query;
+    let parameters = [("client", client.to_string()), ("service", service.clone())];
+    ask(socket, Method::GET, &with_parameters("/explain", parameters)).await
+}
+
+/// Asks for the flows that the tables know.
+pub async fn flows(socket: &Path, query: &flows::Query) -> Result<Flows, ClientError> {
+    let flows::Query {
+        service,
+        backend,
+        limit,
+    } = query;
+    let named = [("service", service), ("backend", backend)];
+    let named = named
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)));
+    let parameters = named.chain([("limit", limit.to_string())]);
+    ask(socket, Method::GET, &with_parameters("/flows", parameters)).await
+}
+
+/// A path with a query of these names and values.
+fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let mut text = path.to_owned();
+    let mut separator = '?';
+    for (name, value) in parameters {
+        text.extend([separator]);
+        text.extend([name, "="]);
+        for byte in value.bytes() {
+            // The unreserved characters of RFC 3986, 2.3.
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                text.push(char::from(byte));
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+        separator = '&';
+    }
+    text
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -88,7 +142,7 @@ async fn ask<T: DeserializeOwned>(
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.method_mut() = method;
-    *request.uri_mut() = hyper::Uri::from_static(path);
+    *request.uri_mut() = path.parse()?;
     // HTTP/1.1 wants a host, a unix socket has none.
     request
         .headers_mut()
@@ -100,8 +154,28 @@ async fn ask<T: DeserializeOwned>(
         let reason = String::from_utf8_lossy(&body).into_owned();
         return Err(match status {
             StatusCode::UNPROCESSABLE_ENTITY => ClientError::Configuration(reason),
+            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => ClientError::Usage { reason },
             _ => ClientError::Refused { status, reason },
         });
     }
     Ok(serde_json::from_slice(&body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_survive_whatever_is_in_them() {
+        let uri = with_parameters(
+            "/x",
+            [
+                ("client", "[2001:db8::1]:80".to_owned()),
+                ("b", "ä& =".to_owned()),
+            ],
+        );
+        assert_eq!(uri, "/x?client=%5B2001%3Adb8%3A%3A1%5D%3A80&b=%C3%A4%26%20%3D");
+        assert!(uri.parse::<hyper::Uri>().is_ok());
+        assert_eq!(with_parameters("/x", []), "/x");
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     http::StatusCode,
     routing::{get, post},
 };
@@ -17,16 +17,28 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use crate::core::{changes::Changes, status::Status};
+use crate::core::{
+    changes::Changes,
+    explain::{self, Explanation},
+    flows::{self, Flows},
+    status::Status,
+};
 
 /// What an operator asks of the controller.
 #[derive(Debug)]
 pub enum Request {
     /// The whole status.
-    Status(oneshot::Sender<Result<Status, Refusal>>),
+    Status(Answer<Status>),
     /// Read the configuration file again.
-    Reload(oneshot::Sender<Result<Changes, Refusal>>),
+    Reload(Answer<Changes>),
+    /// Why a flow goes where it goes.
+    Explain(explain::Query, Answer<Explanation>),
+    /// The flows that the tables know.
+    Flows(flows::Query, Answer<Flows>),
 }
+
+/// Where an answer is to be sent.
+pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// Why the controller did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +46,9 @@ pub enum Refusal {
     /// The configuration is wrong; nothing has been changed.
     #[error("{0}")]
     Configuration(String),
+    /// It asks for something that is not there.
+    #[error("{0}")]
+    Usage(String),
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
@@ -106,6 +121,8 @@ impl Socket {
         let router = Router::new()
             .route("/status", get(status))
             .route("/reload", post(reload))
+            .route("/explain", get(explain))
+            .route("/flows", get(flows))
             .with_state(controller);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -127,20 +144,33 @@ impl Drop for Socket {
     }
 }
 
-type Answer<T> = Result<Json<T>, (StatusCode, String)>;
+type Controller = State<mpsc::Sender<Request>>;
+type Response<T> = Result<Json<T>, (StatusCode, String)>;
 
-async fn status(State(controller): State<mpsc::Sender<Request>>) -> Answer<Status> {
+async fn status(State(controller): Controller) -> Response<Status> {
     ask(&controller, Request::Status).await
 }
 
-async fn reload(State(controller): State<mpsc::Sender<Request>>) -> Answer<Changes> {
+async fn reload(State(controller): Controller) -> Response<Changes> {
     ask(&controller, Request::Reload).await
 }
 
+async fn explain(
+    State(controller): Controller,
+    Query(query): Query<explain::Query>,
+) -> Response<Explanation> {
+    ask(&controller, |answer| Request::Explain(query, answer)).await
+}
+
+async fn flows(State(controller): Controller, Query(query): Query<flows::Query>) -> Response<Flows> {
+    ask(&controller, |answer| Request::Flows(query, answer)).await
+}
+
+/// Has the controller answer a request.
 async fn ask<T>(
     controller: &mpsc::Sender<Request>,
-    request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
-) -> Answer<T> {
+    request: impl FnOnce(Answer<T>) -> Request,
+) -> Response<T> {
     let (answer, answered) = oneshot::channel();
     let gone = |()| {
         (
@@ -152,6 +182,7 @@ async fn ask<T>(
     let answer = answered.await.map_err(|_| gone(()))?;
     answer.map(Json).map_err(|refusal| match refusal {
         Refusal::Configuration(reason) => (StatusCode::UNPROCESSABLE_ENTITY, reason),
+        Refusal::Usage(reason) => (StatusCode::NOT_FOUND, reason),
         Refusal::Failed(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason),
     })
 }

@@ -8,8 +8,8 @@ use aya::{
     maps::{Array, PerCpuArray},
 };
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, TargetName, Traffic,
-    map,
+    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
+    TargetName, Traffic, map,
 };
 
 use super::{
@@ -34,6 +34,7 @@ impl Datapath {
         copy_per_cpu::<u64>(old, self, map::COUNTERS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::HALF_OPEN_RETURNS)?;
+        copy_hash::<FlowKey, SettledFlow>(old, self, map::SETTLED_FLOWS)?;
         copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)?;
         copy_hash::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN)
     }

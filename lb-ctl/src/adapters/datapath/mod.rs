@@ -3,9 +3,12 @@
 mod attachment;
 mod bpf_call;
 mod error;
+mod flow_reader;
 mod force_detach;
 mod hash_table;
+mod live;
 mod loading;
+mod memo;
 mod migration;
 mod pin_names;
 mod pins;
@@ -15,23 +18,26 @@ mod slots;
 mod sweep;
 mod ways_back;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, DevMapHash, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
     programs::{TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
 use lb_common::{
     counter::Counter,
     layout::{
-        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, Slot, Target, TargetName, Traffic, map,
+        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target, TargetName,
+        Traffic, map,
     },
 };
 
 pub use attachment::Attachment;
 pub use error::DatapathError;
+pub use flow_reader::FlowReader;
+pub use live::LiveTables;
 pub use loading::Loaded;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 pub use sweep::Sweep;
@@ -59,7 +65,7 @@ pub struct Sizes {
     pub targets: u32,
     /// Established records.
     pub flows: u32,
-    /// Half-open records.
+    /// Half-open records. Also the notes of flows without a record.
     pub half_open: u32,
 }
 
@@ -101,6 +107,28 @@ impl Datapath {
     pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
         let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
         Ok(nodes.set(0, Raw(*node), 0)?)
+    }
+
+    /// Says through which interfaces, by index, packets can leave that came in through another one. The kernel itself forgets
+    /// an interface that is deleted.
+    pub fn write_devices(&mut self, indices: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        let mut devices = DevMapHash::try_from(self.map_mut(map::DEVICES)?)?;
+        let present = devices.keys().collect::<Result<BTreeSet<u32>, _>>()?;
+        for &index in present.difference(indices) {
+            match devices.remove(index) {
+                Err(MapError::KeyNotFound) => {}
+                other => other?,
+            }
+        }
+        for &index in indices {
+            devices
+                .insert(index, index, None, 0)
+                .map_err(|error| DatapathError::Device {
+                    index,
+                    source: Box::new(error),
+                })?;
+        }
+        Ok(())
     }
 
     /// The entries of the service table, and the names of targets.
@@ -151,6 +179,13 @@ impl Datapath {
         present(half_open.get(&Raw(key), 0))
     }
 
+    /// What was noted of a flow without a record.
+    pub fn settled_flow(&self, key: FlowKey) -> Result<Option<SettledFlow>, DatapathError> {
+        let noted =
+            HashMap::<_, Raw<FlowKey>, Raw<SettledFlow>>::try_from(find(&self.ebpf, map::SETTLED_FLOWS)?)?;
+        present(noted.get(&Raw(key), 0))
+    }
+
     /// Says whether established records are running short, so that new connections do without where they can.
     pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
         let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
@@ -161,6 +196,19 @@ impl Datapath {
     pub fn are_records_short(&self) -> Result<bool, DatapathError> {
         let setting = Array::<_, u32>::try_from(self.map(map::RECORDS_SHORT)?)?;
         Ok(setting.get(&0, 0)? != 0)
+    }
+
+    /// An entry of the service table.
+    fn service(&self, key: ServiceKey) -> Result<Option<Service>, DatapathError> {
+        let services =
+            HashMap::<_, Raw<ServiceKey>, Raw<Service>>::try_from(find(&self.ebpf, map::SERVICES)?)?;
+        present(services.get(&Raw(key), 0))
+    }
+
+    /// What the program knows of this host.
+    fn node(&self) -> Result<Node, DatapathError> {
+        let nodes = Array::<_, Raw<Node>>::try_from(find(&self.ebpf, map::NODE)?)?;
+        Ok(nodes.get(&0, 0)?.0)
     }
 
     /// Reads an entry of the target table.

@@ -1,7 +1,8 @@
 //! Values that are copied in and out of maps as bytes.
 
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, Target, TargetName, Traffic,
+    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
+    TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -24,6 +25,8 @@ unsafe impl aya::Pod for Raw<FlowKey> {}
 unsafe impl aya::Pod for Raw<FlowRecord> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<HalfOpen> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<SettledFlow> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Node> {}
 // SAFETY: as above.

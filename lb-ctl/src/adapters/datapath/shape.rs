@@ -82,7 +82,7 @@ impl Sizes {
             map::SLOTS => Some(self.slots),
             map::TARGETS | map::TRAFFIC | map::TARGET_NAMES => Some(self.targets),
             map::FLOWS | map::RETURNS => Some(self.flows),
-            map::HALF_OPEN | map::HALF_OPEN_RETURNS => Some(self.half_open),
+            map::HALF_OPEN | map::HALF_OPEN_RETURNS | map::SETTLED_FLOWS => Some(self.half_open),
             _ => None,
         }
     }

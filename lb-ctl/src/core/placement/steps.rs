@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{NO_TARGET, Service, ServiceKey, Slot, TargetName};
+use lb_common::layout::{NO_TARGET, Service, ServiceKey, Slot, TargetName, flag};
 
 use super::Placement;
 use crate::core::{
@@ -127,13 +127,17 @@ impl Placement {
         let leaving = self.targets.keys().filter(|id| !self.configured.contains(id));
         let mut targets: BTreeSet<u16> = leaving.copied().collect();
         if !targets.is_empty() {
+            // By id. There may be millions of slots, which name few targets.
+            let mut named = vec![false; usize::from(u16::MAX) + 1];
             for service in self.services.values() {
                 for index in service.first_slot..service.first_slot + service.slots {
                     let slot = tables.slot(index)?;
-                    targets.remove(&slot.settled);
-                    targets.remove(&slot.current);
+                    for id in [slot.settled, slot.current] {
+                        named[usize::from(id)] = true;
+                    }
                 }
             }
+            targets.retain(|id| !named[usize::from(*id)]);
         }
         Ok(Departing {
             targets,
@@ -158,8 +162,10 @@ impl Placement {
                     continue;
                 }
                 let named = census.named_in(service.id, slot);
-                let reset = census.is_reset(found.settled);
-                let settled = slot_moves::settled(found, named, census.now(), census.idle_timeout(), reset);
+                // Of a service that translates no connection is without a record.
+                let is_empty = census.is_reset(found.settled) || service.flags & flag::TRANSLATES != 0;
+                let settled =
+                    slot_moves::settled(found, named, census.now(), census.idle_timeout(), is_empty);
                 // A packet that has used the settled path since then keeps the slot from settling.
                 if let Some(settled) = settled
                     && tables.replace_slot(index, found, settled)?

@@ -1,0 +1,174 @@
+//! The reason for which a packet has its target, in one sentence.
+
+use lb_common::{
+    clock,
+    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
+    slot_rule::{Event, IDLE, Records, continues},
+};
+
+use super::Names;
+use crate::core::time::seconds;
+
+/// What the tables have about a flow.
+pub(super) struct Found<'a> {
+    pub(super) slot: Slot,
+    pub(super) record: Option<&'a FlowRecord>,
+    pub(super) half_open: Option<&'a HalfOpen>,
+    pub(super) note: Option<&'a SettledFlow>,
+    pub(super) now: u32,
+    /// Records are running short, and the settled target can do without.
+    saves_records: bool,
+    /// The service translates: each of its connections has a record, and no slot is asked about them.
+    translates: bool,
+}
+
+/// Which part of the slot rule applies, and the target that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// All packets of the slot go to one target.
+    Untracked(u16),
+    /// The record decides alone.
+    RecordInUse(u16),
+    /// The packet continues a SYN that was given to this target.
+    Continues(u16),
+    /// A record that closes or is idle, and nobody has taken its place.
+    OldRecord(u16),
+    /// There is no record.
+    NoRecord(u16),
+    /// A SYN goes where the one before went.
+    SynAgain(u16),
+    /// A SYN, for which a record that closes or is idle gives way.
+    Replaces(u16),
+    /// A SYN of a slot whose settled target is its current one.
+    NotMoved(u16),
+    /// A SYN that does without a record.
+    SavesRecord(u16),
+    /// A SYN.
+    New(u16),
+    /// Each connection of the service has a record, except this one.
+    Unknown,
+}
+
+impl Rule {
+    pub(super) const fn target(self) -> u16 {
+        match self {
+            Self::Untracked(target)
+            | Self::RecordInUse(target)
+            | Self::Continues(target)
+            | Self::OldRecord(target)
+            | Self::NoRecord(target)
+            | Self::SynAgain(target)
+            | Self::Replaces(target)
+            | Self::NotMoved(target)
+            | Self::SavesRecord(target)
+            | Self::New(target) => target,
+            Self::Unknown => NO_TARGET,
+        }
+    }
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn of(slot: Slot, translates: bool, key: &FlowKey, records: &'a impl Records) -> Self {
+        // A record without a port is of a time when the service did not translate.
+        let counts = |port: u16| !translates || port != 0;
+        Self {
+            slot,
+            record: records.flow(key).filter(|record| counts(record.port)),
+            half_open: records.half_open(key).filter(|half_open| counts(half_open.port)),
+            note: records.settled_flow(key),
+            now: records.now(),
+            saves_records: records.is_short() && records.is_alive(slot.settled),
+            translates,
+        }
+    }
+
+    /// The part of the slot rule that applies. That it leads where the rule itself leads is a property under test.
+    pub(super) fn rule(&self, event: Event) -> Rule {
+        let Slot {
+            settled,
+            current,
+            tracked,
+            ..
+        } = self.slot;
+        match (self.record, self.half_open) {
+            _ if !tracked && !self.translates => Rule::Untracked(current),
+            (Some(record), _) if self.is_in_use(record) => Rule::RecordInUse(record.target),
+            (_, Some(half_open)) if event.opens => Rule::SynAgain(half_open.target),
+            (Some(_), None) if event.opens => Rule::Replaces(current),
+            (None, None) if event.opens && self.translates => Rule::New(current),
+            (None, None) if event.opens && settled == current => Rule::NotMoved(settled),
+            (None, None) if event.opens && self.saves_records => Rule::SavesRecord(settled),
+            (None, None) if event.opens => Rule::New(current),
+            (_, Some(half_open)) if continues(event, half_open) => Rule::Continues(half_open.target),
+            (Some(record), _) => Rule::OldRecord(record.target),
+            (None, _) if self.translates => Rule::Unknown,
+            (None, _) => Rule::NoRecord(settled),
+        }
+    }
+
+    const fn is_in_use(&self, record: &FlowRecord) -> bool {
+        record.closing == 0 && clock::since(self.now, record.last_seen) <= IDLE
+    }
+
+    /// The reason for which a packet has its target.
+    pub(super) fn why(&self, event: Event, names: &Names<'_>) -> String {
+        let rule = self.rule(event);
+        let name = |target| match target {
+            NO_TARGET => "nobody".to_owned(),
+            target => (names.backend)(target),
+        };
+        let target = name(rule.target());
+        let current = name(self.slot.current);
+        let elsewhere = if self.slot.current == rule.target() {
+            String::new()
+        } else {
+            format!(", though new connections of this slot go to {current}")
+        };
+        let record = self.record.map(|record| {
+            let ago = self.ago(record.last_seen);
+            match record.closing {
+                0 => format!("its established record, last used {ago} ago,"),
+                _ => format!("its record, which closes since {ago},"),
+            }
+        });
+        let record = record.unwrap_or_default();
+        let syn = self.half_open.map(|half_open| self.ago(half_open.opened));
+        let syn = syn.unwrap_or_default();
+        match rule {
+            Rule::Untracked(_) => format!("untracked slot: every packet goes to {target}"),
+            Rule::RecordInUse(_) if event.opens => {
+                format!("{record} names {target}, which knows whether the connection still exists{elsewhere}")
+            }
+            Rule::RecordInUse(_) | Rule::OldRecord(_) => format!("{record} names {target}{elsewhere}"),
+            Rule::Continues(_) => format!(
+                "its SYN of {syn} ago was given to {target}, and a packet that continues it follows it{elsewhere}"
+            ),
+            Rule::NoRecord(_) => {
+                format!("no record: connections from before the move live on {target}{elsewhere}")
+            }
+            Rule::SynAgain(_) => {
+                format!(
+                    "a SYN of {syn} ago was given to {target}, and one that is sent again follows it{elsewhere}"
+                )
+            }
+            Rule::Replaces(_) => {
+                format!("{record} gives way to a new connection, and those of this slot go to {target}")
+            }
+            Rule::NotMoved(_) => {
+                format!(
+                    "new connections of this slot go to {target}, where those without a record live as well"
+                )
+            }
+            Rule::SavesRecord(_) => format!(
+                "records are running short, so new connections stay on {target}, which needs none, instead of {current}"
+            ),
+            Rule::Unknown => "no record: every connection of a service that translates has one".to_owned(),
+            Rule::New(_) => format!("new connections of this slot go to {target}, and are recorded"),
+        }
+    }
+
+    /// How long a time is past, for people.
+    fn ago(&self, then: u32) -> String {
+        format!("{} s", seconds(clock::since(self.now, then)))
+    }
+}

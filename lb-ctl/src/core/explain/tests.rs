@@ -1,0 +1,293 @@
+use super::*;
+use lb_common::{
+    address::Address,
+    layout::{FlowRecord, HalfOpen, SettledFlow},
+    slot_rule::{IDLE, choose},
+    testing::{
+        HostTables,
+        cases::{CLIENT, CLIENT6},
+        tables::{NONE, ONE, ONE6, SLOTS, THREE, UNRESOLVED},
+    },
+};
+use proptest::prelude::*;
+
+const NOW: u32 = 100_000;
+
+fn service_at(address: SocketAddr) -> ServiceOfFlow<'static> {
+    ServiceOfFlow {
+        name: "impala",
+        vip: address.ip(),
+        port: address.port(),
+        forward: "dsr",
+    }
+}
+
+fn explained(client: SocketAddr, service: SocketAddr, tables: &HostTables) -> Explanation {
+    let names = Names {
+        backend: &|id| format!("impala{id}"),
+        interface: &|index| format!("eth{index}"),
+    };
+    explain(client, &service_at(service), tables, &names).expect("the service is in the tables")
+}
+
+/// The fixture, with all slots of a service like this, and what is known of the client's flow.
+fn tables(
+    service: SocketAddr,
+    client: SocketAddr,
+    slot: Slot,
+    record: Option<FlowRecord>,
+    half_open: Option<HalfOpen>,
+) -> HostTables {
+    let mut tables = HostTables::fixture();
+    tables.now = NOW;
+    let entry = tables.services[&ServiceKey::tcp(service.ip().into(), service.port())];
+    let first = entry.first_slot as usize;
+    tables.slots[first..first + SLOTS as usize].fill(slot.to_bits());
+    let key = FlowKey::new(client.ip().into(), client.port(), entry.id);
+    tables.flows.extend(record.map(|record| (key, record)));
+    tables
+        .half_open
+        .extend(half_open.map(|half_open| (key, half_open)));
+    tables
+}
+
+fn tracked(settled: u16, current: u16) -> Slot {
+    Slot {
+        settled,
+        current,
+        tracked: true,
+        settled_seen: 0,
+    }
+}
+
+fn record(target: u16, age: u32, closing: u16) -> FlowRecord {
+    FlowRecord {
+        target,
+        closing,
+        last_seen: NOW - age,
+        port: 0,
+        reserved: [0; 3],
+    }
+}
+
+fn half_open(target: u16, age: u32) -> HalfOpen {
+    HalfOpen {
+        target,
+        port: 0,
+        sequence: 7000,
+        opened: NOW - age,
+    }
+}
+
+/// Backend and reason of a packet and of a new connection.
+fn reasons(slot: Slot, record: Option<FlowRecord>, half_open: Option<HalfOpen>) -> [(String, String); 2] {
+    let found = explained(CLIENT, ONE, &tables(ONE, CLIENT, slot, record, half_open));
+    [found.packet, found.new_connection].map(|fate| (fate.backend.unwrap_or_default(), fate.reason))
+}
+
+fn owned(backend: &str, reason: &str) -> (String, String) {
+    (backend.to_owned(), reason.to_owned())
+}
+
+#[test]
+fn an_untracked_slot_has_one_answer() {
+    let found = explained(CLIENT, ONE, &HostTables::fixture());
+    assert!(!found.tracked && found.records.is_empty());
+    assert_eq!(found.packet, found.new_connection);
+    assert_eq!(found.packet.action, "forward");
+    assert_eq!(found.packet.backend.as_deref(), Some("impala1"));
+    assert_eq!(found.packet.next_hop.as_deref(), Some("02:00:00:01:00:01"));
+    assert_eq!(found.packet.egress.as_deref(), Some("eth0"));
+    assert_eq!(
+        found.packet.reason,
+        "untracked slot: every packet goes to impala1"
+    );
+    assert_eq!((found.slots, found.hash.len()), (SLOTS, 16));
+    let six = explained(CLIENT6, ONE6, &HostTables::fixture());
+    assert_eq!(six.packet.backend.as_deref(), Some("impala1"));
+}
+
+#[test]
+fn a_flow_without_a_record_is_from_before_the_move() {
+    let [packet, syn] = reasons(tracked(1, 3), None, None);
+    let reason = "no record: connections from before the move live on impala1, \
+                  though new connections of this slot go to impala3";
+    assert_eq!(packet, owned("impala1", reason));
+    assert_eq!(
+        syn,
+        owned(
+            "impala3",
+            "new connections of this slot go to impala3, and are recorded"
+        )
+    );
+}
+
+#[test]
+fn a_record_in_use_decides_for_every_packet() {
+    let [packet, syn] = reasons(tracked(2, 3), Some(record(1, 12, 0)), None);
+    let reason = "its established record, last used 12 s ago, names impala1, \
+                  though new connections of this slot go to impala3";
+    assert_eq!(packet, owned("impala1", reason));
+    assert_eq!(syn.0, "impala1");
+    assert!(
+        syn.1.contains("which knows whether the connection still exists"),
+        "{}",
+        syn.1
+    );
+}
+
+#[test]
+fn an_old_record_gives_way() {
+    let [packet, syn] = reasons(tracked(2, 3), Some(record(1, 1, 1)), None);
+    assert_eq!(packet.0, "impala1");
+    assert!(
+        packet.1.starts_with("its record, which closes since 1 s,"),
+        "{}",
+        packet.1
+    );
+    assert_eq!(syn.0, "impala3");
+    assert!(syn.1.contains("gives way to a new connection"), "{}", syn.1);
+}
+
+#[test]
+fn a_half_open_record_is_followed() {
+    let found = explained(
+        CLIENT,
+        ONE,
+        &tables(ONE, CLIENT, tracked(1, 3), None, Some(half_open(2, 3))),
+    );
+    assert_eq!(
+        (
+            found.packet.backend.as_deref(),
+            found.new_connection.backend.as_deref()
+        ),
+        (Some("impala2"), Some("impala2"))
+    );
+    assert!(
+        found.packet.reason.contains("continues it"),
+        "{}",
+        found.packet.reason
+    );
+    let [record] = &found.records[..] else {
+        panic!("one record: {:?}", found.records)
+    };
+    assert_eq!((record.state, record.idle_seconds), (FlowState::HalfOpen, 3));
+}
+
+#[test]
+fn what_is_noted_of_a_flow_is_shown() {
+    let mut tables = tables(ONE, CLIENT, tracked(1, 3), None, None);
+    let key = FlowKey::new(CLIENT.ip().into(), CLIENT.port(), 0);
+    let note = SettledFlow {
+        target: 1,
+        closing: 0,
+        last_seen: NOW - 14,
+    };
+    tables.settled_flows.insert(key, note);
+    let found = explained(CLIENT, ONE, &tables);
+    assert_eq!(
+        found.records,
+        [RecordStatus {
+            state: FlowState::Unrecorded,
+            backend: "impala1".to_owned(),
+            idle_seconds: 15,
+            nat_port: None,
+        }]
+    );
+}
+
+#[test]
+fn a_drop_names_its_counter() {
+    let tables = HostTables::fixture();
+    let none = explained(CLIENT, NONE, &tables);
+    assert_eq!((none.packet.action.as_str(), none.current), ("drop", None));
+    assert_eq!(none.packet.counter.as_deref(), Some("drop_no_backend"));
+    let unresolved = explained(CLIENT, UNRESOLVED, &tables);
+    assert_eq!(
+        unresolved.packet.counter.as_deref(),
+        Some("drop_next_hop_unknown")
+    );
+    assert!(
+        unresolved.packet.reason.contains("impala4"),
+        "{}",
+        unresolved.packet.reason
+    );
+}
+
+#[test]
+fn a_service_that_is_not_in_the_tables_has_no_explanation() {
+    let names = Names {
+        backend: &|id| id.to_string(),
+        interface: &|index| index.to_string(),
+    };
+    let nowhere = SocketAddr::from(([192, 0, 2, 99], 1));
+    let found = explain(CLIENT, &service_at(nowhere), &HostTables::fixture(), &names);
+    assert_eq!(found, None);
+}
+
+fn any_slot() -> impl Strategy<Value = Slot> {
+    (1u16..4, 1u16..4, any::<bool>()).prop_map(|(settled, current, tracked)| Slot {
+        settled: if tracked { settled } else { current },
+        current,
+        tracked,
+        settled_seen: 0,
+    })
+}
+
+fn any_record() -> impl Strategy<Value = FlowRecord> {
+    (1u16..4, 0..2 * IDLE, 0u16..2).prop_map(|(target, age, closing)| record(target, age, closing))
+}
+
+fn any_half_open() -> impl Strategy<Value = HalfOpen> {
+    (1u16..4, 0..2 * IDLE, any::<u32>()).prop_map(|(target, age, sequence)| HalfOpen {
+        sequence,
+        ..half_open(target, age)
+    })
+}
+
+proptest! {
+    /// What is explained is what happens: the slot is the packet's, the target the decision's, and the reason leads to it.
+    #[test]
+    fn the_explanation_is_the_decision(
+        service in prop_oneof![Just(ONE), Just(THREE), Just(ONE6)],
+        host: u8,
+        port: u16,
+        slot in proptest::option::of(any_slot()),
+        record in proptest::option::of(any_record()),
+        half_open in proptest::option::of(any_half_open()),
+        short: bool,
+        opens: bool,
+        sequence: u32,
+    ) {
+        let address = if service.is_ipv6() { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 7, u16::from(host)]) } else { IpAddr::from([198, 51, 100, host]) };
+        let client = SocketAddr::new(address, port);
+        let mut tables = match slot {
+            Some(slot) => tables(service, client, slot, record, half_open),
+            // The fixture's own slots differ from each other: only the right one leads to the right target.
+            None => HostTables::fixture(),
+        };
+        tables.short = short;
+        let found = explained(client, service, &tables);
+        let decided = |opens| {
+            let sequence = half_open.filter(|_| slot.is_some()).map_or(0, |it| it.sequence.wrapping_add(1));
+            let frame = probe::frame(Event { opens, closes: false, sequence }, client, service, tables.node.as_ref().unwrap());
+            match decide(frame.as_slice(), &tables) {
+                Verdict::Forward { id, .. } => Some(format!("impala{id}")),
+                _ => None,
+            }
+        };
+        prop_assert_eq!(&found.packet.backend, &decided(false));
+        prop_assert_eq!(&found.new_connection.backend, &decided(true));
+        if slot.is_none() {
+            prop_assert_eq!(&found.current, &found.packet.backend);
+        }
+
+        let slot = slot.unwrap_or(tracked(1, 2));
+        let key = FlowKey::new(Address::from(client.ip()), client.port(), 0);
+        let event = Event { opens, closes: false, sequence };
+        if slot.tracked {
+            let rule = Found::of(slot, false, &key, &tables).rule(event);
+            prop_assert_eq!(rule.target(), choose(event, slot, &key, &tables).target, "{:?}", rule);
+        }
+    }
+}
