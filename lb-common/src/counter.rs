@@ -43,13 +43,21 @@ counters! {
         "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
     RecordLost = 7, "record_lost",
         "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
-    DropTtlExpired = 8, "drop_ttl_expired",
+    ResetSent = 8, "reset_sent",
+        "A packet was answered with a TCP reset because its service has no backend that could take it.";
+    DropSourceNotAllowed = 9, "drop_source_not_allowed",
+        "A packet was dropped because its service may not be used from its source address.";
+    IcmpErrorForwarded = 10, "icmp_error_forwarded",
+        "An ICMP error about a connection was forwarded to the connection's backend.";
+    DropTtlExpired = 11, "drop_ttl_expired",
         "A packet to be translated was dropped because its time to live, or hop limit, was used up.";
-    DropNoRecord = 9, "drop_no_record",
-        "A packet to a service with forward = \"nat\" was dropped because it belongs to no connection that is known.";
-    DropNoFreePort = 10, "drop_no_free_port",
+    DropNoRecord = 12, "drop_no_record",
+        "A packet to a service with forward = \"nat\" was dropped because it belongs to no connection that is known, and may not be answered.";
+    DropNoFreePort = 13, "drop_no_free_port",
         "A SYN to a service with forward = \"nat\" was dropped because every port tried for it was taken.";
-    AnswerForwarded = 11, "answer_forwarded",
+    ResetNoRecord = 14, "reset_no_record",
+        "A packet to a service with forward = \"nat\" was answered with a TCP reset because it belongs to no connection that is known.";
+    AnswerForwarded = 15, "answer_forwarded",
         "A backend's answer was translated and forwarded to its client, as it should be.";
 }
 

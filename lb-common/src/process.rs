@@ -3,7 +3,8 @@
 use crate::{
     counter::Counter,
     decision::{Tables, Verdict, decide},
-    forward::direct_server_return,
+    forward::{self, direct_server_return},
+    icmp_error,
     layout::Service,
     packet::{Packet as _, PacketBuffer},
     translation::{self, Passage, WaysBack},
@@ -53,13 +54,28 @@ impl Action {
 /// The provided methods are ways that are long or rare. They are methods so that an implementation can keep them out of the way of
 /// other packets.
 pub trait Engine: Tables + WaysBack {
-    /// The frames that it is about.
-    type Frame: PacketBuffer + ?Sized;
+    /// The frames that it deals with.
+    type Frame: PacketBuffer;
 
     /// Counts an exceptional packet.
     fn count(&self, counter: Counter);
     /// Counts a frame of `bytes` bytes, as it came in, that is forwarded to the target `id`.
     fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool);
+
+    /// Makes of a frame an [RST back to its sender](forward::reset).
+    #[inline(always)]
+    fn reset(&self, packet: &mut Self::Frame) -> Option<()> {
+        forward::reset(packet)
+    }
+
+    /// Forwards an [ICMP error](icmp_error::forward) about a flow.
+    #[inline(always)]
+    fn forward_icmp_error(&self, packet: &mut Self::Frame) -> Action
+    where
+        Self: Sized,
+    {
+        icmp_error::forward(packet, self)
+    }
 
     /// Forwards a client's packet to a service that [translates](translation::translate).
     #[inline(always)]
@@ -112,6 +128,8 @@ pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     match decide(packet, engine) {
         Verdict::Pass => Action::Pass,
         Verdict::Drop(counter) => drop(counter, engine),
+        Verdict::Icmp => engine.forward_icmp_error(packet),
+        Verdict::Reset { sent, dropped } => reset(packet, sent, dropped, engine),
         Verdict::Forward {
             id,
             target,
@@ -132,6 +150,16 @@ pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     }
 }
 
+/// Tells the sender of a frame by an RST that nobody takes it, or drops it where that is not to be [answered](forward::reset).
+#[inline(always)]
+pub(crate) fn reset<E: Engine>(packet: &mut E::Frame, sent: Counter, dropped: Counter, engine: &E) -> Action {
+    if engine.reset(packet).is_none() {
+        return drop(dropped, engine);
+    }
+    engine.count(sent);
+    Action::Transmit { egress: 0 }
+}
+
 /// Drops a frame and says why.
 #[inline(always)]
 fn drop(counter: Counter, engine: &impl Engine) -> Action {
@@ -142,7 +170,11 @@ fn drop(counter: Counter, engine: &impl Engine) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{self, Case, HostTables, Outcome, tables::TARGETS};
+    use crate::testing::{
+        self, Case, HostTables, Outcome,
+        frame::{BALANCER_MAC, CLIENT_MAC},
+        tables::TARGETS,
+    };
     use std::vec::Vec;
 
     /// What happened to a frame, as the counts of fresh tables tell it.
@@ -168,6 +200,17 @@ mod tests {
                 id,
                 new_flow: tables.forwarded(id).new_flows == 1,
             },
+            (Action::Transmit { egress: 0 }, [Counter::IcmpErrorForwarded], []) => {
+                assert_eq!(frame[12..], case.frame[12..], "{}", case.sentence);
+                let id = (1..TARGETS).find(|&id| tables.targets[usize::from(id)].addresses() == frame[..12]);
+                Outcome::ForwardError {
+                    id: id.expect("it goes to a target"),
+                }
+            }
+            (Action::Transmit { egress: 0 }, &[counter], []) => {
+                assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &BALANCER_MAC[..]));
+                Outcome::Reset(counter)
+            }
             found => panic!("{}: {found:?}", case.sentence),
         }
     }

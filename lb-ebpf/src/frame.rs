@@ -40,9 +40,10 @@ impl Frame {
         }
     }
 
-    /// The context, for functions of their own, which make a frame of it anew.
+    /// The context, for functions of their own, which make a frame of it anew. This one must not be used any more after
+    /// such a function has changed the frame's length.
     #[inline(always)]
-    pub const fn context(&self) -> *mut xdp_md {
+    pub(crate) const fn context(&self) -> *mut xdp_md {
         self.context
     }
 

@@ -1,7 +1,11 @@
 //! The tables as ordinary collections.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::{cell::RefCell, collections::BTreeMap, vec::Vec};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use super::{cases::CLIENT_WITHOUT_PORT, frame::BALANCER_MAC};
 use crate::{
@@ -10,8 +14,8 @@ use crate::{
     decision::{Memory, Tables},
     headers::tcp::Flags,
     layout::{
-        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Return, ReturnKey, Service,
-        ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
+        AllowedKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Return, ReturnKey,
+        Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
     process::{Action, Engine, process},
     slot_rule::{Effect, Records},
@@ -37,6 +41,18 @@ pub const ONE6: SocketAddr = SocketAddr::new(VIP6, 21050);
 pub const THREE6: SocketAddr = SocketAddr::new(VIP6, 21051);
 /// A service without backends.
 pub const NONE: SocketAddr = SocketAddr::new(VIP, 21052);
+/// A service without backends that says so.
+pub const REFUSING: SocketAddr = SocketAddr::new(VIP, 21055);
+/// Like [`REFUSING`], over IPv6.
+pub const REFUSING6: SocketAddr = SocketAddr::new(VIP6, 21055);
+/// A service with target 1 that may be used from [`ALLOWED`] only.
+pub const RESTRICTED: SocketAddr = SocketAddr::new(VIP, 21056);
+/// Like [`RESTRICTED`], over IPv6, for [`ALLOWED6`].
+pub const RESTRICTED6: SocketAddr = SocketAddr::new(VIP6, 21056);
+/// From where [`RESTRICTED`] may be used: the first address, and the length of the prefix.
+pub const ALLOWED: (IpAddr, u32) = (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 0)), 25);
+/// From where [`RESTRICTED6`] may be used.
+pub const ALLOWED6: (IpAddr, u32) = (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0, 0, 0, 0)), 65);
 /// A service whose only target has no MAC address yet.
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
@@ -67,6 +83,8 @@ pub const TARGETS: u16 = 7;
 pub struct HostTables {
     /// The services by key.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// From where restricted services may be used.
+    pub allowed: BTreeSet<AllowedKey>,
     /// All slots, as the map holds them.
     pub slots: Vec<u64>,
     /// This host.
@@ -130,9 +148,20 @@ impl HostTables {
             tables.add_service(three, |slot| slot % 3 + 1);
         }
         tables.add_service(NONE, |_| NO_TARGET);
+        for refusing in [REFUSING, REFUSING6] {
+            tables.add_service(refusing, |_| NO_TARGET).flags = flag::RESETS;
+        }
+        for (id, restricted, (address, length)) in [(1, RESTRICTED, ALLOWED), (2, RESTRICTED6, ALLOWED6)] {
+            let service = tables.add_service(restricted, |_| 1);
+            service.flags = flag::RESTRICTED;
+            service.id = id;
+            let before = if address.is_ipv4() { AllowedKey::V4_BITS } else { 0 };
+            let key = AllowedKey::prefix(id, address.into(), before + length);
+            tables.allowed.insert(key);
+        }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
-        for (id, (service, target)) in (1..).zip([(NAT, 5), (NAT6, 6)]) {
+        for (id, (service, target)) in (3..).zip([(NAT, 5), (NAT6, 6)]) {
             let service = tables.add_service(service, |_| target);
             service.flags = flag::TRANSLATES;
             service.id = id;
@@ -245,13 +274,12 @@ impl HostTables {
         let slots = u16::try_from(SLOTS).expect("a few slots");
         self.slots
             .extend((0..slots).map(|slot| Slot::untracked(target_of(slot)).to_bits()));
-        let service = Service {
+        let key = ServiceKey::tcp(Address::from(address.ip()), address.port());
+        self.services.entry(key).or_insert(Service {
             first_slot,
             slots: SLOTS,
             ..plain_service()
-        };
-        let key = ServiceKey::tcp(Address::from(address.ip()), address.port());
-        self.services.entry(key).or_insert(service)
+        })
     }
 }
 
@@ -321,6 +349,11 @@ impl Tables for HostTables {
 
     fn target(&self, id: u16) -> Option<&Target> {
         self.targets.get(usize::from(id))
+    }
+
+    fn allows(&self, service: u16, client: Address) -> bool {
+        let client = AllowedKey::client(service, client);
+        self.allowed.iter().any(|prefix| prefix.covers(&client))
     }
 
     fn remember(&self, memory: &Memory) {

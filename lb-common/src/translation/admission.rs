@@ -56,8 +56,7 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
         ),
     };
     if id == NO_TARGET {
-        engine.count(Counter::DropNoBackend);
-        return Passage::REFUSED;
+        return Passage::NO_BACKEND;
     }
     let Some(target) = target(id, engine) else {
         engine.count(Counter::DropTableInconsistent);

@@ -26,9 +26,9 @@ use crate::{
     address::Address,
     counter::Counter,
     headers::Segment,
-    layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, Target, forward},
+    layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, Target, flag, forward},
     packet::{Packet as _, PacketMut as _},
-    process::{Action, Engine},
+    process::{Action, Engine, reset},
     slot_rule::{self, Event},
 };
 
@@ -73,9 +73,10 @@ impl Passage {
     pub const REFUSED: Self = Self(0);
     /// The packet belongs to no connection that anybody knows.
     pub const UNKNOWN: Self = Self(1);
-
     /// The packet is a SYN without a record in use: it has to be [opened](open) a way.
     pub const OPENS: Self = Self(2);
+    /// The packet is a SYN, and there is no backend for it.
+    pub const NO_BACKEND: Self = Self(3);
 
     /// To `target`, from `port`, neither of which is 0.
     #[inline(always)]
@@ -123,7 +124,7 @@ pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, target: u16, por
     way_back.target == target && key.port() == port
 }
 
-/// Forwards a client's packet to `service`, or counts why not.
+/// Forwards a client's packet to `service`, or counts why not. A packet of a connection that nobody knows is answered by an RST.
 ///
 /// Nearly all packets find their record in use, come in the same tick as the one before, and leave nothing to remember. Only the
 /// others are [admitted](admit), and some of those [opened](open) a way. The steps do not call each other, since functions of the kernel program share 512 bytes
@@ -143,7 +144,13 @@ pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &
         return Action::Drop;
     }
     if passage == Passage::UNKNOWN {
-        return refuse(Counter::DropNoRecord, engine);
+        return reset(packet, Counter::ResetNoRecord, Counter::DropNoRecord, engine);
+    }
+    if passage == Passage::NO_BACKEND {
+        if service.flags & flag::RESETS == 0 {
+            return refuse(Counter::DropNoBackend, engine);
+        }
+        return reset(packet, Counter::ResetSent, Counter::DropNoBackend, engine);
     }
     match engine.translate(packet, service, passage, bytes) {
         Some(action) => action,

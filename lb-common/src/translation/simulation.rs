@@ -281,10 +281,15 @@ impl World {
             if self.record(client, service).is_none()
                 && !self.tables.half_open.contains_key(&key(client, service))
             {
-                let before = self.tables.counted(Counter::DropNoRecord);
+                let (expected, counter) = if flags & Flags::RST == 0 {
+                    (Action::Transmit { egress: 0 }, Counter::ResetNoRecord)
+                } else {
+                    (Action::Drop, Counter::DropNoRecord)
+                };
+                let before = self.tables.counted(counter);
                 let (action, _) = self.process(&dress(self.frame(client, service), 7));
-                prop_assert_eq!(action, Action::Drop);
-                prop_assert_eq!(self.tables.counted(Counter::DropNoRecord), before + 1);
+                prop_assert_eq!(action, expected);
+                prop_assert_eq!(self.tables.counted(counter), before + 1);
             }
             return Ok(());
         };
@@ -405,7 +410,7 @@ impl World {
 
 /// The key of a client's flow. The services have the ids of [`HostTables::fixture`].
 fn key(client: SocketAddr, service: SocketAddr) -> FlowKey {
-    let service = if service.is_ipv4() { 1 } else { 2 };
+    let service = if service.is_ipv4() { 3 } else { 4 };
     FlowKey::new(Address::from(client.ip()), client.port(), service)
 }
 

@@ -102,7 +102,7 @@ pub struct RecordStatus {
 /// What becomes of a packet, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fate {
-    /// forward | drop | pass.
+    /// forward | drop | reset | pass.
     pub action: String,
     /// The backend that gets it.
     pub backend: Option<String>,
@@ -110,7 +110,7 @@ pub struct Fate {
     pub next_hop: Option<String>,
     /// The interface on which it leaves.
     pub egress: Option<String>,
-    /// The counter under which it is dropped.
+    /// The counter under which it is dropped or answered.
     pub counter: Option<String>,
     /// One sentence.
     pub reason: String,
@@ -244,6 +244,12 @@ fn fate(
         ),
         ..nothing.clone()
     };
+    let reset = |sent: Counter| Fate {
+        action: "reset".to_owned(),
+        counter: Some(sent.name().to_owned()),
+        reason: format!("{why}; so the client is told by a TCP reset"),
+        ..nothing.clone()
+    };
     let forwarded = |id: u16, target: &Target| Fate {
         action: "forward".to_owned(),
         backend: Some((names.backend)(id)),
@@ -253,12 +259,17 @@ fn fate(
         ..nothing.clone()
     };
     match decide(frame.as_slice(), tables) {
-        Verdict::Pass | Verdict::TranslateToClient => nothing,
+        // The probe is TCP, so no question of ICMP.
+        Verdict::Pass | Verdict::Icmp | Verdict::TranslateToClient => nothing,
         Verdict::Drop(counter) => dropped(counter),
+        Verdict::Reset { sent, .. } => reset(sent),
         Verdict::Forward { id, target, .. } => forwarded(id, target),
         // What is more, only the connection's records say.
-        Verdict::TranslateToBackend { .. } => match found.rule(event) {
-            Rule::Unknown => dropped(Counter::DropNoRecord),
+        Verdict::TranslateToBackend { service } => match found.rule(event) {
+            Rule::Unknown => reset(Counter::ResetNoRecord),
+            rule if rule.target() == NO_TARGET && service.flags & flag::RESETS != 0 => {
+                reset(Counter::ResetSent)
+            }
             rule if rule.target() == NO_TARGET => dropped(Counter::DropNoBackend),
             rule => match tables.target(rule.target()) {
                 Some(target) if target.forward() != forward::NAT => dropped(Counter::DropTableInconsistent),
