@@ -358,6 +358,11 @@ impl Engine for Maps {
     }
 
     #[inline(always)]
+    fn translate_icmp_error(&self, packet: &mut Frame) -> Action {
+        Action::from_bits(rare::translate_icmp_error(packet.context()))
+    }
+
+    #[inline(always)]
     fn translate(
         &self,
         packet: &mut Frame,

@@ -45,6 +45,9 @@ fn loaded() -> (Datapath, HostTables) {
     for (&key, &service) in &tables.services {
         datapath.write_service(key, service).unwrap();
     }
+    for (&key, &record) in &tables.flows {
+        datapath.write_flow_record(key, record).unwrap();
+    }
     for (&key, &way_back) in &tables.returns {
         datapath.write_way_back(key, way_back).unwrap();
     }

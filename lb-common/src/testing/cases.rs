@@ -30,6 +30,8 @@ pub enum Outcome {
         /// The target's id.
         id: u16,
     },
+    /// It is an ICMP error about a translated connection, and leaves translated.
+    TranslateError,
     /// It leaves towards this target, as its service's way of forwarding has it.
     Forward {
         /// The target's id.

@@ -68,6 +68,11 @@ pub const NAT_BACKEND6: SocketAddr = SocketAddr::new(
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x106)),
     21050,
 );
+/// A client with an established connection to [`NAT`], for which its own port stands.
+pub const NAT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 50_200);
+/// The same for [`NAT6`].
+pub const NAT_CLIENT6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7)), 50_200);
 /// The MAC address behind [`NAT`].
 pub const NAT_MAC: [u8; 6] = [0x02, 0, 0, 1, 0, 5];
 /// The MAC address behind [`NAT6`].
@@ -167,6 +172,10 @@ impl HostTables {
             service.id = id;
         }
         tables.exhaust(CLIENT_WITHOUT_PORT, NAT);
+        tables.establish(NAT_CLIENT, NAT);
+        tables.establish(NAT_CLIENT6, NAT6);
+        tables.counters.take();
+        tables.traffic.take();
         tables
     }
 
@@ -223,8 +232,15 @@ impl HostTables {
             }
         }
         self.carry_out();
-        self.counters.take();
-        self.traffic.take();
+    }
+
+    /// Lets a client open a connection.
+    fn establish(&mut self, client: SocketAddr, service: SocketAddr) {
+        for (flags, sequence) in [(Flags::SYN, 1), (Flags::ACK, 2)] {
+            let frame = Frame::new(client, service).flags(flags).sequence(sequence);
+            process(&mut frame.bytes(), self);
+            self.carry_out();
+        }
     }
 
     /// Carries out what a decision wants remembered, as the XDP program does.

@@ -17,6 +17,7 @@
 //! hop"), and follows them if they come from another router, at most a tick later.
 
 mod admission;
+mod icmp_error;
 mod port;
 mod rewrite;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::{
 };
 
 pub use admission::{admit, open};
+pub use icmp_error::forward_error;
 use rewrite::{Endpoints, Place};
 
 /// The ways back of translated connections, and what is to become of them and of the connections' records.

@@ -5,10 +5,13 @@ use crate::{
     headers::{
         Segment,
         ethernet::{self, ethertype},
-        ipv4, ipv6, tcp,
+        icmp, ipv4, ipv6, tcp,
     },
     packet::{Packet, PacketMut},
 };
+
+/// Where the checksum stands in a TCP header.
+const CHECKSUM: usize = 16;
 
 /// Where the headers of a frame with a TCP segment are.
 #[derive(Clone, Copy, Debug)]
@@ -107,12 +110,10 @@ pub(super) fn rewrite(
     } else {
         rewrite_ipv6(packet, place.ip, before, after)?
     };
-    let checksum = u16::from_ne_bytes(packet.read(place.tcp + 16)?);
-    let checksum = addresses
-        .replaced(before.ports(), after.ports())
-        .applied_to(checksum);
     packet.write(place.tcp, after.ports().to_ne_bytes())?;
-    packet.write(place.tcp + 16, checksum.to_ne_bytes())
+    let segment = addresses.replaced(before.ports(), after.ports());
+    replace_checksum(packet, place.tcp + CHECKSUM, segment)?;
+    Some(())
 }
 
 /// Returns what the new addresses change in checksums over them.
@@ -128,17 +129,31 @@ fn rewrite_ipv4(
     let addresses = Update::NOTHING
         .replaced(word(before.source), source)
         .replaced(word(before.destination), destination);
-    // Time to live and protocol are one of the header's 16-bit words, which the checksum follows.
-    let [hops, protocol] = packet.read(ip + 8)?;
-    let lifetime = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
-    let checksum = addresses
-        .replaced(u16::from_ne_bytes([hops, protocol]).into(), lifetime.into())
-        .applied_to(u16::from_ne_bytes(packet.read(ip + 10)?));
-    packet.write(ip + 8, lifetime.to_ne_bytes())?;
-    packet.write(ip + 10, checksum.to_ne_bytes())?;
     packet.write(ip + 12, source.to_ne_bytes())?;
     packet.write(ip + 16, destination.to_ne_bytes())?;
+    let lifetime = decrement_ipv4(packet, ip)?;
+    replace_checksum(packet, ip + 10, addresses.and(lifetime))?;
     Some(addresses)
+}
+
+/// Takes one from the time to live of an IPv4 header. Returns what that changes in the header's checksum.
+#[inline(always)]
+fn decrement_ipv4(packet: &mut (impl PacketMut + ?Sized), ip: usize) -> Option<Update> {
+    // With the protocol, since the checksum is over words of 16 bits.
+    let [hops, protocol] = packet.read(ip + 8)?;
+    let old = u16::from_ne_bytes([hops, protocol]);
+    let new = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
+    packet.write(ip + 8, new.to_ne_bytes())?;
+    Some(Update::NOTHING.replaced(old.into(), new.into()))
+}
+
+/// Brings a checksum up to date. Returns what that changes in checksums over it.
+#[inline(always)]
+fn replace_checksum(packet: &mut (impl PacketMut + ?Sized), offset: usize, update: Update) -> Option<Update> {
+    let old = u16::from_ne_bytes(packet.read(offset)?);
+    let new = update.applied_to(old);
+    packet.write(offset, new.to_ne_bytes())?;
+    Some(Update::NOTHING.replaced(old.into(), new.into()))
 }
 
 /// Returns what the new addresses change in checksums over them. The header itself has none.
@@ -170,6 +185,159 @@ fn replace_ipv6(
     packet.write(offset + 12, new[3].to_ne_bytes())?;
     let update = update.replaced(old[0], new[0]).replaced(old[1], new[1]);
     Some(update.replaced(old[2], new[2]).replaced(old[3], new[3]))
+}
+
+/// Where an ICMP error, and the segment that it quotes, stand in a frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorPlace {
+    /// The error's own IP header, in bytes from the start of the frame.
+    ip: usize,
+    /// The ICMP header.
+    icmp: usize,
+    /// The quoted IP header.
+    quoted_ip: usize,
+    /// The quoted TCP header.
+    quoted_tcp: usize,
+    /// Whether the quotation is so long that it has the segment's checksum.
+    has_checksum: bool,
+    is_v4: bool,
+}
+
+impl ErrorPlace {
+    /// Reads a frame again in which [`quoted`](crate::headers::icmp::quoted) has found a segment: what it has checked is not
+    /// checked anew.
+    #[inline(always)]
+    pub(super) fn find<P: Packet + ?Sized>(packet: &P) -> Option<Self> {
+        let ethernet::Payload { ethertype, offset } = ethernet::payload(packet)?;
+        let is_v4 = ethertype != ethertype::IPV6;
+        let (icmp, end) = if is_v4 {
+            let ip = packet.read(offset).map(ipv4::Header::new)?;
+            (offset + ip.header_length(), offset + ip.total_length())
+        } else {
+            let ip = packet.read(offset).map(ipv6::Header::new)?;
+            let icmp = offset + ipv6::HEADER_LENGTH;
+            (icmp, icmp + ip.payload_length())
+        };
+        let quoted_ip = icmp + icmp::HEADER_LENGTH;
+        let quoted_tcp = if is_v4 {
+            quoted_ip + packet.read(quoted_ip).map(ipv4::Header::new)?.header_length()
+        } else {
+            quoted_ip + ipv6::HEADER_LENGTH
+        };
+        Some(Self {
+            ip: P::forget(offset),
+            icmp: P::forget(icmp),
+            quoted_ip: P::forget(quoted_ip),
+            quoted_tcp: P::forget(quoted_tcp),
+            has_checksum: quoted_tcp + CHECKSUM + 2 <= end,
+            is_v4,
+        })
+    }
+
+    /// As [`Place::has_expired`].
+    #[inline(always)]
+    pub(super) fn has_expired(&self, packet: &(impl Packet + ?Sized)) -> bool {
+        let offset = if self.is_v4 { self.ip + 8 } else { self.ip + 7 };
+        match packet.read(offset) {
+            Some([hops]) => hops <= 1,
+            None => true,
+        }
+    }
+}
+
+/// Makes of an ICMP error from a router to the VIP, which quotes a segment from the VIP to somebody, an error from the VIP to
+/// `sender`, which quotes a segment from there to the VIP. Takes one from the error's hop limit, which must be above 1.
+///
+/// `ports` are those that the quoted segment gets: its sender's, and the VIP's. The quoted checksums are kept true as well, as far
+/// as they are quoted: some receivers look at them.
+///
+/// `None` when the frame ends before what was found in it.
+#[inline(always)]
+#[must_use]
+pub(super) fn rewrite_error(
+    packet: &mut (impl PacketMut + ?Sized),
+    place: &ErrorPlace,
+    sender: &Address,
+    ports: (u16, u16),
+) -> Option<()> {
+    // What changes in the quoted segment, and in the message with its pseudo header, if it has one.
+    let (mut segment, mut message) = if place.is_v4 {
+        readdress_error_v4(packet, place, sender)?
+    } else {
+        readdress_error_v6(packet, place, sender)?
+    };
+    let old = u32::from_ne_bytes(packet.read(place.quoted_tcp)?);
+    let new = (u32::from(ports.0) << 16 | u32::from(ports.1)).to_be();
+    packet.write(place.quoted_tcp, new.to_ne_bytes())?;
+    segment = segment.replaced(old, new);
+    message = message.replaced(old, new);
+    if place.has_checksum {
+        message = message.and(replace_checksum(packet, place.quoted_tcp + CHECKSUM, segment)?);
+    }
+    replace_checksum(packet, place.icmp + 2, message)?;
+    Some(())
+}
+
+/// Replaces the addresses of an ICMP error, and of what it quotes. Returns what that changes in the quoted segment's checksum and in
+/// the message's.
+#[inline(always)]
+fn readdress_error_v4(
+    packet: &mut (impl PacketMut + ?Sized),
+    place: &ErrorPlace,
+    sender: &Address,
+) -> Option<(Update, Update)> {
+    let sender = sender.v4_bits().to_be();
+    let (header, segment) = readdress_word(packet, place.ip + 12, place.quoted_ip + 12, 4, sender)?;
+    let lifetime = decrement_ipv4(packet, place.ip)?;
+    replace_checksum(packet, place.ip + 10, header.and(lifetime))?;
+    // The quoted header's checksum is part of the message.
+    let changed = replace_checksum(packet, place.quoted_ip + 10, segment)?;
+    Some((segment, segment.and(changed)))
+}
+
+/// The same over IPv6, where no header has a checksum and the message's covers the error's own addresses.
+#[inline(always)]
+fn readdress_error_v6(
+    packet: &mut (impl PacketMut + ?Sized),
+    place: &ErrorPlace,
+    sender: &Address,
+) -> Option<(Update, Update)> {
+    let [hops] = packet.read(place.ip + 7)?;
+    packet.write(place.ip + 7, [hops.wrapping_sub(1)])?;
+    let (mut header, mut segment) = (Update::NOTHING, Update::NOTHING);
+    let mut offset = 8;
+    for sender in sender.words() {
+        let changes = readdress_word(packet, place.ip + offset, place.quoted_ip + offset, 16, sender)?;
+        header = header.and(changes.0);
+        segment = segment.and(changes.1);
+        offset += 4;
+    }
+    Some((segment, header.and(segment)))
+}
+
+/// Replaces one word of the four addresses: the router's and the quoted receiver's become the VIP's, the VIP's, both times, the new
+/// sender's. Returns what that changes in checksums over the error's own addresses, and over the quoted ones.
+///
+/// Read here, and not handed over: the kernel program's stack would not hold so many addresses.
+#[inline(always)]
+fn readdress_word(
+    packet: &mut (impl PacketMut + ?Sized),
+    source: usize,
+    quoted_source: usize,
+    length: usize,
+    sender: u32,
+) -> Option<(Update, Update)> {
+    let router = u32::from_ne_bytes(packet.read(source)?);
+    let vip = u32::from_ne_bytes(packet.read(source + length)?);
+    let receiver = u32::from_ne_bytes(packet.read(quoted_source + length)?);
+    packet.write(source, vip.to_ne_bytes())?;
+    packet.write(source + length, sender.to_ne_bytes())?;
+    packet.write(quoted_source, sender.to_ne_bytes())?;
+    packet.write(quoted_source + length, vip.to_ne_bytes())?;
+    // The VIP gives way to the sender and takes the place of the other.
+    let header = Update::NOTHING.replaced(router, sender);
+    let quoted = Update::NOTHING.replaced(receiver, sender);
+    Some((header, quoted))
 }
 
 /// Writes destination and source MAC address.
@@ -210,11 +378,17 @@ impl Update {
         Self(self.0 + !before as u64 + after as u64)
     }
 
+    /// Both changes.
+    #[inline(always)]
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum, as on the wire, after all that.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "folded into 16 bits")]
     const fn applied_to(self, checksum: u16) -> u16 {
-        // At most 18 numbers of 32 bits: each fold leaves 16 bits and a smaller carry.
+        // Some dozens of numbers of 32 bits: each fold leaves 16 bits and a smaller carry.
         let sum = self.0 + !checksum as u64;
         let sum = (sum >> 32) + (sum & 0xffff_ffff);
         let sum = (sum >> 16) + (sum & 0xffff);

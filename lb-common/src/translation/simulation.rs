@@ -140,6 +140,7 @@ impl World {
     fn new() -> Self {
         let mut tables = HostTables::fixture();
         tables.returns.clear();
+        tables.flows.clear();
         tables.now = 1000;
         tables.targets.truncate(1);
         tables

@@ -1,7 +1,7 @@
 //! The ways back of translated connections.
 
 use aya::maps::{HashMap, MapError};
-use lb_common::layout::{Return, ReturnKey, map};
+use lb_common::layout::{FlowKey, FlowRecord, Return, ReturnKey, map};
 
 use super::{Datapath, DatapathError, find, pod::Raw, present};
 
@@ -31,6 +31,12 @@ impl Datapath {
                 Ok((key, way_back))
             })
             .collect()
+    }
+
+    /// Writes the record of an established connection, which needs a way back if its service translates.
+    pub fn write_flow_record(&mut self, key: FlowKey, record: FlowRecord) -> Result<(), DatapathError> {
+        let mut flows = HashMap::<_, Raw<FlowKey>, Raw<FlowRecord>>::try_from(self.map_mut(map::FLOWS)?)?;
+        Ok(flows.insert(Raw(key), Raw(record), 0)?)
     }
 
     /// Writes the way back of an established connection.
