@@ -11,10 +11,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, start_coordinators};
+use lab::balancing::{
+    Balancer, Configuration, HS2_PORT, PATIENCE, start_coordinators, take_vips_off_backends,
+};
 use lab::clients::hs2::Session;
 use lab::demo::workload;
 use lab::{Host, Lab};
+use lb_ctl::core::explain::Explanation;
+use lb_ctl::core::flows::{FlowState, Flows};
 use socket2::{Domain, Socket, Type};
 
 /// The services' port, which is none of the backends'.
@@ -32,11 +36,7 @@ fn lab(backends: u8, clients: u8) -> Lab {
         .clients(clients)
         .start()
         .unwrap();
-    for backend in lab.backends() {
-        backend
-            .run(&["ip", "address", "flush", "dev", "lo", "scope", "global"])
-            .unwrap();
-    }
+    take_vips_off_backends(&lab).unwrap();
     lab
 }
 
@@ -235,6 +235,79 @@ fn clients_with_the_same_port_are_told_apart() {
     ports.sort_unstable();
     ports.dedup();
     assert_eq!(ports.len(), 3, "{ports:?}");
+}
+
+fn json<T: serde::de::DeserializeOwned>(balancer: &Balancer, arguments: &[&str]) -> T {
+    let output = balancer.lb_ctl(arguments).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    serde_json::from_str(&output.stdout).unwrap()
+}
+
+#[test]
+fn flows_and_explain_tell_the_port_that_stands_for_a_client() {
+    for v6 in [false, true] {
+        let lab = lab(1, 1);
+        let balancer = in_front_of_one(&lab, v6);
+        let listener = listen(&lab);
+        let client = SocketAddr::new(address(&lab.clients()[0], v6), 40_000);
+        let mut stream = connect(&lab.clients()[0], client.port(), service(&lab, v6));
+        let (mut accepted, peer) = listener.accept().unwrap();
+        // Only data, not the handshake's end, is sure to have come through by now.
+        accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[1]).unwrap();
+        accepted.read_exact(&mut [0]).unwrap();
+        let explain = |client: SocketAddr| -> Explanation {
+            json(&balancer, &["explain", &client.to_string(), "played", "--json"])
+        };
+        let explanation = explain(client);
+        assert_eq!(
+            (explanation.forward.as_str(), explanation.records.len()),
+            ("nat", 1)
+        );
+        assert_eq!(explanation.records[0].state, FlowState::Established);
+        assert_eq!(explanation.records[0].nat_port, Some(peer.port()));
+        assert_eq!(explanation.packet.backend.as_deref(), Some("backend1"));
+        let stranger = explain(SocketAddr::new(client.ip(), client.port() + 1));
+        assert_eq!(stranger.packet.action, "reset");
+        assert_eq!(stranger.packet.counter.as_deref(), Some("reset_no_record"));
+        assert_eq!(stranger.new_connection.action, "forward");
+        let found: Flows = json(&balancer, &["flows", "--json"]);
+        assert_eq!(found.flows.len(), 1, "{found:?}");
+        let flow = &found.flows[0];
+        assert_eq!((flow.client, flow.state), (client, FlowState::Established));
+        assert_eq!(
+            (flow.backend.as_str(), flow.nat_port),
+            ("backend1", Some(peer.port()))
+        );
+    }
+}
+
+#[test]
+fn whoever_goes_on_with_a_connection_that_is_not_known_is_reset() {
+    for v6 in [false, true] {
+        let lab = lab(1, 1);
+        let mut balancer = in_front_of_one(&lab, v6);
+        let listener = listen(&lab);
+        let mut from_client = connect(&lab.clients()[0], 40_000, service(&lab, v6));
+        let (first, _) = listener.accept().unwrap();
+        let second_client = connect(&lab.clients()[0], 40_001, service(&lab, v6));
+        let (mut from_backend, _) = listener.accept().unwrap();
+        // New tables know nobody.
+        balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+        let node = balancer.configuration().node().to_owned();
+        let detached = balancer.lb_ctl(&["detach", "--node", &node]).unwrap();
+        assert_eq!(detached.code, Some(0), "{detached:?}");
+        balancer.run(&[]).unwrap();
+        for stream in [&mut from_client, &mut from_backend] {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&[1]).unwrap();
+            let error = stream.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+        // The backend's went to the host's own kernel, which has no such connection either.
+        assert_eq!(counter(&balancer, "reset_no_record"), 1);
+        drop((first.shutdown(Shutdown::Both), second_client));
+    }
 }
 
 #[test]
