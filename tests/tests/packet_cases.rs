@@ -171,7 +171,7 @@ fn damaged(originals: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
 /// As the next test, but many more frames, each of them new, and without a search for the smallest one that makes a difference.
 #[test]
 fn host_and_kernel_agree_on_a_million_frames() {
-    let (mut datapath, tables) = loaded();
+    let (mut datapath, mut tables) = loaded();
     let originals: Vec<Vec<u8>> = cases()
         .into_iter()
         .map(|case| case.frame)
@@ -185,7 +185,7 @@ fn host_and_kernel_agree_on_a_million_frames() {
         let outcome = in_kernel(&mut datapath, &frame);
         assert_eq!(
             outcome,
-            on_host(&tables, &frame),
+            on_host(&mut tables, &frame),
             "frame {count} of seed {seed}: {frame:02x?}"
         );
         *actions.entry(outcome.action).or_default() += 1;
