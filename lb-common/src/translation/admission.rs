@@ -8,13 +8,13 @@ use super::{
     rewrite::{self, Place},
 };
 use crate::{
+    address::Address,
     counter::Counter,
     hash,
-    headers::Segment,
     layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Return, Service, Target, forward},
     packet::PacketBuffer,
     process::Engine,
-    slot_rule,
+    slot_rule::{self, Event},
 };
 
 /// Looks a client's packet up in the records, and remembers what is to be remembered of it.
@@ -24,19 +24,19 @@ pub fn admit(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &
         return Passage::UNKNOWN;
     };
     // A record without a port is of a time when the service did not translate.
-    let record = match engine.flow(&arrival.flow) {
+    let record = match engine.flow(&arrival.flow()) {
         Some(record) if record.port != 0 => Some(record),
         _ => None,
     };
     match record {
         Some(record) if slot_rule::is_in_use(record, arrival.now) => {
             // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
-            if !arrival.segment.flags.opens() {
+            if !arrival.event.opens {
                 arrival.seen(record, engine);
             }
             Passage::new(record.target, record.port)
         }
-        _ if arrival.segment.flags.opens() => Passage::OPENS,
+        _ if arrival.event.opens => Passage::OPENS,
         _ => arrival.follow(record, engine),
     }
 }
@@ -48,11 +48,11 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
         return Passage::UNKNOWN;
     };
     // A retransmission, or another attempt from the same port, keeps what the earlier one got, as far as it is still there.
-    let (id, preferred) = match engine.half_open(&arrival.flow) {
+    let (id, preferred) = match engine.half_open(&arrival.flow()) {
         Some(earlier) if earlier.port != 0 => (earlier.target, earlier.port),
         _ => (
-            current(&arrival.segment, service, engine),
-            arrival.segment.client_port,
+            current(&arrival.way_back, service, engine),
+            arrival.way_back.client_port,
         ),
     };
     if id == NO_TARGET {
@@ -67,14 +67,7 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
         return Passage::REFUSED;
     }
     arrival.way_back.target = id;
-    let port = allocate(
-        preferred,
-        &arrival.segment,
-        service,
-        target,
-        &arrival.way_back,
-        engine,
-    );
+    let port = allocate(preferred, arrival.vip, service, target, &arrival.way_back, engine);
     if port == 0 {
         engine.count(Counter::DropNoFreePort);
         return Passage::REFUSED;
@@ -82,20 +75,20 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
     let half_open = HalfOpen {
         target: id,
         port,
-        sequence: arrival.segment.sequence,
+        sequence: arrival.event.sequence,
         opened: arrival.now,
     };
-    engine.open_flow(&arrival.flow, &half_open);
+    engine.open_flow(&arrival.flow(), &half_open);
     Passage::new(id, port)
 }
 
 /// The target for new connections in the flow's slot.
 #[inline(always)]
-fn current(segment: &Segment, service: &Service, engine: &impl Engine) -> u16 {
+fn current(way_back: &Return, service: &Service, engine: &impl Engine) -> u16 {
     let flow = hash::flow(
         service.hash_seed,
-        segment.client,
-        segment.client_port & service.port_mask,
+        way_back.client,
+        way_back.client_port & service.port_mask,
     );
     match engine.slot(service.first_slot + hash::slot(flow, service.slots)) {
         Some(slot) => slot.current,
@@ -105,8 +98,9 @@ fn current(segment: &Segment, service: &Service, engine: &impl Engine) -> u16 {
 
 /// A packet, and what remembering it takes.
 struct Arrival {
-    segment: Segment,
-    flow: FlowKey,
+    /// The address that it was sent to.
+    vip: Address,
+    event: Event,
     now: u32,
     /// The way back to where the packet came from. Its target is filled in when that is known.
     way_back: Return,
@@ -117,8 +111,8 @@ impl Arrival {
     fn of(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> Option<Self> {
         let (_, segment) = Place::find(packet)?;
         Some(Self {
-            segment,
-            flow: FlowKey::new(segment.client, segment.client_port, service.id),
+            vip: segment.vip,
+            event: event(&segment),
             now: engine.now(),
             way_back: Return {
                 client: segment.client,
@@ -132,12 +126,18 @@ impl Arrival {
         })
     }
 
+    /// The key of the flow's records. Made anew each time: the kernel program's stack has no room to keep it.
+    #[inline(always)]
+    const fn flow(&self) -> FlowKey {
+        self.way_back.flow()
+    }
+
     /// Any other packet without a record in use.
     #[inline(always)]
     fn follow(&mut self, record: Option<&FlowRecord>, engine: &impl Engine) -> Passage {
-        if let Some(half_open) = engine.half_open(&self.flow)
+        if let Some(half_open) = engine.half_open(&self.flow())
             && half_open.port != 0
-            && slot_rule::continues(event(&self.segment), half_open)
+            && slot_rule::continues(self.event, half_open)
         {
             let (id, port) = (half_open.target, half_open.port);
             if self.establish(id, port, record, engine) {
@@ -161,7 +161,7 @@ impl Arrival {
         let Some(new) = target(id, engine) else {
             return false;
         };
-        let key = return_key(new, self.segment.vip, port);
+        let key = return_key(new, self.vip, port);
         self.way_back.target = id;
         let leads_here = match engine.way_back(&key) {
             Some(other) if !is_same_flow(other, &self.way_back) => return false,
@@ -178,7 +178,7 @@ impl Arrival {
         };
         let record = FlowRecord {
             target: id,
-            closing: u16::from(self.segment.flags.closes()),
+            closing: u16::from(self.event.closes),
             last_seen: self.now,
             port,
             reserved: [0; 3],
@@ -193,7 +193,7 @@ impl Arrival {
             engine.count(Counter::RecordLost);
             return true;
         }
-        if !engine.establish_flow(&self.flow, &record) {
+        if !engine.establish_flow(&self.flow(), &record) {
             engine.count(Counter::RecordLost);
             return true;
         }
@@ -201,7 +201,7 @@ impl Arrival {
         if earlier != (id, port)
             && let Some(earlier_target) = target(earlier.0, engine)
         {
-            let key = return_key(earlier_target, self.segment.vip, earlier.1);
+            let key = return_key(earlier_target, self.vip, earlier.1);
             if let Some(other) = engine.way_back(&key)
                 && is_same_flow(other, &self.way_back)
             {
@@ -215,14 +215,14 @@ impl Arrival {
     #[inline(always)]
     fn seen(&mut self, record: &FlowRecord, engine: &impl Engine) {
         let (id, port) = (record.target, record.port);
-        let closes = self.segment.flags.closes();
+        let closes = self.event.closes;
         if !closes && record.last_seen == self.now {
             return;
         }
-        engine.flow_seen(&self.flow, closes);
+        engine.flow_seen(&self.flow(), closes);
         let Some(target) = target(id, engine) else { return };
         self.way_back.target = id;
-        let key = return_key(target, self.segment.vip, port);
+        let key = return_key(target, self.vip, port);
         match engine.way_back(&key) {
             Some(known) if !is_same_flow(known, &self.way_back) || *known == self.way_back => {}
             // Another MAC address or interface, or the way back is missing.

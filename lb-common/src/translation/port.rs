@@ -2,8 +2,8 @@
 
 use super::return_key;
 use crate::{
+    address::Address,
     hash,
-    headers::Segment,
     layout::{Return, Service, ServiceKey, Target},
     process::Engine,
 };
@@ -23,16 +23,16 @@ const COUNT: u32 = 65_536 - FIRST;
 #[inline(always)]
 pub(super) fn allocate(
     preferred: u16,
-    segment: &Segment,
+    vip: Address,
     service: &Service,
     target: &Target,
     way_back: &Return,
     engine: &impl Engine,
 ) -> u16 {
-    let mut hash = hash::flow(service.hash_seed, segment.client, segment.client_port);
+    let mut hash = hash::flow(service.hash_seed, way_back.client, way_back.client_port);
     let mut port = preferred;
     for attempt in 0..=ATTEMPTS {
-        if claim(port, attempt == ATTEMPTS, segment, target, way_back, engine) {
+        if claim(port, attempt == ATTEMPTS, vip, target, way_back, engine) {
             return port;
         }
         hash = hash::mix(hash.wrapping_add(1));
@@ -53,16 +53,16 @@ const fn candidate(hash: u64) -> u16 {
 fn claim(
     port: u16,
     by_force: bool,
-    segment: &Segment,
+    vip: Address,
     target: &Target,
     way_back: &Return,
     engine: &impl Engine,
 ) -> bool {
     // An answer to a port with a service would be taken for a packet of a client.
-    if port == 0 || engine.service(&ServiceKey::tcp(segment.vip, port)).is_some() {
+    if port == 0 || engine.service(&ServiceKey::tcp(vip, port)).is_some() {
         return false;
     }
-    let key = return_key(target, segment.vip, port);
+    let key = return_key(target, vip, port);
     if let Some(other) = engine.way_back(&key)
         && !is_same_flow(other, way_back)
     {
