@@ -97,13 +97,15 @@ fn current(way_back: &Return, service: &Service, engine: &impl Engine) -> u16 {
 }
 
 /// A packet, and what remembering it takes.
+#[repr(C, align(8))]
 struct Arrival {
+    // In this order, and aligned: the compiler stores words of 8 bytes, and the verifier accepts no misaligned one on the stack.
+    event: Event,
     /// The address that it was sent to.
     vip: Address,
-    event: Event,
-    now: u32,
     /// The way back to where the packet came from. Its target is filled in when that is known.
     way_back: Return,
+    now: u32,
 }
 
 impl Arrival {
