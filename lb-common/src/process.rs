@@ -110,6 +110,15 @@ pub trait Engine: Tables + WaysBack {
         translation::admit(packet, service, self)
     }
 
+    /// [Establishes](translation::establish) a half-open connection.
+    #[inline(always)]
+    fn establish(&self, packet: &Self::Frame, service: &Service) -> Passage
+    where
+        Self: Sized,
+    {
+        translation::establish(packet, service, self)
+    }
+
     /// [Opens](translation::open) a way for a SYN.
     #[inline(always)]
     fn open(&self, packet: &Self::Frame, service: &Service) -> Passage

@@ -208,6 +208,12 @@ fn admit(context: *mut xdp_md, service: &Service) -> u64 {
     translation::admit(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
 }
 
+/// The records of a connection that is established.
+#[inline(never)]
+fn establish(context: *mut xdp_md, service: &Service) -> u64 {
+    translation::establish(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+}
+
 /// The search for a port for a new connection.
 #[inline(never)]
 fn open(context: *mut xdp_md, service: &Service) -> u64 {
@@ -332,12 +338,6 @@ impl WaysBack for Maps {
     }
 
     #[inline(always)]
-    fn remove_way_back(&self, key: &ReturnKey) {
-        // It may be gone already.
-        let _ = RETURNS.remove(key);
-    }
-
-    #[inline(always)]
     fn remove_half_open_way_back(&self, key: &ReturnKey) {
         // It may be gone already.
         let _ = HALF_OPEN_RETURNS.remove(key);
@@ -379,6 +379,11 @@ impl Engine for Maps {
     #[inline(always)]
     fn admit(&self, packet: &Frame, service: &Service) -> Passage {
         Passage::from_bits(admit(packet.context(), service))
+    }
+
+    #[inline(always)]
+    fn establish(&self, packet: &Frame, service: &Service) -> Passage {
+        Passage::from_bits(establish(packet.context(), service))
     }
 
     #[inline(always)]

@@ -126,7 +126,6 @@ enum Note {
     Memory(Memory),
     OpenWayBack(ReturnKey, Return),
     EstablishWayBack(ReturnKey, Return),
-    RemoveWayBack(ReturnKey),
     RemoveHalfOpenWayBack(ReturnKey),
 }
 
@@ -172,8 +171,8 @@ impl HostTables {
             service.id = id;
         }
         tables.exhaust(CLIENT_WITHOUT_PORT, NAT);
-        tables.establish(NAT_CLIENT, NAT);
-        tables.establish(NAT_CLIENT6, NAT6);
+        tables.connect(NAT_CLIENT, NAT);
+        tables.connect(NAT_CLIENT6, NAT6);
         tables.counters.take();
         tables.traffic.take();
         tables
@@ -204,9 +203,6 @@ impl HostTables {
                 Note::EstablishWayBack(key, way_back) => {
                     self.returns.insert(key, way_back);
                 }
-                Note::RemoveWayBack(key) => {
-                    self.returns.remove(&key);
-                }
                 Note::RemoveHalfOpenWayBack(key) => {
                     self.half_open_returns.remove(&key);
                 }
@@ -235,7 +231,7 @@ impl HostTables {
     }
 
     /// Lets a client open a connection.
-    fn establish(&mut self, client: SocketAddr, service: SocketAddr) {
+    fn connect(&mut self, client: SocketAddr, service: SocketAddr) {
         for (flags, sequence) in [(Flags::SYN, 1), (Flags::ACK, 2)] {
             let frame = Frame::new(client, service).flags(flags).sequence(sequence);
             process(&mut frame.bytes(), self);
@@ -421,10 +417,6 @@ impl WaysBack for HostTables {
     fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, _replaces: bool) -> bool {
         self.note(Note::EstablishWayBack(*key, *way_back));
         true
-    }
-
-    fn remove_way_back(&self, key: &ReturnKey) {
-        self.note(Note::RemoveWayBack(*key));
     }
 
     fn remove_half_open_way_back(&self, key: &ReturnKey) {

@@ -33,7 +33,7 @@ use crate::{
     slot_rule::{self, Event},
 };
 
-pub use admission::{admit, open};
+pub use admission::{admit, establish, open};
 pub use icmp_error::forward_error;
 use rewrite::{Endpoints, Place};
 
@@ -59,8 +59,6 @@ pub trait WaysBack {
     /// Gives an established connection a way back, in place of an earlier one if `replaces`. `false` if another CPU has given
     /// the key away meanwhile, or the table is full.
     fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool;
-    /// Removes the way back of an established connection.
-    fn remove_way_back(&self, key: &ReturnKey);
     /// Removes the way back of a half-open connection.
     fn remove_half_open_way_back(&self, key: &ReturnKey);
 }
@@ -79,6 +77,8 @@ impl Passage {
     pub const OPENS: Self = Self(2);
     /// The packet is a SYN, and there is no backend for it.
     pub const NO_BACKEND: Self = Self(3);
+    /// The packet continues a half-open connection, which has to be [established](establish).
+    pub const CONTINUES: Self = Self(4);
 
     /// To `target`, from `port`, neither of which is 0.
     #[inline(always)]
@@ -129,7 +129,7 @@ pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, target: u16, por
 /// Forwards a client's packet to `service`, or counts why not. A packet of a connection that nobody knows is answered by an RST.
 ///
 /// Nearly all packets find their record in use, come in the same tick as the one before, and leave nothing to remember. Only the
-/// others are [admitted](admit), and some of those [opened](open) a way. The steps do not call each other, since functions of the kernel program share 512 bytes
+/// others are [admitted](admit), and some of those [opened](open) a way, or [established](establish). The steps do not call each other, since functions of the kernel program share 512 bytes
 /// of stack with their callers.
 #[inline(always)]
 pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &E) -> Action {
@@ -141,6 +141,8 @@ pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &
     let mut passage = engine.admit(packet, service);
     if passage == Passage::OPENS {
         passage = engine.open(packet, service);
+    } else if passage == Passage::CONTINUES {
+        passage = engine.establish(packet, service);
     }
     if passage == Passage::REFUSED {
         return Action::Drop;
@@ -217,8 +219,12 @@ pub fn to_client<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     let key = ReturnKey::new(segment.client, segment.client_port, segment.vip, segment.port);
     let way_back = match engine.way_back(&key) {
         Some(way_back) => {
-            if segment.flags.closes() {
-                // Of an established connection only: the refusal of a spoofed SYN says nothing about the record in use.
+            // Of an established connection only: the refusal of a spoofed SYN says nothing about the record in use. Nor does the end of
+            // an earlier connection of the same client, whose way back is not removed yet.
+            if segment.flags.closes()
+                && let Some(record) = engine.flow(&way_back.flow())
+                && is_way_back_of(&key, way_back, record.target, record.port)
+            {
                 engine.flow_seen(&way_back.flow(), true);
             }
             way_back
