@@ -49,15 +49,21 @@ counters! {
         "A packet was dropped because its service may not be used from its source address.";
     IcmpErrorForwarded = 10, "icmp_error_forwarded",
         "An ICMP error about a connection was forwarded to the connection's backend.";
-    DropTtlExpired = 11, "drop_ttl_expired",
+    PacketTooBigSent = 11, "packet_too_big_sent",
+        "A packet that does not fit into its backend's tunnel was answered with how long one may be.";
+    DropPacketTooBig = 12, "drop_packet_too_big",
+        "A packet that does not fit into its backend's tunnel was dropped without an answer, since its sender is no host.";
+    DropNoHeadroom = 13, "drop_no_headroom",
+        "A packet was dropped because the driver leaves no room for a tunnel's header in front of it.";
+    DropTtlExpired = 14, "drop_ttl_expired",
         "A packet to be translated was dropped because its time to live, or hop limit, was used up.";
-    DropNoRecord = 12, "drop_no_record",
+    DropNoRecord = 15, "drop_no_record",
         "A packet to a service with forward = \"nat\" was dropped because it belongs to no connection that is known, and may not be answered.";
-    DropNoFreePort = 13, "drop_no_free_port",
+    DropNoFreePort = 16, "drop_no_free_port",
         "A SYN to a service with forward = \"nat\" was dropped because every port tried for it was taken.";
-    ResetNoRecord = 14, "reset_no_record",
+    ResetNoRecord = 17, "reset_no_record",
         "A packet to a service with forward = \"nat\" was answered with a TCP reset because it belongs to no connection that is known.";
-    AnswerForwarded = 15, "answer_forwarded",
+    AnswerForwarded = 18, "answer_forwarded",
         "A backend's answer was translated and forwarded to its client, as it should be.";
 }
 

@@ -19,7 +19,7 @@ use lb_common::{
         Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
-    slot_rule::{self, Effect, Event, Records},
+    slot_rule::{self, Effect, Event, Records, Use},
     translation::{self, Passage, WaysBack},
 };
 
@@ -139,8 +139,9 @@ impl Tables for Maps {
                 // Where it fails there is one flow less to see.
                 let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
             }
-            Effect::Seen => self.flow_seen(flow, false),
-            Effect::Closing => self.flow_seen(flow, true),
+            Effect::Seen => self.flow_seen(flow, Use::Seen),
+            Effect::Closing => self.flow_seen(flow, Use::Closing),
+            Effect::Reopened => self.flow_seen(flow, Use::Reopened),
             Effect::Open(half_open) => self.open_flow(flow, half_open),
             Effect::Establish(record) => {
                 if !self.establish_flow(flow, record) {
@@ -284,16 +285,26 @@ fn settled_used(slot: u32) {
 
 impl WaysBack for Maps {
     #[inline(always)]
-    fn flow_seen(&self, flow: &FlowKey, closes: bool) {
-        if let Some(record) = FLOWS.get_ptr_mut(flow) {
-            // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are written
-            // whole; that another CPU writes to the same record at once does no harm.
-            let record = unsafe { &mut *record };
-            record.last_seen = self.now();
-            if closes {
-                record.closing = 1;
-            }
-        }
+    fn flow_seen(&self, flow: &FlowKey, how: Use) {
+        let Some(record) = FLOWS.get_ptr_mut(flow) else {
+            return;
+        };
+        let now = self.now();
+        // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is made, since
+        // others look at the record.
+        let last_seen = unsafe { &raw mut (*record).last_seen };
+        // SAFETY: as above.
+        let closing = unsafe { &raw mut (*record).closing };
+        // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same time does no
+        // harm.
+        unsafe { last_seen.write_volatile(now) };
+        let mark = match how {
+            Use::Seen => return,
+            Use::Closing => slot_rule::closing_since(now),
+            Use::Reopened => 0,
+        };
+        // SAFETY: as above.
+        unsafe { closing.write_volatile(mark) };
     }
 
     #[inline(always)]
@@ -350,6 +361,11 @@ impl Engine for Maps {
     #[inline(always)]
     fn reset(&self, packet: &mut Frame) -> Option<()> {
         rare::reset(packet.context()).then_some(())
+    }
+
+    #[inline(always)]
+    fn packet_too_big(&self, packet: &mut Frame, limit: u16) -> Option<()> {
+        rare::packet_too_big(packet.context(), limit).then_some(())
     }
 
     #[inline(always)]

@@ -11,10 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::{env, fmt};
 
 use anyhow::{Context as _, Result, ensure};
-use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, take_vips_off_backends};
+use lab::Lab;
+use lab::balancing::{
+    Balancer, Configuration, Decap, HS2_PORT, MIXTURES, Mixture, PATIENCE, take_vips_off_backends,
+};
 use lab::random::Random;
 use lab::steady::{Server, Steady, start_servers};
-use lab::{Host, Lab};
 
 const BACKENDS: u8 = 5;
 /// If it is set, every mode is tried as long and with as many connections as the first.
@@ -29,20 +31,29 @@ const SEED: u64 = 0x1a7e;
 #[derive(Debug)]
 struct Mode {
     forward: &'static str,
+    services: &'static [Mixture],
     /// Over all services.
     connections: usize,
     changes: u32,
 }
 
 /// Whatever goes on with slots, records and targets is the same in all modes, so one of them stands for all.
-const MODES: [Mode; 2] = [
+const MODES: [Mode; 3] = [
     Mode {
         forward: "dsr",
+        services: MIXTURES.first_chunk::<2>().unwrap(),
         connections: 1000,
         changes: 200,
     },
     Mode {
+        forward: "ipip",
+        services: &MIXTURES,
+        connections: 300,
+        changes: 60,
+    },
+    Mode {
         forward: "nat",
+        services: MIXTURES.first_chunk::<2>().unwrap(),
         connections: 300,
         changes: 60,
     },
@@ -59,9 +70,9 @@ impl Mode {
         mode
     }
 
-    /// On each of the two services.
+    /// On each of the services.
     fn share(&self) -> u16 {
-        u16::try_from(self.connections / 2).unwrap()
+        u16::try_from(self.connections / self.services.len()).unwrap()
     }
 }
 
@@ -131,6 +142,7 @@ struct Cluster {
     mode: Mode,
     weights: Weights,
     balancer: Balancer,
+    _decaps: Vec<Decap>,
     _servers: Vec<Server>,
     // Last: what runs in the lab ends before it.
     lab: Lab,
@@ -138,10 +150,15 @@ struct Cluster {
 
 impl Cluster {
     fn start(mode: Mode) -> Self {
-        let lab = Lab::builder().backends(BACKENDS).start().unwrap();
+        let lab = Lab::builder().backends(BACKENDS).vips(2).start().unwrap();
         if mode.forward == "nat" {
             take_vips_off_backends(&lab).unwrap();
         }
+        let decaps = if mode.forward == "ipip" {
+            Decap::start_on_backends(&lab).unwrap()
+        } else {
+            Vec::new()
+        };
         let servers = start_servers(&lab, HS2_PORT).unwrap();
         let weights = Weights([Some(1); BACKENDS as usize]);
         let configuration = configuration(&lab, &mode, &weights);
@@ -149,21 +166,20 @@ impl Cluster {
             mode,
             weights,
             balancer: Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap(),
+            _decaps: decaps,
             _servers: servers,
             lab,
         }
     }
 
-    /// The connections, half of them over each family.
+    /// The connections, the same number to each service.
     fn hold(&self) -> Vec<Steady> {
-        let vip = self.lab.vips()[0];
         let client = &self.lab.clients()[0];
-        let services = [IpAddr::from(vip.v4), vip.v6.into()].map(|vip| SocketAddr::new(vip, HS2_PORT));
-        services
-            .map(|service| {
-                Steady::start(client, Steady::options(client, service, self.mode.share())).unwrap()
-            })
-            .into()
+        let hold = |service: &Mixture| {
+            let address = SocketAddr::new((service.vip)(&self.lab), HS2_PORT);
+            Steady::start(client, Steady::options(client, address, self.mode.share())).unwrap()
+        };
+        self.mode.services.iter().map(hold).collect()
     }
 
     /// Does it, if there is something to do. Says whether there was.
@@ -192,28 +208,16 @@ impl Cluster {
     }
 }
 
-/// The services of both families, with the same backends.
+/// All services of the mode, with the same backends.
 fn configuration(lab: &Lab, mode: &Mode, weights: &Weights) -> Configuration {
-    let backends = |address: fn(&Host) -> IpAddr| -> Vec<(&str, IpAddr, u32)> {
+    let empty = Configuration::of(lab, &lab.balancers()[0]);
+    mode.services.iter().fold(empty, |configuration, service| {
         let hosts = lab.backends().iter().zip(weights.0);
-        hosts
-            .filter_map(|(host, weight)| Some((host.name(), address(host), weight?)))
-            .collect()
-    };
-    let vip = lab.vips()[0];
-    Configuration::of(lab, &lab.balancers()[0])
-        .service_by(
-            mode.forward,
-            "impala4",
-            vip.v4.into(),
-            &backends(|host| host.v4().into()),
-        )
-        .service_by(
-            mode.forward,
-            "impala6",
-            vip.v6.into(),
-            &backends(|host| host.v6().into()),
-        )
+        let backends: Vec<(&str, IpAddr, u32)> = hosts
+            .filter_map(|(host, weight)| Some((host.name(), (service.backend)(host), weight?)))
+            .collect();
+        configuration.service_by(mode.forward, service.name, (service.vip)(lab), &backends)
+    })
 }
 
 #[test]
@@ -224,6 +228,11 @@ fn a_thousand_connections_outlast_two_hundred_changes() {
 #[test]
 fn translated_connections_outlast_changes() {
     outlast(Mode::of("nat"));
+}
+
+#[test]
+fn connections_in_tunnels_outlast_changes() {
+    outlast(Mode::of("ipip"));
 }
 
 fn outlast(mode: Mode) {

@@ -19,7 +19,7 @@ use lb_common::testing::cases::{CLIENT, CLIENT6};
 use lb_common::testing::tables::{NAT, NAT_BACKEND, NAT_BACKEND6, NAT6, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
-use lb_ctl::core::census::Census;
+use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
 use proptest::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -190,6 +190,7 @@ impl Twins {
         let census = Census::new(
             ticks() + later,
             IDLE_TIMEOUT,
+            false,
             services.iter().copied(),
             BTreeSet::new(),
         );
@@ -260,11 +261,11 @@ fn ways_back_go_with_their_records() {
             "a handshake that is not completed ends after a minute"
         );
         twins.client_sends(1, Flags::FIN | Flags::ACK, 102);
-        twins.pass(120, &[entry]);
+        twins.pass(CLOSING_TIMEOUT + 2, &[entry]);
         assert_eq!(
             ways_back(&twins),
             [(false, false); 2],
-            "a closing one after two minutes"
+            "a closing one after eleven minutes"
         );
 
         let mut twins = Twins::new(v6);

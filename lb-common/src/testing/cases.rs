@@ -1,5 +1,7 @@
 //! One frame, one fate: the cases that host and kernel must agree on.
 
+mod tunnels;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{vec, vec::Vec};
 
@@ -7,13 +9,13 @@ use super::{
     frame::Frame,
     icmp,
     tables::{
-        DANGLING, NAT, NAT_BACKEND, NAT6, NONE, ONE, ONE6, REFUSING, REFUSING6, RESTRICTED, RESTRICTED6,
-        THREE, THREE6, UNRESOLVED, VIP, VIP6,
+        DANGLING, NAT, NAT_BACKEND, NAT_TARGET, NAT6, NAT6_TARGET, NONE, ONE, ONE6, REFUSING, REFUSING6,
+        RESTRICTED, RESTRICTED6, THREE, THREE6, UNRESOLVED, VIP, VIP6,
     },
 };
 use crate::{
     counter::Counter,
-    headers::{ethernet::ethertype, ipv6::extension, tcp::Flags},
+    headers::{ethernet::ethertype, icmp::PROTOCOL_V6, ipv6::extension, tcp::Flags},
 };
 
 /// What must happen to a frame.
@@ -25,20 +27,22 @@ pub enum Outcome {
     Drop(Counter),
     /// An RST goes back to its sender, counted under this counter.
     Reset(Counter),
-    /// It is an ICMP error, and leaves towards this target with nothing but its MAC addresses changed.
+    /// It is an ICMP error, and leaves towards this target changed as its flow's own packets are.
     ForwardError {
         /// The target's id.
         id: u16,
     },
     /// It is an ICMP error about a translated connection, and leaves translated.
     TranslateError,
-    /// It leaves towards this target, as its service's way of forwarding has it.
+    /// It leaves towards this target, changed as that is reached: see [`forward`](crate::forward).
     Forward {
         /// The target's id.
         id: u16,
         /// Whether it is counted as a new flow.
         new_flow: bool,
     },
+    /// It does not fit the way to its target. Its sender is told how long it may be.
+    TooBig,
 }
 
 /// A frame, what must happen to it under [`HostTables::fixture`](super::HostTables::fixture), and why.
@@ -266,6 +270,7 @@ pub fn cases() -> Vec<Case> {
 
     cases.extend(ipv6_cases());
     cases.extend(translation_cases());
+    cases.extend(tunnels::cases());
     cases.extend(refusals());
     cases.extend(restrictions());
     cases.extend(icmp::cases());
@@ -412,6 +417,7 @@ fn restrictions() -> Vec<Case> {
 }
 
 /// The cases that are IPv6's own, and those that show that it is treated as IPv4 is.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn ipv6_cases() -> Vec<Case> {
     let to_target_1 = Outcome::Forward {
         id: 1,
@@ -470,8 +476,33 @@ fn ipv6_cases() -> Vec<Case> {
         ),
         case(
             "a fragment over IPv6 to a VIP is dropped",
-            ack().protocol(extension::FRAGMENT),
+            ack().extension(extension::FRAGMENT),
             Outcome::Drop(Counter::DropFragment),
+        ),
+        case(
+            "a fragment of a long ping over IPv6 is left to the kernel",
+            ack().protocol(PROTOCOL_V6).extension(extension::FRAGMENT),
+            Outcome::Pass,
+        ),
+        case(
+            "UDP behind an extension header is left to the kernel",
+            ack().protocol(17).extension(extension::DESTINATION_OPTIONS),
+            Outcome::Pass,
+        ),
+        case(
+            "a fragment behind another extension header may be one of TCP, and is dropped",
+            ack().extension(extension::FRAGMENT).extension(extension::ROUTING),
+            Outcome::Drop(Counter::DropExtensionHeader),
+        ),
+        case(
+            "an IPv4 client and VIP written as IPv6 addresses are none",
+            Frame::new(mapped(CLIENT), mapped(ONE)),
+            Outcome::Pass,
+        ),
+        case(
+            "an IPv4 client written as an IPv6 address is none",
+            Frame::new(mapped(CLIENT), ONE6),
+            Outcome::Pass,
         ),
         case(
             "a version other than 6 under IPv6's Ethernet type is malformed",
@@ -506,7 +537,7 @@ fn ipv6_cases() -> Vec<Case> {
     ] {
         cases.push(case(
             "an IPv6 extension header before TCP to a VIP is dropped",
-            ack().protocol(header),
+            ack().extension(header),
             Outcome::Drop(Counter::DropExtensionHeader),
         ));
     }
@@ -545,7 +576,7 @@ fn translation_cases() -> Vec<Case> {
             Outcome::Drop(Counter::DropFragment),
         ),
     ];
-    for (client, service, id) in [(CLIENT, NAT, 5), (CLIENT6, NAT6, 6)] {
+    for (client, service, id) in [(CLIENT, NAT, NAT_TARGET), (CLIENT6, NAT6, NAT6_TARGET)] {
         let from = |port| Frame::new(SocketAddr::new(client.ip(), port), service);
         cases.push(case(
             "a SYN to a service that translates goes to the slot's target",
@@ -585,11 +616,19 @@ fn translation_cases() -> Vec<Case> {
         "IP options stay in a packet that is translated",
         Frame::new(CLIENT, NAT).flags(Flags::SYN).ip_options(&[1; 40]),
         Outcome::Forward {
-            id: 5,
+            id: NAT_TARGET,
             new_flow: true,
         },
     ));
     cases
+}
+
+/// An IPv4 address in the notation of IPv6 that [`Address`](crate::address::Address) has for it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// Frames that go on in fragments, beyond the page that the program sees.

@@ -18,7 +18,7 @@ use crate::{
         Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
     process::{Action, Engine, process},
-    slot_rule::{Effect, Records},
+    slot_rule::{self, Effect, Records, Use},
     testing::frame::Frame,
     translation::WaysBack,
 };
@@ -57,9 +57,9 @@ pub const ALLOWED6: (IpAddr, u32) = (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
 pub const DANGLING: SocketAddr = SocketAddr::new(VIP, 21054);
-/// A service that translates, whose slots all name target 5.
+/// A service that translates, whose slots all name [`NAT_TARGET`].
 pub const NAT: SocketAddr = SocketAddr::new(VIP, 8006);
-/// Like [`NAT`], over IPv6, with target 6.
+/// Like [`NAT`], over IPv6, with [`NAT6_TARGET`].
 pub const NAT6: SocketAddr = SocketAddr::new(VIP6, 8006);
 /// The backend behind [`NAT`].
 pub const NAT_BACKEND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 105)), 21050);
@@ -74,14 +74,45 @@ pub const NAT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198,
 pub const NAT_CLIENT6: SocketAddr =
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7)), 50_200);
 /// The MAC address behind [`NAT`].
-pub const NAT_MAC: [u8; 6] = [0x02, 0, 0, 1, 0, 5];
+pub const NAT_MAC: [u8; 6] = [0x02, 0, 0, 1, 0, 8];
 /// The MAC address behind [`NAT6`].
-pub const NAT_MAC6: [u8; 6] = [0x02, 0, 0, 1, 0, 6];
+pub const NAT_MAC6: [u8; 6] = [0x02, 0, 0, 1, 0, 9];
+
+/// A service whose packets reach their only backend through IPv4 in IPv4.
+pub const V4_IN_V4: SocketAddr = SocketAddr::new(VIP, 21060);
+/// A service whose packets reach their only backend through IPv4 in IPv6.
+pub const V4_IN_V6: SocketAddr = SocketAddr::new(VIP, 21061);
+/// A service whose packets reach their only backend through IPv6 in IPv4.
+pub const V6_IN_V4: SocketAddr = SocketAddr::new(VIP6, 21060);
+/// A service whose packets reach their only backend through IPv6 in IPv6.
+pub const V6_IN_V6: SocketAddr = SocketAddr::new(VIP6, 21061);
+
+/// The id of the target in [`HostTables::fixture`] that is reached through IPv4.
+pub const TUNNEL_V4_TARGET: u16 = 5;
+/// The id of the target in [`HostTables::fixture`] that is reached through IPv6.
+pub const TUNNEL_V6_TARGET: u16 = 6;
+/// The outer source of packets to [`TUNNEL_V4_TARGET`], to be completed by flow.
+pub const TUNNEL_V4_SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// The outer source of packets to [`TUNNEL_V6_TARGET`], to be completed by flow.
+pub const TUNNEL_V6_SOURCE: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
+/// The address of the backend behind [`TUNNEL_V4_TARGET`].
+pub const TUNNEL_V4_BACKEND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 105);
+/// The address of the backend behind [`TUNNEL_V6_TARGET`].
+pub const TUNNEL_V6_BACKEND: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x106);
+
+/// A service whose packets reach their only backend through IPv4 in IPv4, on links with an MTU of 9000 bytes.
+pub const JUMBO_TUNNEL: SocketAddr = SocketAddr::new(VIP, 21062);
+/// The id of the target of [`JUMBO_TUNNEL`] in [`HostTables::fixture`].
+pub const JUMBO_TUNNEL_TARGET: u16 = 7;
 
 /// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
 pub const UNRESOLVED_TARGET: u16 = 4;
+/// The id of the target of [`NAT`] in [`HostTables::fixture`].
+pub const NAT_TARGET: u16 = 8;
+/// The id of the target of [`NAT6`] in [`HostTables::fixture`].
+pub const NAT6_TARGET: u16 = 9;
 /// How many entries the table of targets has in [`HostTables::fixture`].
-pub const TARGETS: u16 = 7;
+pub const TARGETS: u16 = 10;
 
 /// Service, slot and target tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -165,7 +196,14 @@ impl HostTables {
         }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
-        for (id, (service, target)) in (3..).zip([(NAT, 5), (NAT6, 6)]) {
+        for service in [V4_IN_V4, V6_IN_V4] {
+            tables.add_service(service, |_| TUNNEL_V4_TARGET);
+        }
+        for service in [V4_IN_V6, V6_IN_V6] {
+            tables.add_service(service, |_| TUNNEL_V6_TARGET);
+        }
+        tables.add_service(JUMBO_TUNNEL, |_| JUMBO_TUNNEL_TARGET);
+        for (id, (service, target)) in (3..).zip([(NAT, NAT_TARGET), (NAT6, NAT6_TARGET)]) {
             let service = tables.add_service(service, |_| target);
             service.flags = flag::TRANSLATES;
             service.id = id;
@@ -249,10 +287,14 @@ impl HostTables {
                 self.settled_used(slot);
                 self.settled_flows.insert(flow, note);
             }
-            Effect::Seen | Effect::Closing => {
+            Effect::Seen | Effect::Closing | Effect::Reopened => {
                 if let Some(record) = self.flows.get_mut(&flow) {
                     record.last_seen = self.now;
-                    record.closing |= u16::from(effect == Effect::Closing);
+                    match effect {
+                        Effect::Closing => record.closing = slot_rule::closing_since(self.now),
+                        Effect::Reopened => record.closing = 0,
+                        _ => {}
+                    }
                 }
             }
             Effect::Open(half_open) => {
@@ -312,16 +354,22 @@ const fn plain_service() -> Service {
 fn fixture_target(id: u16) -> Target {
     let [high, low] = id.to_be_bytes();
     let backend = Address::v4([192, 0, 2, 100 + low]);
+    let hop = next_hop([0x02, 0, 0, 1, high, low]);
+    let tunnel_over = |mtu, backend: IpAddr, source: IpAddr| {
+        let source = source.into();
+        let hop = NextHop { mtu, ..hop };
+        Target::new(backend.into(), Forwarding::Ipip { source }, Some(hop))
+    };
+    let tunnel = |backend, source| tunnel_over(hop.mtu, backend, source);
     match id {
         NO_TARGET => Target::NONE,
         UNRESOLVED_TARGET => Target::new(backend, Forwarding::Dsr, None),
-        5 => nat_target(NAT_BACKEND, NAT_MAC),
-        6 => nat_target(NAT_BACKEND6, NAT_MAC6),
-        _ => Target::new(
-            backend,
-            Forwarding::Dsr,
-            Some(next_hop([0x02, 0, 0, 1, high, low])),
-        ),
+        TUNNEL_V4_TARGET => tunnel(TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
+        TUNNEL_V6_TARGET => tunnel(TUNNEL_V6_BACKEND.into(), TUNNEL_V6_SOURCE.into()),
+        JUMBO_TUNNEL_TARGET => tunnel_over(9000, TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
+        NAT_TARGET => nat_target(NAT_BACKEND, NAT_MAC),
+        NAT6_TARGET => nat_target(NAT_BACKEND6, NAT_MAC6),
+        _ => Target::new(backend, Forwarding::Dsr, Some(hop)),
     }
 }
 
@@ -388,8 +436,13 @@ impl HostTables {
 }
 
 impl WaysBack for HostTables {
-    fn flow_seen(&self, flow: &FlowKey, closes: bool) {
-        self.note_flow(flow, if closes { Effect::Closing } else { Effect::Seen });
+    fn flow_seen(&self, flow: &FlowKey, how: Use) {
+        let effect = match how {
+            Use::Seen => Effect::Seen,
+            Use::Closing => Effect::Closing,
+            Use::Reopened => Effect::Reopened,
+        };
+        self.note_flow(flow, effect);
     }
 
     fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen) {

@@ -14,7 +14,7 @@ use crate::{
     layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Return, Service, Target, forward},
     packet::PacketBuffer,
     process::Engine,
-    slot_rule::{self, Event},
+    slot_rule::{self, Event, Use},
 };
 
 /// Looks a client's packet up in the records, and remembers what is to be remembered of it.
@@ -64,9 +64,12 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
     let Some(mut arrival) = Arrival::of(packet, service, engine) else {
         return Passage::UNKNOWN;
     };
-    // A retransmission, or another attempt from the same port, keeps what the earlier one got, as far as it is still there.
+    // A retransmission, or another attempt from the same port, keeps what the earlier one got, as far as it is still there
+    // and can have answered.
     let (id, preferred) = match engine.half_open(&arrival.flow()) {
-        Some(earlier) if earlier.port != 0 => (earlier.target, earlier.port),
+        Some(earlier) if earlier.port != 0 && engine.is_alive(earlier.target) => {
+            (earlier.target, earlier.port)
+        }
         _ => (
             current(&arrival.way_back, service, engine),
             arrival.way_back.client_port,
@@ -223,7 +226,11 @@ impl Arrival {
         let nothing = core::hint::black_box(0);
         let record = FlowRecord {
             target: id,
-            closing: u16::from(self.event.closes),
+            closing: if self.event.closes {
+                slot_rule::closing_since(self.now)
+            } else {
+                0
+            },
             last_seen: self.now,
             port,
             reserved: [nothing; 3],
@@ -239,7 +246,7 @@ impl Arrival {
         if !closes && record.last_seen == self.now {
             return;
         }
-        engine.flow_seen(&self.flow(), closes);
+        engine.flow_seen(&self.flow(), Use::of(record, closes, self.now));
         let Some(target) = target(id, engine) else { return };
         self.way_back.target = id;
         let key = return_key(target, self.vip, port);

@@ -30,7 +30,7 @@ use crate::{
     layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, Target, flag, forward},
     packet::{Packet as _, PacketMut as _},
     process::{Action, Engine, reset},
-    slot_rule::{self, Event},
+    slot_rule::{self, Event, Use},
 };
 
 pub use admission::{admit, establish, open};
@@ -42,8 +42,8 @@ use rewrite::{Endpoints, Place};
 /// By reference, and one method for each change, for the same reason as [`Records`](crate::slot_rule::Records): an
 /// [`Effect`](crate::slot_rule::Effect) would stand on the kernel program's stack with the largest of its variants.
 pub trait WaysBack {
-    /// The flow's established record, if there is one, was used now, and gives way from now on if `closes`.
-    fn flow_seen(&self, flow: &FlowKey, closes: bool);
+    /// The flow's established record, if there is one, was used now.
+    fn flow_seen(&self, flow: &FlowKey, how: Use);
     /// The flow gets a half-open record, in place of an earlier one.
     fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen);
     /// The flow gets an established record, in place of an earlier one and of the half-open one. `false`, and nothing has changed, if
@@ -225,7 +225,7 @@ pub fn to_client<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
                 && let Some(record) = engine.flow(&way_back.flow())
                 && is_way_back_of(&key, way_back, record.target, record.port)
             {
-                engine.flow_seen(&way_back.flow(), true);
+                engine.flow_seen(&way_back.flow(), Use::Closing);
             }
             way_back
         }

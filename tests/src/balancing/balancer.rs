@@ -44,7 +44,7 @@ impl Configuration {
         self
     }
 
-    /// The same, with a way of forwarding: `dsr` or `nat`.
+    /// The same, with a way of forwarding: `dsr`, `ipip` or `nat`.
     #[must_use]
     pub fn service_by(
         mut self,
@@ -290,7 +290,7 @@ impl Balancer {
 }
 
 /// Runs a command to its end.
-fn run(command: &mut Command) -> Result<Output> {
+pub(super) fn run(command: &mut Command) -> Result<Output> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;

@@ -8,8 +8,8 @@ use lb_common::{
         HostTables,
         cases::{CLIENT, CLIENT6},
         tables::{
-            NAT, NAT_BACKEND, NAT_BACKEND6, NAT6, NONE, ONE, ONE6, SLOTS, THREE, UNRESOLVED,
-            UNRESOLVED_TARGET, nat_target,
+            NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, NAT6_TARGET, NONE, ONE, ONE6, SLOTS, TARGETS,
+            THREE, UNRESOLVED, UNRESOLVED_TARGET, nat_target,
         },
     },
 };
@@ -307,10 +307,10 @@ proptest! {
     #[test]
     fn the_explanation_of_a_translated_connection_is_its_fate(
         v6: bool,
-        current in prop_oneof![1 => Just(NO_TARGET), 1 => Just(UNRESOLVED_TARGET), 4 => 5u16..=6],
+        current in prop_oneof![1 => Just(NO_TARGET), 1 => Just(UNRESOLVED_TARGET), 4 => NAT_TARGET..=NAT6_TARGET],
         resets: bool,
-        record in proptest::option::of((5u16..=6, 0..2 * IDLE, 0u16..2, any_nat_port())),
-        half_open in proptest::option::of((5u16..=6, 0..2 * IDLE, any_nat_port())),
+        record in proptest::option::of((NAT_TARGET..=NAT6_TARGET, 0..2 * IDLE, 0u16..2, any_nat_port())),
+        half_open in proptest::option::of((NAT_TARGET..=NAT6_TARGET, 0..2 * IDLE, any_nat_port())),
     ) {
         let (client, service) = if v6 { (CLIENT6, NAT6) } else { (CLIENT, NAT) };
         let record = record.map(|(target, age, closing, port)| FlowRecord { port, ..self::record(target, age, closing) });
@@ -321,8 +321,8 @@ proptest! {
         }
         tables.returns.clear();
         // Both of one family.
-        tables.targets[5] = nat_target(if v6 { NAT_BACKEND6 } else { NAT_BACKEND }, [2; 6]);
-        tables.targets[6] = nat_target(if v6 { NAT_BACKEND6 } else { NAT_BACKEND }, [4; 6]);
+        tables.targets[usize::from(NAT_TARGET)] = nat_target(if v6 { NAT_BACKEND6 } else { NAT_BACKEND }, [2; 6]);
+        tables.targets[usize::from(NAT6_TARGET)] = nat_target(if v6 { NAT_BACKEND6 } else { NAT_BACKEND }, [4; 6]);
         let unresolved = Forwarding::Nat { port: 21_050 };
         tables.targets[usize::from(UNRESOLVED_TARGET)] = Target::new(service.ip().into(), unresolved, None);
         let found = explained(client, service, &tables);
@@ -334,7 +334,7 @@ proptest! {
             let tables = tables.clone();
             let mut frame = probe::frame(event, client, service, tables.node.as_ref().unwrap());
             let action = process(&mut frame, &tables);
-            let backend = (1..=6).find(|&id| tables.forwarded(id).packets > 0).map(|id| format!("impala{id}"));
+            let backend = (1..TARGETS).find(|&id| tables.forwarded(id).packets > 0).map(|id| format!("impala{id}"));
             let counter = Counter::ALL.iter().find(|&&it| it != Counter::RecordLost && tables.counted(it) > 0);
             let action = match action {
                 Action::Pass => "pass",
@@ -353,23 +353,23 @@ proptest! {
 
 #[test]
 fn a_translated_connection_is_explained_by_its_record() {
-    let slot = Slot::untracked(5);
+    let slot = Slot::untracked(NAT_TARGET);
     let unknown = explained(CLIENT, NAT, &tables(NAT, CLIENT, slot, None, None));
     assert_eq!(unknown.packet.action, "reset");
     assert_eq!(
         unknown.packet.reason,
         "no record: every connection of a service that translates has one; so the client is told by a TCP reset"
     );
-    assert_eq!(unknown.new_connection.backend.as_deref(), Some("impala5"));
+    assert_eq!(unknown.new_connection.backend.as_deref(), Some("impala8"));
     let record = FlowRecord {
         port: 40_000,
-        ..record(5, 3, 0)
+        ..record(NAT_TARGET, 3, 0)
     };
     let known = explained(CLIENT, NAT, &tables(NAT, CLIENT, slot, Some(record), None));
-    assert_eq!(known.packet.backend.as_deref(), Some("impala5"));
+    assert_eq!(known.packet.backend.as_deref(), Some("impala8"));
     assert_eq!(
         known.packet.reason,
-        "its established record, last used 3 s ago, names impala5"
+        "its established record, last used 3 s ago, names impala8"
     );
     assert_eq!(known.records[0].nat_port, Some(40_000));
 }

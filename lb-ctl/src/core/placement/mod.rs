@@ -140,7 +140,7 @@ impl Placement {
                     id,
                     name,
                     address: backend.address,
-                    forwarding: plan::forwarding(service.forward, backend),
+                    forwarding: plan::forwarding(service.forward, backend, &config.datapath),
                 });
                 targets.push(id);
             }
