@@ -81,6 +81,8 @@ impl Controller {
     ) -> Self {
         // Another balancer checks the same backends at other times.
         let seed = lb_common::hash::name(config.datapath.hash_seed, &config.node.name);
+        // Where services of an earlier run translate, answers are recognised without a break.
+        let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
             checks: Checks::new(seed),
             file: file.to_owned(),
@@ -88,7 +90,7 @@ impl Controller {
             plan: Plan::default(),
             placement,
             datapath,
-            network: Network::new(netlink, host.interfaces),
+            network,
             events: Box::new(watch.events()),
             routes_due: None,
             pins,

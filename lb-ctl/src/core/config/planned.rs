@@ -7,7 +7,6 @@
 pub(super) const PLANNED: &[&str] = &[
     "node.state_dir",
     "http",
-    r#"service.forward = "nat""#,
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
     r#"service.balance = "load""#,

@@ -15,7 +15,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{ALLOWED_ROOM, AllowedKey, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{ALLOWED_ROOM, AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
@@ -226,6 +226,12 @@ impl Placement {
     /// The service in the table that has this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
+    }
+
+    /// Whether a service in the table translates.
+    pub fn translates(&self) -> bool {
+        self.services()
+            .any(|service| service.flags & flag::TRANSLATES != 0)
     }
 
     /// The services in the table.
