@@ -11,6 +11,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
+use lab::kernel_clock::ticks;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
@@ -21,7 +22,6 @@ use lb_common::testing::tables::{ONE, ONE6, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use proptest::prelude::*;
-use rustix::time::{ClockId, clock_gettime};
 
 const XDP_TX: u32 = 3;
 
@@ -137,14 +137,6 @@ impl Twins {
             "port {port}"
         );
     }
-}
-
-/// The time as the program sees it.
-fn ticks() -> u32 {
-    let time = clock_gettime(ClockId::MonotonicCoarse);
-    let nanoseconds =
-        u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap();
-    lb_common::clock::ticks(nanoseconds)
 }
 
 fn tracked(settled: u16, current: u16) -> Slot {

@@ -43,7 +43,7 @@ pub struct Bench {
 
 /// Measures all cases and prints what came out.
 pub fn run(options: Options) -> Result<()> {
-    let mut bench = Bench::load()?;
+    let mut bench = Bench::load(cases::MANY_FLOWS)?;
     let cases = cases::all();
     for case in &cases {
         bench.check(case)?;
@@ -66,9 +66,9 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 impl Bench {
-    /// Loads the balancer's program, fills its tables, and loads the harness around it.
-    pub fn load() -> Result<Self> {
-        let subject = Subject::load()?;
+    /// Loads the balancer's program, fills its tables, and loads the harness around it. For cases of at most so many flows.
+    pub fn load(flows: u32) -> Result<Self> {
+        let subject = Subject::load(flows)?;
         let harness = Harness::around(subject.datapath.program()?.fd()?)?;
         Ok(Self { subject, harness })
     }
