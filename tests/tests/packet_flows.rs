@@ -68,11 +68,16 @@ impl Twins {
 
     /// Gives all slots of the service this content, on both sides.
     fn set_slots(&mut self, slot: Slot) {
-        let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
-        for index in service.first_slot..service.first_slot + service.slots {
+        for index in self.slots() {
             self.host.slots[index as usize] = slot.to_bits();
             self.kernel.write_slot(index, slot).unwrap();
         }
+    }
+
+    /// The service's slots.
+    fn slots(&self) -> std::ops::Range<u32> {
+        let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
+        service.first_slot..service.first_slot + service.slots
     }
 
     fn key(&self, port: u16) -> FlowKey {
@@ -102,8 +107,24 @@ impl Twins {
             output.frame, expected,
             "port {port}, flags {flags:#x}, sequence {sequence}"
         );
+        if ticks() != self.host.now {
+            self.follow_notes(port);
+        }
         self.compare(port);
         target
+    }
+
+    /// Has the host take over what the kernel has noted: with another time, other packets leave a note.
+    fn follow_notes(&mut self, port: u16) {
+        for index in self.slots() {
+            let slot = self.kernel.slot(index).unwrap();
+            self.host.slots[index as usize] = slot.to_bits();
+        }
+        let key = self.key(port);
+        match self.kernel.settled_flow(key).unwrap() {
+            Some(note) => self.host.settled_flows.insert(key, note),
+            None => self.host.settled_flows.remove(&key),
+        };
     }
 
     /// Compares what both remember of a flow. Times may differ by the tick that began in between.
