@@ -8,7 +8,17 @@ pub trait Packet {
     /// The `N` bytes at `offset` from the start of the frame, or `None` when the frame ends before.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// Whether the frame has at least `length` bytes, counted as in [`Packet::length`], wherever they are: also where they
+    /// cannot be read, in the fragments of a frame that is longer than one of the driver's buffers.
+    fn has_length(&self, length: usize) -> bool {
+        length <= self.length()
+    }
+
     /// The length of the frame in bytes, Ethernet header included, frame check sequence excluded.
+    ///
+    /// An implementation may leave out fragments until [`Packet::has_length`] has been asked for bytes that are in them: to
+    /// find out whether there are any costs time, and most frames have none. So the length covers whatever a packet's own
+    /// headers claim, once they have been checked.
     fn length(&self) -> usize;
 }
 
@@ -60,8 +70,8 @@ mod buffer {
     use crate::headers::ethernet;
     use std::vec::Vec;
 
-    /// Room for a frame and what is put before it, in bytes: more than any tunnel needs.
-    const ROOM: usize = 4096;
+    /// Room for a jumbo frame and what is put before it, in bytes: more than any tunnel needs.
+    const ROOM: usize = 16_384;
 
     impl Packet for Vec<u8> {
         fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {

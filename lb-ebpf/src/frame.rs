@@ -1,19 +1,27 @@
 //! The frame that an XDP program was called for.
 
+use core::cell::Cell;
+
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 use lb_common::packet::{Packet, PacketBuffer, PacketMut};
 
-/// The linear part of a frame.
+/// The frame, of which the linear part can be read and written.
+///
+/// A frame that is longer than one of the driver's buffers goes on in fragments. Drivers put the headers into the linear part;
+/// nobody needs to see more. How long the whole is only the kernel knows, and it is asked only about a packet that does not end
+/// in the linear part.
 ///
 /// Holds the two pointers beside the context, so that each is loaded from the context once.
 pub struct Frame {
     context: *mut xdp_md,
     start: usize,
     end: usize,
+    /// How many bytes are in fragments, as far as has been asked.
+    fragments: Cell<usize>,
 }
 
 impl Frame {
@@ -24,14 +32,38 @@ impl Frame {
             context: context.ctx,
             start: context.data(),
             end: context.data_end(),
+            fragments: Cell::new(0),
         }
     }
 
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.
     #[inline(always)]
     fn moved(&mut self, result: i64) -> Option<()> {
-        *self = Self::of(&XdpContext::new(self.context));
+        let context = XdpContext::new(self.context);
+        self.start = context.data();
+        self.end = context.data_end();
         if result == 0 { Some(()) } else { None }
+    }
+
+    /// The length of the linear part.
+    #[inline(always)]
+    fn linear_length(&self) -> usize {
+        let length = self.end - self.start;
+        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result: after a
+        // comparison with the length it would otherwise prove a later comparison with `end` superfluous and leave it
+        // out, but that comparison is the only proof that the verifier understands.
+        unsafe { core::ptr::read_volatile(&raw const length) }
+    }
+
+    /// The length of the linear part and all fragments, by the kernel.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a frame is shorter than 2^32 bytes"
+    )]
+    fn whole_length(&self) -> usize {
+        // SAFETY: the context is the one that the kernel gave; the helper only reads it.
+        unsafe { bpf_xdp_get_buff_len(self.context) as usize }
     }
 
     /// The address of `length` bytes at `offset`, if they are all in the frame.
@@ -57,12 +89,19 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn has_length(&self, length: usize) -> bool {
+        let linear = self.linear_length();
+        if length <= linear {
+            return true;
+        }
+        let whole = self.whole_length();
+        self.fragments.set(whole - linear);
+        length <= whole
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
-        let length = self.end - self.start;
-        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result: after a
-        // comparison with the length it would otherwise prove a later comparison with `end` superfluous and leave it
-        // out, but that comparison is the only proof that the verifier understands.
-        unsafe { core::ptr::read_volatile(&raw const length) }
+        self.linear_length() + self.fragments.get()
     }
 }
 
@@ -109,9 +148,11 @@ impl PacketBuffer for Frame {
         reason = "a frame is shorter than 2^31 bytes"
     )]
     fn set_length(&mut self, length: usize) -> Option<()> {
-        let change = length as i32 - self.length() as i32;
+        let change = length as i32 - self.whole_length() as i32;
         // SAFETY: as in `grow_front`.
         let result = unsafe { bpf_xdp_adjust_tail(self.context, change) };
-        self.moved(result)
+        let moved = self.moved(result);
+        self.fragments.set(self.whole_length() - self.linear_length());
+        moved
     }
 }

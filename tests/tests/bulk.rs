@@ -49,7 +49,11 @@ fn expect_sound_transfers(vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> IpAddr)
         };
         let bytes_before = balancer.backends().unwrap()[0].bytes;
         let transfer = transfer(backend, client, service, BYTES, direction).unwrap();
-        assert!(transfer.sent >= BYTES && transfer.received > 0, "{transfer:?}");
+        // What the sender's socket still holds when iperf3 ends the transfer does not arrive.
+        assert!(
+            transfer.sent >= BYTES && transfer.received > BYTES / 2,
+            "{transfer:?}"
+        );
         let segments = transfer.received / MTU;
         assert!(
             counted(receiver).received > segments,
@@ -66,7 +70,10 @@ fn expect_sound_transfers(vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> IpAddr)
         }
         if direction == Direction::ToServer {
             let through = balancer.backends().unwrap()[0].bytes - bytes_before;
-            assert!(through > BYTES, "only {through} bytes went through the balancer");
+            assert!(
+                through > transfer.received,
+                "{transfer:?}, but only {through} bytes went through the balancer"
+            );
         }
     }
 }

@@ -137,7 +137,7 @@ fn sigterm_leaves_the_datapath_and_detach_removes_it() {
     assert_eq!(detached.code, Some(0), "{detached:?}");
     for trace in [
         "detached the XDP program from eth0",
-        "removed 13 pinned maps",
+        "removed 14 pinned maps",
         "removed the VIP",
     ] {
         assert!(detached.stdout.contains(trace), "{}", detached.stdout);
@@ -207,17 +207,20 @@ fn a_vip_that_somebody_removes_comes_back() {
 }
 
 #[test]
-fn a_daemon_without_its_interface_ends_and_says_so() {
+fn a_daemon_without_its_interface_says_so_and_waits() {
     let (_lab, mut balancer) = running();
     balancer
         .host()
         .run(&["ip", "link", "del", "dev", "eth0"])
         .unwrap();
     let daemon = balancer.daemon().unwrap();
-    let status = daemon.wait(PATIENCE).unwrap();
-    assert_eq!(status.code(), Some(1));
-    let log = daemon.output().unwrap();
-    assert!(log.contains("the interface eth0 was deleted or renamed"), "{log}");
+    daemon
+        .wait_for_line("the interface was deleted or renamed", PATIENCE)
+        .unwrap();
+    assert_eq!(daemon.exit_status().unwrap(), None);
+    let status = balancer.status().unwrap();
+    assert_eq!(status.datapath.interfaces[0].mode, "absent");
+    assert_eq!(status.services[0].backends[0].next_hop, None);
 }
 
 #[test]

@@ -163,6 +163,17 @@ fn an_interface_that_does_not_exist() {
 }
 
 #[test]
+fn a_second_interface_that_does_not_exist() {
+    refused_after(
+        "interfaces = [\"eth0\"]",
+        "interfaces = [\n  \"eth0\",\n  \"eth7\",\n]",
+        Seen::OnTheHost,
+        "7",
+        &["datapath.interfaces[#2]", "eth7", "does not exist"],
+    );
+}
+
+#[test]
 fn a_backend_behind_no_route() {
     refused_after(
         "address = \"10.77.0.101\"",
@@ -210,6 +221,9 @@ fn a_backend_behind_a_router() {
 /// Gives a host a bridge, which is Ethernet and has no native XDP.
 fn bridge(host: &Host) {
     host.run(&["ip", "link", "add", "br7", "type", "bridge"]).unwrap();
+    // Otherwise its link-local address changes from tentative to valid while the tests compare.
+    host.run(&["ip", "link", "set", "dev", "br7", "addrgenmode", "none"])
+        .unwrap();
     host.run(&["ip", "link", "set", "dev", "br7", "up"]).unwrap();
     host.run(&["ip", "addr", "add", "10.99.0.1/24", "dev", "br7"])
         .unwrap();

@@ -82,14 +82,46 @@ const CHANGES: &[Change] = &[
             cluster.balancer.run(&[])
         },
     },
+    Change {
+        name: "a reload with a backend that gets twice as many connections, or again as many as others",
+        apply: |cluster| {
+            reweight(cluster)?;
+            let output = cluster.balancer.lb_ctl(&["reload"])?;
+            ensure!(output.code == Some(0), "{output:?}");
+            Ok(())
+        },
+    },
+    Change {
+        name: "another weight while the daemon is dead",
+        apply: |cluster| {
+            cluster.balancer.daemon()?.kill()?;
+            reweight(cluster)?;
+            cluster.balancer.run(&[])
+        },
+    },
 ];
 
-/// Applies changes in an order that the seed gives. After each, all connections have to have exchanged data, and none may be
-/// broken.
+/// Writes a configuration in which the first backend of the first service has weight 2, or 1 if it has 2 now.
+fn reweight(cluster: &mut Cluster) -> Result<()> {
+    let configuration = cluster.balancer.configuration().clone();
+    let configuration = if configuration.text().contains("weight = 2") {
+        configuration.with("weight = 2", "weight = 1")?
+    } else {
+        configuration.with("weight = 1", "weight = 2")?
+    };
+    cluster.balancer.reconfigure(configuration)
+}
+
+/// Applies changes in an order that the seed gives, and none again before all have had their turn. After each, all
+/// connections have to have exchanged data, and none may be broken.
 fn apply_changes(cluster: &mut Cluster, steady: &mut [Steady], times: u32, seed: u64) -> Result<()> {
     let mut random = Random::of(seed);
+    let mut left: Vec<&Change> = Vec::new();
     for time in 1..=times {
-        let change = &CHANGES[random.below(CHANGES.len())];
+        if left.is_empty() {
+            left.extend(CHANGES);
+        }
+        let change = left.swap_remove(random.below(left.len()));
         let where_it_failed = || format!("change {time}, seed {seed}: {}", change.name);
         (change.apply)(cluster).with_context(where_it_failed)?;
         for connections in &mut *steady {
@@ -104,12 +136,12 @@ fn ports(breaks: &[Break]) -> BTreeSet<u16> {
 }
 
 #[test]
-fn no_connection_breaks_when_the_daemon_dies_and_comes_back() {
+fn no_connection_breaks_whatever_happens_to_daemon_and_configuration() {
     let mut cluster = Cluster::start();
     let mut steady = cluster
         .services
         .map(|service| cluster.hold(service, |options| options.short_rate = 50));
-    apply_changes(&mut cluster, &mut steady, 6, 1).unwrap();
+    apply_changes(&mut cluster, &mut steady, 8, 1).unwrap();
     for connections in steady {
         let summary = connections.finish().unwrap();
         let progress = &summary.progress;

@@ -83,7 +83,7 @@ pub fn parse(packet: &(impl Packet + ?Sized)) -> Parsed {
         Err(fault) => return faulty(fault),
     };
     // A frame may be longer than its packet (padding up to Ethernet's minimum), never shorter.
-    if length < tcp::MIN_HEADER_LENGTH || offset + length > packet.length() {
+    if length < tcp::MIN_HEADER_LENGTH || !packet.has_length(offset + length) {
         return faulty(Fault::Truncated);
     }
     let Some(tcp) = packet.read(offset).map(tcp::Header::new) else {

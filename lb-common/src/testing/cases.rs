@@ -249,6 +249,7 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
+    cases.extend(jumbo_cases());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {
@@ -383,6 +384,37 @@ fn ipv6_cases() -> Vec<Case> {
         ));
     }
     cases
+}
+
+/// Frames that go on in fragments, beyond the page that the program sees.
+fn jumbo_cases() -> Vec<Case> {
+    let case = |sentence, frame: Frame, outcome| Case {
+        sentence,
+        frame: frame.bytes(),
+        outcome,
+    };
+    let to_target_1 = Outcome::Forward {
+        id: 1,
+        new_flow: false,
+    };
+    let jumbo = Frame::new(CLIENT, ONE).payload(&[0xab; 8960]);
+    vec![
+        case(
+            "a payload in the fragments of a jumbo frame travels along",
+            jumbo.clone(),
+            to_target_1,
+        ),
+        case(
+            "a payload in the fragments of a jumbo frame over IPv6 travels along",
+            Frame::new(CLIENT6, ONE6).payload(&[0xab; 8940]),
+            to_target_1,
+        ),
+        case(
+            "a packet that claims more bytes than a jumbo frame has is truncated",
+            jumbo.total_length(9001),
+            Outcome::Drop(Counter::DropTruncated),
+        ),
+    ]
 }
 
 /// Client ports and the targets that [`THREE`] gives them.

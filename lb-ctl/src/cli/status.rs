@@ -56,7 +56,7 @@ fn render(status: &Status) -> String {
     text
 }
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "backend",
     "address",
     "weight",
@@ -64,12 +64,13 @@ const HEADINGS: [&str; 10] = [
     "admin",
     "slots",
     "new flows",
+    "tracked",
     "packets",
     "bytes",
     "next hop",
 ];
 /// The columns that hold numbers.
-const NUMBERS: [usize; 5] = [2, 5, 6, 7, 8];
+const NUMBERS: [usize; 6] = [2, 5, 6, 7, 8, 9];
 
 fn render_service(service: &ServiceStatus) -> String {
     let ServiceStatus {
@@ -77,6 +78,7 @@ fn render_service(service: &ServiceStatus) -> String {
         vip,
         port,
         forward,
+        tracked_slots,
         ..
     } = service;
     let address = std::net::SocketAddr::new(*vip, *port);
@@ -91,10 +93,15 @@ fn render_service(service: &ServiceStatus) -> String {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    format!("\n{name}  {address}  {forward}\n{table}\n")
+    let moving = if *tracked_slots == 0 {
+        String::new()
+    } else {
+        format!("  {tracked_slots} slots tracked")
+    };
+    format!("\n{name}  {address}  {forward}{moving}\n{table}\n")
 }
 
-fn row(backend: &BackendStatus, slots: u32) -> [String; 10] {
+fn row(backend: &BackendStatus, slots: u32) -> [String; 11] {
     let share = if slots == 0 {
         0.0
     } else {
@@ -108,6 +115,7 @@ fn row(backend: &BackendStatus, slots: u32) -> [String; 10] {
         backend.admin.clone(),
         format!("{} ({share:.1} %)", backend.slots),
         backend.new_flows.to_string(),
+        backend.tracked_flows.to_string(),
         backend.packets.to_string(),
         backend.bytes.to_string(),
         backend

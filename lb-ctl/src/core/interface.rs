@@ -21,6 +21,8 @@ pub struct Interface {
     pub name: String,
     /// Its MAC address, if it is an Ethernet device.
     pub mac: Option<Mac>,
+    /// The longest IP packet that it takes, in bytes.
+    pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
     /// The XDP program that it carries.

@@ -7,6 +7,7 @@ pub mod config;
 pub mod explain;
 pub mod flows;
 pub mod interface;
+pub mod interfaces;
 pub mod maglev;
 pub mod next_hops;
 pub mod placement;

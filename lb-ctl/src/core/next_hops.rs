@@ -1,13 +1,13 @@
-//! Where frames for a target go on the wire, as neighbours come, change and go.
+//! Where frames for a target go on the wire, as routes, neighbours and interfaces come, change and go.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use lb_common::layout::{Forwarding, NextHop, Target};
 
-use super::interface::Mac;
-
-/// The longest IP packet that an Ethernet interface takes unless it is told otherwise, in bytes.
-const ETHERNET_MTU: u16 = 1500;
+use super::{interface::Mac, interfaces::Interfaces};
 
 /// A target whose entry in the target table must be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,236 +18,284 @@ pub struct Change {
     pub target: Target,
 }
 
-/// The next hops of all targets on one interface.
-#[derive(Clone, Debug)]
+/// Somebody on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// The index of our interface on that link.
+    pub interface: u32,
+    /// The IP address: a backend's, or a router's.
+    pub address: IpAddr,
+}
+
+/// The kernel's way to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Who gets the frames: the backend itself, or the router before it.
+    pub neighbour: Neighbour,
+    /// The longest IP packet that the route takes, in bytes, if that is known.
+    pub mtu: Option<u32>,
+}
+
+/// The next hops of all targets.
+#[derive(Clone, Debug, Default)]
 pub struct NextHops {
-    source: Mac,
-    by_address: BTreeMap<IpAddr, Neighbour>,
+    /// Where each target's packets go, by id.
+    targets: BTreeMap<u16, Destination>,
+    backends: BTreeMap<Destination, Backend>,
+    /// The MAC addresses of those on the ways to backends, as far as they are known.
+    macs: BTreeMap<Neighbour, Mac>,
+}
+
+/// A backend as one way of forwarding sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Destination {
+    address: IpAddr,
+    /// Whether frames must go to the backend itself, because packets keep the VIP as destination, which a router would send
+    /// back to us.
+    must_be_neighbour: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Neighbour {
-    mac: Option<Mac>,
+struct Backend {
     targets: BTreeMap<u16, Forwarding>,
+    /// The way that it should take.
+    way: Option<Way>,
+    /// The way that it takes, until who is on the other one is known.
+    taken: Option<(Way, Mac)>,
+    /// What the entries of its targets say.
+    next_hop: Option<NextHop>,
+}
+
+impl Destination {
+    fn of(address: IpAddr, forwarding: Forwarding) -> Self {
+        Self {
+            address,
+            must_be_neighbour: forwarding == Forwarding::Dsr,
+        }
+    }
 }
 
 impl NextHops {
-    /// Starts without targets. `source` is our interface's MAC address.
-    pub const fn new(source: Mac) -> Self {
-        Self {
-            source,
-            by_address: BTreeMap::new(),
-        }
-    }
-
-    /// Takes in a target of a backend, or another way of forwarding for it. Returns the entry to write, if the backend's MAC
-    /// address is known already.
+    /// Takes in a target, or another way of forwarding for it. Returns the entry to write, if the way to its backend is known
+    /// already.
     pub fn insert(&mut self, id: u16, address: IpAddr, forwarding: Forwarding) -> Option<Change> {
-        let source = self.source;
-        let hop = self.by_address.entry(address).or_default();
-        let earlier = hop.targets.insert(id, forwarding);
-        if earlier == Some(forwarding) {
+        let destination = Destination::of(address, forwarding);
+        if self
+            .targets
+            .get(&id)
+            .is_some_and(|earlier| *earlier != destination)
+        {
+            self.remove(id);
+        }
+        self.targets.insert(id, destination);
+        let backend = self.backends.entry(destination).or_default();
+        if backend.targets.insert(id, forwarding) == Some(forwarding) {
             return None;
         }
-        hop.changes(address, source).find(|change| change.id == id)
+        let next_hop = backend.next_hop?;
+        Some(Change {
+            id,
+            target: Target::new(address.into(), forwarding, Some(next_hop)),
+        })
     }
 
-    /// Takes in where an earlier run has sent a backend's packets: the kernel will correct it, should it be out of date.
-    pub fn adopt(&mut self, address: IpAddr, mac: Mac) {
-        if let Some(hop) = self.by_address.get_mut(&address) {
-            hop.mac = Some(mac);
+    /// Takes in where an earlier run has sent a target's packets: the kernel will correct it, should it be out of date. The routes
+    /// must be known, since an entry does not tell who the neighbour is, and not always the interface.
+    pub fn adopt(&mut self, id: u16, target: &Target, interfaces: &Interfaces) {
+        let Some(destination) = self.targets.get(&id) else {
+            return;
+        };
+        if let (Some(mac), Some(backend)) = (target.next_hop(), self.backends.get_mut(destination)) {
+            let interface = interfaces
+                .at(target.egress())
+                .map(|interface| interface.index)
+                .or(backend.way.map(|way| way.neighbour.interface));
+            let Some(interface) = interface else { return };
+            let elsewhere = Way {
+                neighbour: Neighbour {
+                    interface,
+                    address: destination.address,
+                },
+                mtu: Some(target.mtu().into()),
+            };
+            let way = backend.way.filter(|way| way.neighbour.interface == interface);
+            backend.taken = Some((way.unwrap_or(elsewhere), mac));
+            // Whoever adopts the table writes all entries of it, once it may.
+            let _ = backend
+                .changes(destination.address, &self.macs, interfaces)
+                .count();
         }
+    }
+
+    /// The entries of all targets.
+    pub fn entries(&self) -> Vec<Change> {
+        self.backends
+            .iter()
+            .flat_map(|(destination, backend)| backend.entries(destination.address))
+            .collect()
+    }
+
+    /// Whether there is a target of this backend that packets reach this way, or another one that needs the same of the backend.
+    pub fn has(&self, address: IpAddr, forwarding: Forwarding) -> bool {
+        self.backends.contains_key(&Destination::of(address, forwarding))
     }
 
     /// Forgets a target, and its backend with the last one.
     pub fn remove(&mut self, id: u16) {
-        self.by_address.retain(|_, hop| {
-            hop.targets.remove(&id);
-            !hop.targets.is_empty()
-        });
+        let Some(destination) = self.targets.remove(&id) else {
+            return;
+        };
+        if let Some(backend) = self.backends.get_mut(&destination) {
+            backend.targets.remove(&id);
+            if backend.targets.is_empty() {
+                self.backends.remove(&destination);
+                self.forget_strangers();
+            }
+        }
     }
 
-    /// Takes in what the kernel says about a neighbour. Returns the entries to write; none when nothing changed, or the
-    /// address belongs to no backend.
+    /// Takes in the kernel's way to a backend. Returns the entries to write.
+    ///
+    /// Where frames must go to the backend itself, a way through a router is ignored. The way before stays in use until the new
+    /// neighbour's MAC address is known.
+    pub fn route(&mut self, address: IpAddr, way: Way, interfaces: &Interfaces) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for must_be_neighbour in [false, true] {
+            if must_be_neighbour && way.neighbour.address != address {
+                continue;
+            }
+            let destination = Destination {
+                address,
+                must_be_neighbour,
+            };
+            if let Some(backend) = self.backends.get_mut(&destination)
+                && backend.way != Some(way)
+            {
+                backend.way = Some(way);
+                changes.extend(backend.changes(address, &self.macs, interfaces));
+            }
+        }
+        self.forget_strangers();
+        changes
+    }
+
+    /// Takes in what the kernel says about a neighbour. Returns the entries to write; none when nothing changed, or it is on
+    /// the way to no backend.
     ///
     /// A neighbour that fails to answer (`mac` is `None`) keeps its last known address: whether a backend is dead is
     /// for health checks to say, and frames for a dead one are lost either way.
-    pub fn neighbour(&mut self, address: IpAddr, mac: Option<Mac>) -> Vec<Change> {
-        let source = self.source;
-        match self.by_address.get_mut(&address) {
-            Some(hop) if mac.is_some() && hop.mac != mac => {
-                hop.mac = mac;
-                hop.changes(address, source).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// Takes in our interface's MAC address. Returns the entries to write.
-    pub fn source(&mut self, source: Mac) -> Vec<Change> {
-        if self.source == source {
+    pub fn neighbour(
+        &mut self,
+        neighbour: Neighbour,
+        mac: Option<Mac>,
+        interfaces: &Interfaces,
+    ) -> Vec<Change> {
+        let Some(mac) = mac.filter(|mac| self.macs.get(&neighbour) != Some(mac)) else {
+            return Vec::new();
+        };
+        if !self.contains(neighbour) {
             return Vec::new();
         }
-        self.source = source;
-        self.entries()
+        self.macs.insert(neighbour, mac);
+        let changes = self.changes(interfaces, |backend| backend.needs(neighbour));
+        self.forget_strangers();
+        changes
     }
 
-    /// The entries of all targets whose backends are resolved.
-    pub fn entries(&self) -> Vec<Change> {
-        self.by_address
-            .iter()
-            .flat_map(|(&address, hop)| hop.changes(address, self.source))
-            .collect()
+    /// Takes in changes of our interfaces. Returns the entries to write.
+    pub fn interfaces(&mut self, interfaces: &Interfaces) -> Vec<Change> {
+        // An interface that comes back has another index; the old one may become anybody's.
+        self.macs
+            .retain(|neighbour, _| interfaces.at(neighbour.interface).is_some());
+        self.changes(interfaces, |_| true)
     }
 
-    /// Whether a backend has this address.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.by_address.contains_key(&address)
+    /// Whether the neighbour is on the way to a backend.
+    pub fn contains(&self, neighbour: Neighbour) -> bool {
+        self.backends.values().any(|backend| backend.needs(neighbour))
+    }
+
+    /// Those on the ways to backends.
+    pub fn neighbours(&self) -> BTreeSet<Neighbour> {
+        self.backends.values().flat_map(Backend::neighbours).collect()
     }
 
     /// The addresses of all backends.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.by_address.keys().copied()
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.backends.keys().map(|backend| backend.address).collect()
     }
 
-    /// The addresses that have never been resolved.
+    /// The addresses of the backends to which there is no way now.
     pub fn unresolved(&self) -> impl Iterator<Item = IpAddr> {
-        self.by_address
+        self.backends
             .iter()
-            .filter(|(_, hop)| hop.mac.is_none())
-            .map(|(&address, _)| address)
+            .filter(|(_, backend)| backend.next_hop.is_none())
+            .map(|(destination, _)| destination.address)
     }
 
-    /// The MAC address of a backend, once known.
-    pub fn mac(&self, address: IpAddr) -> Option<Mac> {
-        self.by_address.get(&address)?.mac
+    /// The last known MAC address of a neighbour.
+    pub fn mac(&self, neighbour: Neighbour) -> Option<Mac> {
+        self.macs.get(&neighbour).copied()
+    }
+
+    /// The next hop of a target, if there is a way to its backend now.
+    pub fn of(&self, id: u16) -> Option<NextHop> {
+        self.backends.get(self.targets.get(&id)?)?.next_hop
+    }
+
+    /// What is not followed any more must not be taken for known later.
+    fn forget_strangers(&mut self) {
+        let neighbours = self.neighbours();
+        self.macs.retain(|neighbour, _| neighbours.contains(neighbour));
+    }
+
+    fn changes(&mut self, interfaces: &Interfaces, concerned: impl Fn(&Backend) -> bool) -> Vec<Change> {
+        let macs = &self.macs;
+        self.backends
+            .iter_mut()
+            .filter(|(_, backend)| concerned(backend))
+            .flat_map(|(destination, backend)| backend.changes(destination.address, macs, interfaces))
+            .collect()
     }
 }
 
-impl Neighbour {
-    fn changes(&self, address: IpAddr, source: Mac) -> impl Iterator<Item = Change> {
-        self.mac.into_iter().flat_map(move |mac| {
-            let next_hop = NextHop {
-                mac,
-                source,
-                egress: 0,
-                mtu: ETHERNET_MTU,
-            };
-            self.targets.iter().map(move |(&id, &forwarding)| Change {
-                id,
-                target: Target::new(address.into(), forwarding, Some(next_hop)),
-            })
+impl Backend {
+    /// Those on the way that it should take, and on the one that it takes.
+    fn neighbours(&self) -> impl Iterator<Item = Neighbour> {
+        let taken = self.taken.map(|(way, _)| way);
+        self.way.into_iter().chain(taken).map(|way| way.neighbour)
+    }
+
+    fn needs(&self, neighbour: Neighbour) -> bool {
+        self.neighbours().any(|other| other == neighbour)
+    }
+
+    /// Decides anew where frames go. Returns the entries to write.
+    fn changes(
+        &mut self,
+        address: IpAddr,
+        macs: &BTreeMap<Neighbour, Mac>,
+        interfaces: &Interfaces,
+    ) -> impl Iterator<Item = Change> {
+        let known = |way: Way| macs.get(&way.neighbour).map(|&mac| (way, mac));
+        let earlier = self.taken.and_then(|(way, _)| known(way));
+        self.taken = self.way.and_then(known).or(earlier).or(self.taken);
+        let before = self.next_hop;
+        self.next_hop = self
+            .taken
+            .and_then(|(way, mac)| interfaces.way_out(way.neighbour.interface, mac, way.mtu));
+        let changed = self.next_hop != before;
+        self.entries(address).filter(move |_| changed)
+    }
+
+    fn entries(&self, address: IpAddr) -> impl Iterator<Item = Change> {
+        let next_hop = self.next_hop;
+        self.targets.iter().map(move |(&id, &forwarding)| Change {
+            id,
+            target: Target::new(address.into(), forwarding, next_hop),
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OURS: Mac = [2, 0, 0, 0, 0, 1];
-    const FIRST: Mac = [2, 0, 0, 0, 0, 10];
-    const SECOND: Mac = [2, 0, 0, 0, 0, 11];
-
-    fn address(host: u8) -> IpAddr {
-        IpAddr::from([10, 0, 0, host])
-    }
-
-    /// The entry that target `id`, on backend `host`, should get.
-    fn change(id: u16, host: u8, mac: Mac) -> Change {
-        change_from(id, host, mac, OURS)
-    }
-
-    fn change_from(id: u16, host: u8, mac: Mac, source: Mac) -> Change {
-        let next_hop = NextHop {
-            mac,
-            source,
-            egress: 0,
-            mtu: 1500,
-        };
-        Change {
-            id,
-            target: Target::new(address(host).into(), Forwarding::Dsr, Some(next_hop)),
-        }
-    }
-
-    /// Backend .1 serves two services (targets 1 and 3), backend .2 one.
-    fn next_hops() -> NextHops {
-        let mut hops = NextHops::new(OURS);
-        for (id, host) in [(1, 1), (2, 2), (3, 1)] {
-            assert_eq!(hops.insert(id, address(host), Forwarding::Dsr), None);
-        }
-        hops
-    }
-
-    #[test]
-    fn a_target_that_comes_later_is_resolved_at_once_where_its_backend_is_known() {
-        let mut hops = next_hops();
-        hops.neighbour(address(2), Some(FIRST));
-        assert_eq!(
-            hops.insert(4, address(2), Forwarding::Dsr),
-            Some(change(4, 2, FIRST))
-        );
-        assert_eq!(hops.insert(4, address(2), Forwarding::Dsr), None);
-        hops.remove(2);
-        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(4, 2, SECOND)]);
-        hops.remove(4);
-        assert!(!hops.contains(address(2)));
-    }
-
-    #[test]
-    fn what_an_earlier_run_knew_is_used_and_corrected() {
-        let mut hops = next_hops();
-        hops.adopt(address(2), FIRST);
-        assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(1)]);
-        assert_eq!(hops.neighbour(address(2), Some(FIRST)), []);
-        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, 2, SECOND)]);
-    }
-
-    #[test]
-    fn an_answer_resolves_all_targets_of_the_backend() {
-        let mut hops = next_hops();
-        assert_eq!(hops.unresolved().count(), 2);
-        assert_eq!(
-            hops.neighbour(address(1), Some(FIRST)),
-            [change(1, 1, FIRST), change(3, 1, FIRST)]
-        );
-        assert_eq!(hops.unresolved().collect::<Vec<_>>(), [address(2)]);
-    }
-
-    #[test]
-    fn an_answer_that_says_nothing_new_writes_nothing() {
-        let mut hops = next_hops();
-        hops.neighbour(address(1), Some(FIRST));
-        assert_eq!(hops.neighbour(address(1), Some(FIRST)), []);
-    }
-
-    #[test]
-    fn a_backend_that_moves_to_another_card_is_followed() {
-        let mut hops = next_hops();
-        hops.neighbour(address(2), Some(FIRST));
-        assert_eq!(hops.neighbour(address(2), Some(SECOND)), [change(2, 2, SECOND)]);
-    }
-
-    #[test]
-    fn a_neighbour_that_fails_keeps_its_address() {
-        let mut hops = next_hops();
-        hops.neighbour(address(2), Some(FIRST));
-        assert_eq!(hops.neighbour(address(2), None), []);
-        assert_eq!(hops.mac(address(2)), Some(FIRST));
-    }
-
-    #[test]
-    fn strangers_are_ignored() {
-        assert_eq!(next_hops().neighbour(address(99), Some(FIRST)), []);
-    }
-
-    #[test]
-    fn another_source_rewrites_what_is_resolved() {
-        let mut hops = next_hops();
-        hops.neighbour(address(2), Some(FIRST));
-        let changes = hops.source(SECOND);
-        assert_eq!(changes, [change_from(2, 2, FIRST, SECOND)]);
-        assert_eq!(hops.source(SECOND), []);
-    }
-}
+mod tests;

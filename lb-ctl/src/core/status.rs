@@ -35,7 +35,8 @@ pub struct DatapathStatus {
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// How the program is attached: `native`, `generic`, or `none` if somebody has detached it.
+    /// How the program is attached: `native`, `generic`, `none` if somebody has detached it, or `absent` if there is no
+    /// interface of that name at the moment.
     pub mode: String,
 }
 

@@ -6,17 +6,16 @@ use crate::{
     adapters::netlink::{Netlink, NetlinkError, Route},
     core::{
         config::{Backend, Config, ConfigError, ConfigErrors, Forward, Service},
-        interface::{Interface, Mac},
+        interface::Interface,
+        interfaces::Interfaces,
     },
 };
 
 /// What the daemon needs to know about the host.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// The interface that carries the program.
-    pub interface: Interface,
-    /// Its MAC address.
-    pub mac: Mac,
+    /// The interfaces that carry the program.
+    pub interfaces: Interfaces,
 }
 
 /// Why a configuration cannot be run on this host.
@@ -34,29 +33,29 @@ impl Host {
     /// Compares a configuration with the host. Changes nothing.
     pub async fn examine(config: &Config, netlink: &Netlink) -> Result<Self, HostError> {
         let mismatch = |errors| ConfigErrors::new(config.file_name.clone(), errors);
-        let (interface, mac) = match interface(config, netlink).await? {
+        let interfaces = match interfaces(config, netlink).await? {
             Ok(found) => found,
             Err(errors) => return Err(mismatch(errors).into()),
         };
         let mut errors = Vec::new();
         for service in &config.services {
-            errors.extend(misplaced_backends(service, &interface, netlink).await?);
+            errors.extend(misplaced_backends(service, &interfaces, netlink).await?);
         }
         if errors.is_empty() {
-            Ok(Self { interface, mac })
+            Ok(Self { interfaces })
         } else {
             Err(mismatch(errors).into())
         }
     }
 }
 
-/// The interface of the configuration, or what is wrong with it.
-async fn interface(
+/// The interfaces of the configuration, or what is wrong with them.
+async fn interfaces(
     config: &Config,
     netlink: &Netlink,
-) -> Result<Result<(Interface, Mac), Vec<ConfigError>>, NetlinkError> {
+) -> Result<Result<Interfaces, Vec<ConfigError>>, NetlinkError> {
     let mut errors = Vec::new();
-    let mut found = None;
+    let mut found = Vec::new();
     for configured in &config.datapath.interfaces {
         let name = &configured.name;
         match netlink.interface(name).await? {
@@ -66,21 +65,22 @@ async fn interface(
             Some(interface) if !interface.up => errors.push(configured.origin.error(format!(
                 "expected an interface that is up, {name:?} is down; `ip link set dev {name} up` starts it"
             ))),
-            Some(interface) => match interface.mac {
-                Some(mac) => found = Some((interface, mac)),
-                None => errors.push(configured.origin.error(format!(
-                    "expected an Ethernet interface, {name:?} has no MAC address"
-                ))),
-            },
+            Some(Interface { mac: None, .. }) => errors.push(configured.origin.error(format!(
+                "expected an Ethernet interface, {name:?} has no MAC address"
+            ))),
+            Some(interface) => found.push(interface),
         }
     }
-    Ok(found.filter(|_| errors.is_empty()).ok_or(errors))
+    Ok(match Interfaces::new(found) {
+        Ok(interfaces) if errors.is_empty() => Ok(interfaces),
+        _ => Err(errors),
+    })
 }
 
 /// Backends that cannot be reached as the service's forwarding needs it.
 async fn misplaced_backends(
     service: &Service,
-    interface: &Interface,
+    interfaces: &Interfaces,
     netlink: &Netlink,
 ) -> Result<Vec<ConfigError>, NetlinkError> {
     let mut errors = Vec::new();
@@ -89,7 +89,7 @@ async fn misplaced_backends(
             Err(NetlinkError::NoRoute { .. }) => None,
             other => Some(other?),
         };
-        if let Some(problem) = misplaced(service.forward, backend, route.as_ref(), interface) {
+        if let Some(problem) = misplaced(service.forward, backend, route.as_ref(), interfaces) {
             errors.push(backend.address_origin.error(problem));
         }
     }
@@ -100,23 +100,31 @@ fn misplaced(
     forward: Forward,
     backend: &Backend,
     route: Option<&Route>,
-    interface: &Interface,
+    interfaces: &Interfaces,
 ) -> Option<String> {
     let Backend { name, address, .. } = backend;
-    let expected = format!(
-        "expected a backend on the link of {} (forward = \"{forward}\" changes MAC addresses only)",
-        interface.name
-    );
+    let ours = interfaces.names().collect::<Vec<_>>().join(" or ");
+    let expected = match forward {
+        Forward::Dsr => {
+            format!("expected a backend on the link of {ours} (forward = \"dsr\" changes MAC addresses only)")
+        }
+        Forward::Ipip | Forward::Nat => format!("expected a backend that is reached through {ours}"),
+    };
     match route {
         None => Some(format!(
-            "{expected}; the kernel has no route to {name}, {address}: add an address of its network"
+            "{expected}; the kernel has no route to {name}, {address}: add {}",
+            match forward {
+                Forward::Dsr => "an address of its network",
+                Forward::Ipip | Forward::Nat => "a route to its network",
+            }
         )),
         Some(route) if route.local => Some(local(*address)),
-        Some(route) if route.gateway => Some(format!(
+        Some(route) if forward == Forward::Dsr && route.gateway.is_some() => Some(format!(
             "{expected}; {name}, {address}, is behind a router: use a balancer in its network"
         )),
-        Some(route) if route.interface != Some(interface.index) => Some(format!(
-            "{expected}; the kernel reaches {name}, {address}, through another interface: name that one in datapath.interfaces"
+        Some(route) if route.interface.is_none_or(|index| interfaces.at(index).is_none()) => Some(format!(
+            "{expected}; the kernel reaches {name}, {address}, through another interface: name that one in \
+                 datapath.interfaces too"
         )),
         Some(_) => None,
     }

@@ -169,12 +169,16 @@ fn name_of(backends: &BTreeMap<u16, String>, id: u16) -> String {
         .unwrap_or_else(|| format!("target {id}"))
 }
 
-/// The name of the interface with this index. 0 is where a packet came in, and there is one.
+/// The name of the interface with this index; of the first where it is 0, which means the one a packet came in on.
 fn interface_name(controller: &Controller, index: u32) -> String {
-    let interface = &controller.host.interface;
-    if index == 0 || index == interface.index {
-        interface.name.clone()
+    let interfaces = controller.network.interfaces();
+    let interface = if index == 0 {
+        interfaces.first()
     } else {
-        format!("interface {index}")
-    }
+        interfaces.at(index)
+    };
+    interface.map_or_else(
+        || format!("interface {index}"),
+        |interface| interface.name.clone(),
+    )
 }

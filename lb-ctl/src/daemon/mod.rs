@@ -4,6 +4,7 @@ mod clock;
 mod controller;
 mod host;
 mod inspect;
+mod network;
 mod reconfiguration;
 mod report;
 mod start;
@@ -32,8 +33,7 @@ pub struct Options {
     pub detach_on_exit: bool,
 }
 
-/// Runs until SIGTERM or SIGINT, or until there is nothing left to do because the interface is gone. SIGHUP, or an operator,
-/// has it read the configuration file again.
+/// Runs until SIGTERM or SIGINT. SIGHUP, or an operator, has it read the configuration file again.
 pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;

@@ -15,7 +15,6 @@ use crate::{
         cause::chain,
         changes::Changes,
         config::{Config, refuse_fixed},
-        next_hops::Change,
         placement::Moved,
         plan::Plan,
     },
@@ -56,7 +55,7 @@ impl Controller {
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        match Host::examine(&config, &self.netlink).await {
+        match Host::examine(&config, self.network.netlink()).await {
             Ok(_) => {}
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
@@ -65,7 +64,8 @@ impl Controller {
         let plan = self
             .placement
             .plan(&config)
-            .map_err(|error| Refusal::Configuration(format!("{}:1: service: {error}", config.file_name)))?;
+            .map_err(|error| config.refusal(error.key(), error.to_string()))
+            .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let mut changes = Changes::between(&self.config, &config);
         let Moved { moved, slots } = self.follow(config, plan).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);
@@ -93,28 +93,23 @@ impl Controller {
     /// Follows the backends of a plan too. Returns the addresses that are new and not resolved.
     pub(super) fn take_in_targets(&mut self, plan: &Plan) -> anyhow::Result<BTreeSet<IpAddr>> {
         let mut unknown = BTreeSet::new();
-        let mut changes: Vec<Change> = Vec::new();
         for target in &plan.targets {
-            if !self.next_hops.contains(target.address) {
+            if self.network.insert(target, &mut self.datapath)? {
                 unknown.insert(target.address);
             }
-            changes.extend(
-                self.next_hops
-                    .insert(target.id, target.address, target.forwarding),
-            );
         }
-        self.write(&changes)?;
         Ok(unknown)
     }
 
-    /// Asks for backends' MAC addresses and returns when these are known.
+    /// Asks for the ways to backends and returns when these are known.
     pub(super) async fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> anyhow::Result<()> {
         if addresses.is_empty() {
             return Ok(());
         }
-        self.refresh_neighbours().await?;
+        self.network.refresh_routes(&mut self.datapath).await?;
         while self
-            .next_hops
+            .network
+            .next_hops()
             .unresolved()
             .any(|address| addresses.contains(&address))
         {
@@ -127,16 +122,20 @@ impl Controller {
         Ok(())
     }
 
-    /// Puts the VIPs on the interface, and takes those away that we had put there and are no longer configured.
+    /// Puts the VIPs on the first interface, and takes those away that we had put there and are no longer configured.
     pub(super) async fn adjust_vips(&mut self) -> anyhow::Result<()> {
-        let index = self.host.interface.index;
+        let Some(first) = self.network.interfaces().first() else {
+            // They come with the interface.
+            return Ok(());
+        };
+        let netlink = self.network.netlink();
         let vips = self.vips();
         let added = self.added_vips.len();
-        vips::add_missing(&self.netlink, index, &vips, &mut self.added_vips).await?;
+        vips::add_missing(netlink, first.index, &vips, &mut self.added_vips).await?;
         for vip in &self.added_vips[added..] {
-            tracing::info!(%vip, interface = self.host.interface.name, "added the VIP");
+            tracing::info!(%vip, interface = first.name, "added the VIP");
         }
-        for vip in vips::remove(&self.netlink, &[index], |vip| !vips.contains(&vip)).await? {
+        for vip in vips::remove(netlink, &[first.index], |vip| !vips.contains(&vip)).await? {
             tracing::info!(%vip, "removed a VIP that is no longer configured here");
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::{
     adapters::datapath::DatapathError,
     core::{
         config::{Backend, Service},
-        interface::format_mac,
+        interface::{Interface, format_mac},
         plan::PlannedService,
         status::{BackendStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status},
     },
@@ -18,16 +18,17 @@ pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
     let Controller {
         config,
         plan,
-        host,
+        network,
         datapath,
         ..
     } = controller;
-    let interface = &host.interface;
-    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
-    let interfaces = vec![InterfaceStatus {
-        name: interface.name.clone(),
-        mode: mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string()),
-    }];
+    let interfaces = network
+        .interfaces()
+        .all()
+        .map(|(name, interface)| InterfaceStatus {
+            name: name.to_owned(),
+            mode: mode(interface),
+        });
     let counters = Counter::ALL.iter().map(|&counter| {
         Ok(CounterStatus {
             name: counter.name().to_owned(),
@@ -44,13 +45,22 @@ pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         datapath: DatapathStatus {
-            interfaces,
+            interfaces: interfaces.collect(),
             counters: counters.collect::<Result<_, DatapathError>>()?,
         },
         services: services.collect::<Result<_, _>>()?,
         vrrp: Vec::new(),
         peer: None,
     })
+}
+
+/// How the program is attached to an interface, in a word.
+fn mode(interface: Option<&Interface>) -> String {
+    let Some(interface) = interface else {
+        return "absent".to_owned();
+    };
+    let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
+    mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string())
 }
 
 fn service_status(
@@ -104,7 +114,7 @@ fn backend_status(
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
         tracked_flows: tracked_flows(id, controller),
-        next_hop: controller.next_hops.mac(backend.address).map(format_mac),
+        next_hop: next_hop(id, controller),
         last_check: None,
     })
 }
@@ -129,9 +139,14 @@ fn leaving_status(
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
         tracked_flows: tracked_flows(id, controller),
-        next_hop: controller.next_hops.mac(name.address()).map(format_mac),
+        next_hop: next_hop(id, controller),
         last_check: None,
     })
+}
+
+fn next_hop(id: u16, controller: &Controller) -> Option<String> {
+    let next_hop = controller.network.next_hops().of(id);
+    next_hop.map(|next_hop| format_mac(next_hop.mac))
 }
 
 /// As the last pass over the records has counted.

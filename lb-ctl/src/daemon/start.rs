@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
-use lb_common::layout::Node;
 use tokio::time::timeout;
 
 use super::{Host, Signals, controller::Controller, reconfiguration::RESOLUTION_GRACE, vips};
 use crate::{
     adapters::{
         api::server::Socket,
-        datapath::{Attachment, Datapath, Loaded, Pins, Sizes},
+        datapath::{Attachment, Datapath, DatapathError, Loaded, Pins, Sizes},
         netlink::{Netlink, Watch},
     },
     core::{
         cause::chain,
         census::Census,
-        config::{Config, ConfigErrors},
-        placement::{AdoptionError, Placement},
+        config::Config,
+        interface::{Interface, Mode},
+        placement::Placement,
     },
 };
 
@@ -87,12 +87,11 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
         Tables::Migrated { old } => old.found()?,
         Tables::New | Tables::Adopted => datapath.found()?,
     };
-    let refused = |error: AdoptionError| {
-        let error = config.places.origin(error.key()).error(error.to_string());
-        ConfigErrors::new(config.file_name.clone(), vec![error])
-    };
-    let placement = Placement::adopt(&config.datapath, &found).map_err(refused)?;
-    placement.check_room(config)?;
+    let placement = Placement::adopt(&config.datapath, &found)
+        .map_err(|error| config.refusal(error.key(), error.to_string()))?;
+    placement
+        .check_room(config)
+        .map_err(|error| config.refusal(error.key(), error.to_string()))?;
     let socket = Socket::bind(&config.api.socket).await?;
     Ok((datapath, placement, tables, socket))
 }
@@ -107,7 +106,7 @@ impl Controller {
                 let unknown = self.take_in_targets(&plan)?;
                 self.placement.apply(&plan, 0, &mut self.datapath)?;
                 self.plan = plan;
-                self.write_node()?;
+                self.network.write_interfaces(&mut self.datapath)?;
                 tokio::select! {
                     // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
                     resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,
@@ -119,13 +118,11 @@ impl Controller {
             }
             Tables::Adopted => {
                 self.found_tables = true;
-                self.adopt_next_hops()?;
                 self.attach().await?;
                 self.take_over().await?;
             }
             Tables::Migrated { old } => {
                 self.found_tables = true;
-                self.adopt_next_hops()?;
                 self.pins.pin_maps(&self.datapath)?;
                 self.attach().await?;
                 // From here on packets meet the new tables, and the next start finds that out by itself.
@@ -142,10 +139,10 @@ impl Controller {
 
     /// Follows the configuration, over tables in which live connections may be.
     async fn take_over(&mut self) -> anyhow::Result<()> {
-        self.write_node()?;
-        self.write(&self.next_hops.entries())?;
+        self.network.write_interfaces(&mut self.datapath)?;
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
+        self.adopt_next_hops().await?;
         let plan = self.placement.plan(&self.config)?;
         let moved = self.follow(self.config.clone(), plan).await?;
         let records = self.census.as_ref().map_or(0, Census::established);
@@ -159,39 +156,72 @@ impl Controller {
     }
 
     /// Goes on sending to where an earlier run has: the kernel is asked too, but need not be waited for.
-    fn adopt_next_hops(&mut self) -> anyhow::Result<()> {
-        for (id, name) in self.placement.targets() {
-            let target = self.datapath.target(id)?;
-            self.next_hops.insert(id, name.address(), target.forwarding());
-            if let Some(mac) = target.next_hop() {
-                self.next_hops.adopt(name.address(), mac);
-            }
-        }
+    async fn adopt_next_hops(&mut self) -> anyhow::Result<()> {
+        let targets = self
+            .placement
+            .targets()
+            .map(|(id, name)| Ok((id, name.address(), self.datapath.target(id)?)))
+            .collect::<Result<Vec<_>, DatapathError>>()?;
+        self.network.adopt(&targets, &mut self.datapath).await
+    }
+
+    /// Attaches the program to all interfaces and pins the links.
+    async fn attach(&mut self) -> anyhow::Result<()> {
+        let interfaces: Vec<Interface> = self.network.interfaces().existing().cloned().collect();
+        let modes = Mode::allowed_by(self.config.datapath.mode);
+        self.datapath
+            .attach(&interfaces, modes, &self.pins, &mut self.attachments)?;
+        self.network.refresh_interfaces(&mut self.datapath).await?;
+        self.network.attached();
         Ok(())
     }
 
-    pub(super) fn write_node(&mut self) -> anyhow::Result<()> {
-        Ok(self.datapath.write_node(&Node::new([self.host.mac], false))?)
-    }
-
-    /// Attaches the program and pins the link.
-    async fn attach(&mut self) -> anyhow::Result<()> {
-        let interface = self.host.interface.clone();
-        self.attachment = Some(
-            self.datapath
-                .attach(&interface, self.config.datapath.mode, &self.pins)?,
+    /// Attaches the program to interfaces that were deleted and have come back, in the mode of the others. Returns whether there
+    /// were any.
+    pub(super) fn attach_again(&mut self) -> anyhow::Result<bool> {
+        let interfaces = self.network.interfaces();
+        let carries = |interface: &Interface| {
+            self.attachments
+                .iter()
+                .any(|attached| attached.index == interface.index && attached.interface == interface.name)
+        };
+        let back: Vec<Interface> = interfaces
+            .existing()
+            .filter(|interface| !carries(interface))
+            .cloned()
+            .collect();
+        let modes = interfaces.mode().map_or_else(
+            || Mode::allowed_by(self.config.datapath.mode).to_vec(),
+            |mode| vec![mode],
         );
-        self.refresh_interface().await
+        for interface in &back {
+            self.datapath.attach(
+                std::slice::from_ref(interface),
+                &modes,
+                &self.pins,
+                &mut self.attachments,
+            )?;
+            tracing::info!(interface = interface.name, "XDP: attached again");
+        }
+        Ok(!back.is_empty())
     }
 
     /// Removes what an earlier run has left on other interfaces. Last, when nothing can fail any more that would have to bring
     /// it back.
     async fn clear_other_interfaces(&mut self) -> anyhow::Result<()> {
-        let name = &self.host.interface.name;
+        let interfaces = self.network.interfaces();
         let mut earlier = self.pins.interfaces()?;
-        earlier.retain(|earlier| earlier != name);
-        let elsewhere = vips::indices(&self.netlink, &earlier).await?;
-        for vip in vips::remove(&self.netlink, &elsewhere, |_| true).await? {
+        earlier.retain(|earlier| !interfaces.names().any(|ours| ours == earlier));
+        let netlink = self.network.netlink();
+        let mut elsewhere = vips::indices(netlink, &earlier).await?;
+        let first = interfaces.first();
+        elsewhere.extend(
+            interfaces
+                .existing()
+                .filter(|interface| Some(*interface) != first)
+                .map(|interface| interface.index),
+        );
+        for vip in vips::remove(netlink, &elsewhere, |_| true).await? {
             tracing::info!(%vip, "removed a VIP that is no longer configured here");
         }
         for interface in earlier {
@@ -207,19 +237,24 @@ impl Controller {
     /// Takes back what a start that failed has done. Not what an earlier run had done before: its link, once taken over,
     /// carries our program, which forwards on as after any other end, and its tables are what they were.
     async fn undo(&mut self) {
-        let interface = self.host.interface.index;
+        let first = self.network.interfaces().first().map(|first| first.index);
         let added = std::mem::take(&mut self.added_vips);
-        if let Err(error) = vips::remove(&self.netlink, &[interface], |vip| added.contains(&vip)).await {
+        if let Err(error) = vips::remove(self.network.netlink(), first.as_slice(), |vip| {
+            added.contains(&vip)
+        })
+        .await
+        {
             tracing::error!(
                 "the VIPs that the start had added could not be removed: {}",
                 chain(&error)
             );
         }
-        let attached = self.attachment.take();
-        if attached.as_ref().is_some_and(|attachment| !attachment.replaced)
-            && let Err(error) = self.pins.detach(&self.host.interface.name)
-        {
-            tracing::error!("the XDP program could not be detached again: {}", chain(&error));
+        for attachment in &self.attachments {
+            if !attachment.replaced
+                && let Err(error) = self.pins.detach(&attachment.interface)
+            {
+                tracing::error!("the XDP program could not be detached again: {}", chain(&error));
+            }
         }
         let is_ours_alone = !self.found_tables
             && self
@@ -228,7 +263,7 @@ impl Controller {
                 .is_ok_and(|interfaces| interfaces.is_empty());
         let removed = if is_ours_alone {
             self.pins.remove().map(drop)
-        } else if attached.is_none() {
+        } else if self.attachments.is_empty() {
             self.pins.discard_new_maps()
         } else {
             // Packets may meet the new maps; the next start sorts it out.
@@ -242,12 +277,13 @@ impl Controller {
 
     /// Says that the daemon does its work now.
     pub(super) fn announce(&self) {
-        if let Some(Attachment {
+        for Attachment {
             interface,
             mode,
             replaced,
             refused,
-        }) = &self.attachment
+            ..
+        } in &self.attachments
         {
             let how = if *replaced {
                 "replaced the program of an earlier run"
@@ -259,8 +295,8 @@ impl Controller {
                 tracing::warn!(interface, "a better mode was not possible: {reason}");
             }
         }
-        for address in self.next_hops.unresolved() {
-            tracing::warn!(backend = %address, "no answer to ARP yet: packets for this backend are dropped until it answers");
+        for address in self.network.next_hops().unresolved() {
+            tracing::warn!(backend = %address, "its next hop has not answered yet: packets for this backend are dropped until it does");
         }
         tracing::info!(
             services = self.config.services.len(),

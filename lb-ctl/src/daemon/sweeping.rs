@@ -85,7 +85,7 @@ impl Controller {
             tracing::info!(slots = settled, "settled: all their connections have arrived");
         }
         for (id, name) in forgotten {
-            self.next_hops.remove(id);
+            self.network.remove(id);
             let (backend, address) = (name.name().unwrap_or_default(), name.address());
             tracing::info!(backend, %address, "drained: nothing goes to this backend any more");
         }

@@ -14,7 +14,8 @@ mod program {
         maps::{Maps, redirect},
     };
 
-    #[xdp]
+    // With fragments, or drivers refuse it on interfaces whose MTU needs more than one of their buffers.
+    #[xdp(frags)]
     fn balancer(context: XdpContext) -> u32 {
         match process(&mut Frame::of(&context), &Maps) {
             Action::Pass => xdp_action::XDP_PASS,

@@ -33,7 +33,8 @@ mod program {
 
     /// Makes the next frame and calls the program that is to get it. Aborts where it cannot, which no caller takes for
     /// a result.
-    #[xdp]
+    // With fragments, like the programs that it calls: the kernel lets no others into its array.
+    #[xdp(frags)]
     fn harness(context: XdpContext) -> u32 {
         if let Some(program) = make_frame(&context) {
             // SAFETY: nothing here waits to be dropped; on success control does not come back.
@@ -96,7 +97,7 @@ mod program {
     }
 
     /// The least that a program which forwards can do: swaps the MAC addresses and transmits.
-    #[xdp]
+    #[xdp(frags)]
     fn floor(context: XdpContext) -> u32 {
         let mut frame = Frame::of(&context);
         swap_addresses(&mut frame).map_or(xdp_action::XDP_ABORTED, |()| xdp_action::XDP_TX)

@@ -211,8 +211,8 @@ impl Balancer {
     /// Has every slot's packets consult the flow table, as if all slots were on the move; says how many slots that are.
     /// Behind the controller's back, which settles them, or loads others at its next start. Targets stay as they are.
     pub fn track_all_slots(&self) -> Result<u32> {
-        let version = format!("v{VERSION}");
-        let pin = self.configuration.pins().join(version).join(map::SLOTS);
+        let maps = self.configuration.pins().join(format!("v{VERSION}/maps"));
+        let pin = maps.join(map::SLOTS);
         let slots =
             MapData::from_pin(&pin).with_context(|| format!("cannot open the map {}", pin.display()))?;
         let mut slots = Array::<_, u64>::try_from(Map::Array(slots))?;

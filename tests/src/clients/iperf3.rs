@@ -24,7 +24,7 @@ pub enum Direction {
 pub struct Transfer {
     /// Bytes that the sender has sent.
     pub sent: u64,
-    /// Bytes that have arrived.
+    /// Bytes that had arrived when the transfer ended. The last ones that were sent need not be among them.
     pub received: u64,
     /// Segments that the sender has sent again.
     pub retransmits: u64,
@@ -33,7 +33,7 @@ pub struct Transfer {
 }
 
 /// Runs an iperf3 server on one host, for all its addresses and the service's port, and a client on another, and returns
-/// when `bytes` have been transferred.
+/// when `bytes` have been sent.
 ///
 /// iperf3 opens two connections, which both have to reach this server: behind a balancer it has to be the only backend.
 pub fn transfer(

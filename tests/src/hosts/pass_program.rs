@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const XDP_PASS: u32 = 2;
-const XDP_FLAGS_UPDATE_IF_NOEXIST: u32 = 1 << 0;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// `struct bpf_insn`, as a number: opcode in the lowest byte, immediate value in the upper half.
@@ -43,7 +43,7 @@ struct ProgramLoad {
     name: [u8; 16],
 }
 
-/// Attaches the program in native mode to these interfaces of the calling thread's namespace.
+/// Attaches the program in native mode to these interfaces of the calling thread's namespace, in place of what they carry.
 pub(crate) fn attach(interfaces: &[&str]) -> Result<()> {
     if interfaces.is_empty() {
         return Ok(());
@@ -80,7 +80,7 @@ fn attachment(index: u32, program: RawFd) -> LinkMessage {
     message.header.index = index;
     message.attributes.push(LinkAttribute::Xdp(vec![
         LinkXdp::Fd(program),
-        LinkXdp::Flags(XDP_FLAGS_DRV_MODE | XDP_FLAGS_UPDATE_IF_NOEXIST),
+        LinkXdp::Flags(XDP_FLAGS_DRV_MODE),
     ]));
     message
 }
@@ -92,6 +92,8 @@ fn load() -> io::Result<OwnedFd> {
         instruction_count: INSTRUCTIONS,
         instructions: PROGRAM.as_ptr().addr() as u64,
         license: license.as_ptr().addr() as u64,
+        // Or a veth would refuse it, and a large MTU with it.
+        flags: BPF_F_XDP_HAS_FRAGS,
         ..ProgramLoad::default()
     };
     attributes.name[..8].copy_from_slice(b"lab_pass");

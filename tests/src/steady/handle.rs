@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,6 +19,9 @@ use crate::wait::wait_until;
 
 /// The program that is both server and client.
 const PROGRAM: &str = "steady";
+
+/// The client has better things to do than to answer all the time.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(50);
 
 /// How many breaks an error message shows.
 const SHOWN_BREAKS: usize = 10;
@@ -123,6 +127,7 @@ impl Steady {
         // The one after that may have begun before.
         let goal = self.progress()?.most + 2;
         wait_until("an exchange on every connection", PATIENCE, || {
+            thread::sleep(BETWEEN_QUESTIONS);
             let progress = self.progress()?;
             ensure!(
                 progress.fewest >= goal || progress.connections == 0,

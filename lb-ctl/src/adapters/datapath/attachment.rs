@@ -1,6 +1,6 @@
 //! Attaching the program to interfaces, and replacing an earlier run's program without a gap.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use aya::programs::{
     ProgramError, Xdp, XdpMode,
@@ -17,10 +17,7 @@ use super::{
     pins::detach_link,
     xdp,
 };
-use crate::core::{
-    config::XdpModeChoice,
-    interface::{Interface, Mode, XdpAttached},
-};
+use crate::core::interface::{Interface, Mode, XdpAttached};
 
 /// The kernel's answer when a link's interface has been deleted, whatever has its name now.
 const ENOLINK: i32 = 67;
@@ -30,6 +27,8 @@ const ENOLINK: i32 = 67;
 pub struct Attachment {
     /// The interface's name.
     pub interface: String,
+    /// Its index, which tells it from a later one of that name.
+    pub index: u32,
     /// How the kernel runs the program there.
     pub mode: Mode,
     /// Whether it took the place of an earlier run's program.
@@ -39,20 +38,82 @@ pub struct Attachment {
 }
 
 impl Datapath {
-    /// Attaches the program to `interface` and pins the link.
+    /// Attaches the program to all of these interfaces, in the first of these modes that is possible on each of them, and pins
+    /// the links. A mode that all interfaces already have is preferred.
+    ///
+    /// One mode for all, because a frame leaves through another interface as it came in: what a driver has received can only
+    /// be given to another driver that knows XDP. `attached` holds at any time, also after an error, what is attached.
+    pub fn attach(
+        &mut self,
+        interfaces: &[Interface],
+        modes: &[Mode],
+        pins: &Pins,
+        attached: &mut Vec<Attachment>,
+    ) -> Result<(), DatapathError> {
+        let present = common_mode(interfaces);
+        let mut modes = modes.to_vec();
+        modes.sort_by_key(|&mode| Some(mode) != present);
+        let mut refused = BTreeMap::<&str, Vec<String>>::new();
+        for mode in modes {
+            match self.attach_all(interfaces, mode, pins, attached) {
+                Ok(()) => {
+                    for attachment in attached.iter_mut() {
+                        if let Some(reasons) = refused.remove(attachment.interface.as_str()) {
+                            attachment.refused = reasons;
+                        }
+                    }
+                    return Ok(());
+                }
+                Err((interface, DatapathError::Attach { tried, .. })) => {
+                    refused.entry(&interface.name).or_default().extend(tried);
+                }
+                Err((_, error)) => return Err(error),
+            }
+        }
+        let (interface, tried) = refused.pop_first().unwrap_or_default();
+        Err(DatapathError::Attach {
+            interface: interface.to_owned(),
+            tried,
+        })
+    }
+
+    /// Attaches the program to all of these interfaces in one mode. An error names the interface on which it is impossible.
+    fn attach_all<'a>(
+        &mut self,
+        interfaces: &'a [Interface],
+        mode: Mode,
+        pins: &Pins,
+        attached: &mut Vec<Attachment>,
+    ) -> Result<(), (&'a Interface, DatapathError)> {
+        for interface in interfaces {
+            let mut attachment = self
+                .attach_one(interface, mode, pins)
+                .map_err(|error| (interface, error))?;
+            if let Some(index) = attached
+                .iter()
+                .position(|earlier| earlier.interface == interface.name)
+            {
+                // Another mode has been tried before.
+                attachment.replaced |= attached.swap_remove(index).replaced;
+            }
+            attached.push(attachment);
+        }
+        Ok(())
+    }
+
+    /// Attaches the program to an interface and pins the link.
     ///
     /// Where an earlier run left its link, the program behind it is replaced atomically: no packet meets an interface
     /// without a program. Only a change of the mode that the operator asks for detaches in between, and if the new mode
     /// turns out to be impossible, the earlier program is attached again as it was.
-    pub fn attach(
+    fn attach_one(
         &mut self,
         interface: &Interface,
-        choice: XdpModeChoice,
+        mode: Mode,
         pins: &Pins,
     ) -> Result<Attachment, DatapathError> {
-        let modes = Mode::allowed_by(choice);
-        let pin = pins.link(&interface.name);
-        let Some((mode, link)) = earlier_link(&pin, interface.xdp.as_ref())? else {
+        let pin = &pins.link(&interface.name);
+        let Some((earlier_mode, link)) = earlier_link(pin, interface.xdp.as_ref())? else {
             if interface.xdp.is_some()
                 && let Some(found) = pins.other_version(&interface.name)?
             {
@@ -63,21 +124,21 @@ impl Datapath {
                 });
             }
             // What may be pinned here belongs to an interface that has gone, or has another name now.
-            detach_link(&pin)?;
-            return self.attach_anew(interface, modes, &pin);
+            detach_link(pin)?;
+            return attach_anew(xdp(&mut self.ebpf)?, interface, mode, pin);
         };
-        if modes.contains(&mode) {
-            if self.replace(link, &pin)? {
-                let interface = interface.name.clone();
+        if mode == earlier_mode {
+            if self.replace(link, pin)? {
                 return Ok(Attachment {
-                    interface,
+                    interface: interface.name.clone(),
+                    index: interface.index,
                     mode,
                     replaced: true,
                     refused: Vec::new(),
                 });
             }
-            detach_link(&pin)?;
-            return self.attach_anew(interface, modes, &pin);
+            detach_link(pin)?;
+            return attach_anew(xdp(&mut self.ebpf)?, interface, mode, pin);
         }
         let mut earlier = interface
             .xdp
@@ -85,21 +146,12 @@ impl Datapath {
             .and_then(|attached| earlier_program(attached).transpose())
             .transpose()?;
         drop(link);
-        detach_link(&pin)?;
-        let attached = self.attach_anew(interface, modes, &pin);
+        detach_link(pin)?;
+        let attached = attach_anew(xdp(&mut self.ebpf)?, interface, mode, pin);
         if let (Err(_), Some(earlier)) = (&attached, &mut earlier) {
-            attach_in_one_of(earlier, interface, &[mode], &pin)?;
+            attach_anew(earlier, interface, earlier_mode, pin)?;
         }
         attached
-    }
-
-    fn attach_anew(
-        &mut self,
-        interface: &Interface,
-        modes: &[Mode],
-        pin: &Path,
-    ) -> Result<Attachment, DatapathError> {
-        attach_in_one_of(xdp(&mut self.ebpf)?, interface, modes, pin)
     }
 
     /// Puts the program behind a link. `false` when its interface is gone.
@@ -159,51 +211,56 @@ const fn flags(mode: Mode) -> XdpMode {
     }
 }
 
-/// Attaches a program in the first of these modes that the kernel accepts, and pins the link.
-fn attach_in_one_of(
+/// The mode in which all of these interfaces carry a program already, if there is one.
+fn common_mode(interfaces: &[Interface]) -> Option<Mode> {
+    let mode_of = |interface: &Interface| interface.xdp.as_ref()?.mode;
+    let first = mode_of(interfaces.first()?)?;
+    let is_common = interfaces
+        .iter()
+        .all(|interface| mode_of(interface) == Some(first));
+    is_common.then_some(first)
+}
+
+/// Attaches a program where none is, and pins the link.
+fn attach_anew(
     program: &mut Xdp,
     interface: &Interface,
-    modes: &[Mode],
+    mode: Mode,
     pin: &Path,
 ) -> Result<Attachment, DatapathError> {
     let name = &interface.name;
-    let mut refused = Vec::new();
-    for &mode in modes {
-        match program.attach_to_if_index(interface.index, flags(mode)) {
-            Ok(id) => {
-                let link =
-                    FdLink::try_from(program.take_link(id)?).map_err(|error| DatapathError::Attach {
-                        interface: name.clone(),
-                        tried: vec![format!(
-                            "{mode}: the kernel made no BPF link ({error}); Linux 6.1 or newer is needed"
-                        )],
-                    })?;
-                link.pin(pin).map_err(|error| DatapathError::Pin {
-                    path: pin.to_owned(),
-                    source: Box::new(error),
-                })?;
-                return Ok(Attachment {
-                    interface: name.clone(),
-                    mode,
-                    replaced: false,
-                    refused,
-                });
-            }
-            Err(error) if is_occupied(&error) => {
-                return Err(DatapathError::Occupied {
-                    interface: name.clone(),
-                    program: interface.xdp.as_ref().and_then(|attached| attached.program),
-                });
-            }
-            Err(error) => {
-                let reason = os_error(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                refused.push(format!("{mode}: {reason}"));
-            }
-        }
-    }
-    Err(DatapathError::Attach {
+    let refused = |reason: String| DatapathError::Attach {
         interface: name.clone(),
-        tried: refused,
+        tried: vec![format!("{mode}: {reason}")],
+    };
+    let id = match program.attach_to_if_index(interface.index, flags(mode)) {
+        Ok(id) => id,
+        Err(error) if is_occupied(&error) => {
+            return Err(DatapathError::Occupied {
+                interface: name.clone(),
+                program: interface.xdp.as_ref().and_then(|attached| attached.program),
+            });
+        }
+        Err(error) => {
+            let reason = os_error(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            return Err(refused(reason));
+        }
+    };
+    let link = FdLink::try_from(program.take_link(id)?).map_err(|error| {
+        refused(format!(
+            "the kernel made no BPF link ({error}); Linux 6.1 or newer is needed"
+        ))
+    })?;
+    link.pin(pin).map_err(|error| DatapathError::Pin {
+        path: pin.to_owned(),
+        source: Box::new(error),
+    })?;
+    Ok(Attachment {
+        interface: name.clone(),
+        index: interface.index,
+        mode,
+        replaced: false,
+        refused: Vec::new(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use aya::{
     EbpfError,
-    maps::MapError,
+    maps::{MapError, xdp::XdpMapError},
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
@@ -98,6 +98,14 @@ pub enum DatapathError {
         bytes: usize,
         /// The kernel's reason.
         source: io::Error,
+    },
+    /// An interface could not be made known as a way out.
+    #[error("the interface with index {index} could not be written to the table of devices")]
+    Device {
+        /// The interface's index.
+        index: u32,
+        /// The kernel's reason.
+        source: Box<XdpMapError>,
     },
     /// A slot beyond the table.
     #[error("slot {index} was asked for, the table has {slots}: a fault of the controller")]

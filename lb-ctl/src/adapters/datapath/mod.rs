@@ -17,11 +17,11 @@ mod shape;
 mod slots;
 mod sweep;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, DevMapHash, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
     programs::{TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
@@ -106,6 +106,28 @@ impl Datapath {
     pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
         let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
         Ok(nodes.set(0, Raw(*node), 0)?)
+    }
+
+    /// Says through which interfaces, by index, packets can leave that came in through another one. The kernel itself forgets
+    /// an interface that is deleted.
+    pub fn write_devices(&mut self, indices: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        let mut devices = DevMapHash::try_from(self.map_mut(map::DEVICES)?)?;
+        let present = devices.keys().collect::<Result<BTreeSet<u32>, _>>()?;
+        for &index in present.difference(indices) {
+            match devices.remove(index) {
+                Err(MapError::KeyNotFound) => {}
+                other => other?,
+            }
+        }
+        for &index in indices {
+            devices
+                .insert(index, index, None, 0)
+                .map_err(|error| DatapathError::Device {
+                    index,
+                    source: Box::new(error),
+                })?;
+        }
+        Ok(())
     }
 
     /// The entries of the service table, and the names of targets.

@@ -27,6 +27,7 @@ pub(super) fn parse(message: &LinkMessage) -> Interface {
         index: message.header.index,
         name: String::new(),
         mac: None,
+        mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         xdp: None,
     };
@@ -34,6 +35,7 @@ pub(super) fn parse(message: &LinkMessage) -> Interface {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Address(bytes) => interface.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Xdp(details) => interface.xdp = xdp(details),
             _ => {}
         }

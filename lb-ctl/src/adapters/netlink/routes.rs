@@ -3,18 +3,23 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Netlink, NetlinkError, error::errno};
 
 /// The kernel's way to an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// The index of the interface on which packets leave.
     pub interface: Option<u32>,
-    /// Whether they go through a router first.
-    pub gateway: bool,
+    /// The router to which they go first. Its family may be another one than the address's (RFC 8950), and an IPv6 router's
+    /// address is link-local most of the time.
+    pub gateway: Option<IpAddr>,
+    /// The longest packet that the route takes, in bytes, if an operator has set it or the kernel has learned it.
+    pub mtu: Option<u32>,
     /// Whether the address is this host's own.
     pub local: bool,
 }
@@ -33,7 +38,8 @@ impl Netlink {
         match self.handle.route().get(request).execute().try_next().await {
             Ok(Some(message)) => Ok(Route::of(&message)),
             Ok(None) => Err(NetlinkError::NoRoute { address }),
-            Err(error) if matches!(errno(&error), Some(ENETUNREACH | EHOSTUNREACH)) => {
+            // The last two are the answers of routes of the types `prohibit` and `blackhole`.
+            Err(error) if matches!(errno(&error), Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL)) => {
                 Err(NetlinkError::NoRoute { address })
             }
             Err(error) => Err(NetlinkError::request(format!(
@@ -43,21 +49,34 @@ impl Netlink {
     }
 }
 
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
 
 impl Route {
     fn of(message: &RouteMessage) -> Self {
         let mut route = Self {
-            interface: None,
-            gateway: false,
             local: message.header.kind == RouteType::Local,
+            ..Self::default()
         };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => route.interface = Some(*index),
-                RouteAttribute::Gateway(RouteAddress::Inet(_) | RouteAddress::Inet6(_))
-                | RouteAttribute::Via(_) => route.gateway = true,
+                RouteAttribute::Gateway(RouteAddress::Inet(router))
+                | RouteAttribute::Via(RouteVia::Inet(router)) => {
+                    route.gateway = Some((*router).into());
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(router))
+                | RouteAttribute::Via(RouteVia::Inet6(router)) => {
+                    route.gateway = Some((*router).into());
+                }
+                RouteAttribute::Metrics(metrics) => {
+                    route.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }

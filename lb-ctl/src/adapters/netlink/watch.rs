@@ -17,11 +17,13 @@ pub enum Event {
     Interface(Interface),
     /// An interface was deleted.
     InterfaceGone(Interface),
+    /// A route was added, changed or removed: ways may lead elsewhere.
+    Routes,
     /// The kernel had more to say than the socket could hold: something was missed, list everything anew.
     Overrun,
 }
 
-/// A subscription to changes of links and neighbours.
+/// A subscription to changes of links, neighbours and routes.
 pub struct Watch {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr)>,
 }
@@ -29,9 +31,13 @@ pub struct Watch {
 impl Watch {
     /// Subscribes in the network namespace of the calling thread. Must be called within a tokio runtime.
     pub fn start() -> Result<Self, NetlinkError> {
-        let (connection, _, messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh, MulticastGroup::Link])
-                .map_err(NetlinkError::Connect)?;
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Neigh,
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ])
+        .map_err(NetlinkError::Connect)?;
         tokio::spawn(connection);
         Ok(Self { messages })
     }
@@ -57,6 +63,7 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
                 None
             }
             RouteNetlinkMessage::NewLink(message) => Some(Event::Interface(interfaces::parse(message))),
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => Some(Event::Routes),
             RouteNetlinkMessage::DelLink(message) => Some(Event::InterfaceGone(interfaces::parse(message))),
             _ => None,
         },

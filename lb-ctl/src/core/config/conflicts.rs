@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::layout::MAX_INTERFACES;
+
 use super::choice::Forward;
 use super::defaults::{self, HostDefaults};
 use super::document::{Backend, Datapath, Document, Service};
 use super::error::{ConfigError, Origin};
-use super::planned;
 use super::reader::At;
 use super::value;
 
@@ -22,7 +23,7 @@ const SLOT_BYTES: u64 = 8;
 /// Reports every conflict between the values of a document.
 pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<ConfigError>) {
     node_name(document, host, errors);
-    second_interface(&document.datapath, errors);
+    interfaces_apart(&document.datapath, errors);
     table_sizes(document, errors);
     services_apart(&document.services, errors);
     backends_apart(&document.services, errors);
@@ -45,13 +46,21 @@ fn node_name(document: &Document, host: &HostDefaults, errors: &mut Vec<ConfigEr
     }
 }
 
-fn second_interface(datapath: &Datapath, errors: &mut Vec<ConfigError>) {
-    let [first, others @ ..] = datapath.interfaces.as_slice() else {
-        return;
-    };
-    if planned::is_planned(planned::SECOND_INTERFACE) {
-        let message = planned::refusal(planned::SECOND_INTERFACE, &format!("keep only {:?}", first.value));
-        errors.extend(others.iter().map(|other| other.origin.error(&message)));
+fn interfaces_apart(datapath: &Datapath, errors: &mut Vec<ConfigError>) {
+    let mut names = FirstSeen::default();
+    for interface in &datapath.interfaces {
+        if let Some(first) = names.earlier(&interface.value, &interface.origin) {
+            errors.push(interface.origin.error(format!(
+                "expected each interface once, found {:?} a second time (first on line {}); remove one",
+                interface.value, first.line
+            )));
+        }
+    }
+    if let Some(interface) = datapath.interfaces.get(MAX_INTERFACES) {
+        errors.push(interface.origin.error(format!(
+            "expected at most {MAX_INTERFACES} interfaces, found {}; keep those on which clients and backends are",
+            datapath.interfaces.len()
+        )));
     }
 }
 

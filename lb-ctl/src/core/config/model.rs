@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
-use super::error::Origin;
+use super::error::{ConfigErrors, Origin};
 
 /// A configuration that has passed all checks that need nothing but its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,16 @@ pub struct Config {
     pub api: Api,
     /// The services, in the order of the file; at least one.
     pub services: Vec<Service>,
+}
+
+impl Config {
+    /// Why this configuration cannot be used as far as one of the [placed](Places) keys is concerned.
+    pub fn refusal(&self, key: &str, message: impl Into<String>) -> ConfigErrors {
+        ConfigErrors::new(
+            self.file_name.clone(),
+            vec![self.places.origin(key).error(message)],
+        )
+    }
 }
 
 /// This balancer.

@@ -5,7 +5,6 @@
 
 /// Keys, values written as `key = "value"`, and other features that are not built yet.
 pub(super) const PLANNED: &[&str] = &[
-    SECOND_INTERFACE,
     HIGHER_TIERS,
     "node.state_dir",
     "http",
@@ -38,8 +37,6 @@ pub(super) const PLANNED: &[&str] = &[
     "peer",
 ];
 
-/// More than one entry in `datapath.interfaces`.
-pub(super) const SECOND_INTERFACE: &str = "a second interface";
 /// A `service.backend.tier` other than 0.
 pub(super) const HIGHER_TIERS: &str = "tiers above 0";
 

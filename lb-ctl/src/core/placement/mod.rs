@@ -84,6 +84,16 @@ pub enum NoRoom {
     },
 }
 
+impl NoRoom {
+    /// The key of the configuration that limits the room.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Services { .. } => "datapath.max_services",
+            Self::Backends { .. } => "datapath.max_backends",
+        }
+    }
+}
+
 impl Placement {
     /// Empty tables of the sizes that the configuration asks for.
     pub const fn empty(config: &DatapathConfig) -> Self {
@@ -103,7 +113,7 @@ impl Placement {
             placement: self,
             ids: self.targets.iter().map(|(&id, &name)| (name, id)).collect(),
             services_taken: self.services.values().map(|service| service.id).collect(),
-            next_target: NO_TARGET,
+            last_target: NO_TARGET,
         };
         planner.services_taken.extend(&self.leaving_services);
         let mut plan = Plan {
@@ -180,8 +190,8 @@ struct Planner<'a> {
     placement: &'a Placement,
     ids: BTreeMap<TargetName, u16>,
     services_taken: BTreeSet<u16>,
-    /// The last target id that was tried: those up to here are taken.
-    next_target: u16,
+    /// The last target id that was given out.
+    last_target: u16,
 }
 
 impl Planner<'_> {
@@ -223,13 +233,14 @@ impl Planner<'_> {
             return Ok(id);
         }
         let taken = &self.placement.targets;
-        let id = (NO_TARGET + 1..=u16::MAX)
-            .take(self.placement.limits.targets as usize)
-            .find(|id| *id > self.next_target && !taken.contains_key(id))
+        let highest = u16::try_from(self.placement.limits.targets).unwrap_or(u16::MAX);
+        let id = (self.last_target.saturating_add(1)..=highest)
+            .find(|id| !taken.contains_key(id))
             .ok_or(NoRoom::Backends {
                 leaving: taken.len() - self.placement.configured.len(),
             })?;
-        self.next_target = id;
+        // All up to here are taken now.
+        self.last_target = id;
         self.ids.insert(name, id);
         Ok(id)
     }

@@ -127,13 +127,17 @@ impl Placement {
         let leaving = self.targets.keys().filter(|id| !self.configured.contains(id));
         let mut targets: BTreeSet<u16> = leaving.copied().collect();
         if !targets.is_empty() {
+            // By id. There may be millions of slots, which name few targets.
+            let mut named = vec![false; usize::from(u16::MAX) + 1];
             for service in self.services.values() {
                 for index in service.first_slot..service.first_slot + service.slots {
                     let slot = tables.slot(index)?;
-                    targets.remove(&slot.settled);
-                    targets.remove(&slot.current);
+                    for id in [slot.settled, slot.current] {
+                        named[usize::from(id)] = true;
+                    }
                 }
             }
+            targets.retain(|id| !named[usize::from(*id)]);
         }
         Ok(Departing {
             targets,

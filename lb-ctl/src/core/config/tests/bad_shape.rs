@@ -275,12 +275,6 @@ fn planned_features() {
              3: peer: `peer` is not built yet in this version; remove it",
         ),
         (
-            &[2],
-            "interfaces = [\n  \"eth0\",\n  \"eth1\",\n  \"eth2\",\n]",
-            "4: datapath.interfaces[#2]: a second interface is not built yet in this version; keep only \"eth0\"\n\
-             5: datapath.interfaces[#3]: a second interface is not built yet in this version; keep only \"eth0\"",
-        ),
-        (
             &[6],
             "port = 21050\nforward = \"ipip\"",
             "7: service[impala].forward: `service.forward = \"ipip\"` is not built yet in this version; use \"dsr\"",

@@ -6,6 +6,22 @@ use super::{MINIMAL, accept, check_refusals, host, refuse};
 use crate::core::config::{HostDefaults, parse};
 
 #[test]
+fn interfaces_that_are_too_many() {
+    check_refusals(&[
+        (
+            &[2],
+            "interfaces = [\n  \"eth0\",\n  \"eth1\",\n  \"eth0\",\n]",
+            "5: datapath.interfaces[#3]: expected each interface once, found \"eth0\" a second time (first on line 3); remove one",
+        ),
+        (
+            &[2],
+            "interfaces = [\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\", \"h\",\n\"i\"]",
+            "3: datapath.interfaces[#9]: expected at most 8 interfaces, found 9; keep those on which clients and backends are",
+        ),
+    ]);
+}
+
+#[test]
 fn unusable_values_of_node_api_and_datapath() {
     check_refusals(&[
         (
@@ -421,7 +437,7 @@ vip = "192.0.2.10"
 port = 28000
 balance = "load"
 [datapath]
-interfaces = ["eth0", "eth1"]
+interfaces = ["eth0", "eth0"]
 mod = "auto"
 [peer]
 "#;
@@ -434,7 +450,7 @@ mod = "auto"
          /etc/lb.toml:10: service[impala].backend: expected at least one table, found none; add [[service.backend]]\n\
          /etc/lb.toml:11: service[impala].name: expected a name that no other service has, found \"impala\" a second time (first on line 5); rename one\n\
          /etc/lb.toml:14: service[impala].balance: `service.balance = \"load\"` is not built yet in this version; use \"hash\"\n\
-         /etc/lb.toml:16: datapath.interfaces[#2]: a second interface is not built yet in this version; keep only \"eth0\"\n\
+         /etc/lb.toml:16: datapath.interfaces[#2]: expected each interface once, found \"eth0\" a second time (first on line 16); remove one\n\
          /etc/lb.toml:17: datapath.mod: expected a key of [datapath], found \"mod\"; did you mean `mode`?\n\
          /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"
     );
