@@ -7,7 +7,8 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, Pod};
 use lb_common::harness::{FRAME_LENGTH, Stimulus, map, program};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use super::cpu_time;
 
 pub(super) const XDP_DROP: u32 = 1;
 pub(super) const XDP_PASS: u32 = 2;
@@ -164,9 +165,4 @@ fn xdp<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Xdp> {
 
 fn no_such_thing(name: &str) -> String {
     format!("the harness's object has no {name}: it was built from other sources")
-}
-
-fn cpu_time() -> Result<Duration> {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
-    Ok(Duration::new(tv_sec.try_into()?, tv_nsec.try_into()?))
 }

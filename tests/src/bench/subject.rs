@@ -37,9 +37,8 @@ pub(super) struct Counts {
 }
 
 impl Subject {
-    /// Loads the program with tables of the default sizes, except that there is room to record as many flows of each address
-    /// family.
-    pub(super) fn load(flows: u32) -> Result<Self> {
+    /// Loads the program with tables of the default sizes, except that there is room for so many records.
+    pub(super) fn load(records: u32) -> Result<Self> {
         let host = HostDefaults {
             node_name: "bench".to_owned(),
         };
@@ -52,8 +51,7 @@ impl Subject {
             }
         }
         let mut sizes = Sizes::of(&config.datapath);
-        // Those of either family, and some that the kernel keeps for each CPU to itself.
-        sizes.flows = 2 * flows + flows / 32 + 1024;
+        sizes.flows = records;
         let mut datapath = Datapath::load(sizes)?;
         placement.introduce(&plan, &mut datapath)?;
         for target in &plan.targets {
