@@ -21,23 +21,6 @@ pub trait Tables: Records {
     fn target(&self, id: u16) -> Option<&Target>;
     /// Takes note of what is to be remembered of a packet of a tracked slot: to carry it out, or only to show it.
     fn remember(&self, memory: &Memory);
-
-    /// The target of a packet in a tracked slot, by the [slot rule](slot_rule::choose), whose effect is remembered.
-    ///
-    /// A method so that an implementation can keep it out of the way of untracked slots.
-    #[inline(always)]
-    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32) -> u16
-    where
-        Self: Sized,
-    {
-        slot_rule::apply(event, slot, flow, self, |effect| {
-            self.remember(&Memory {
-                flow: *flow,
-                slot: index,
-                effect,
-            });
-        })
-    }
 }
 
 /// What happens to a packet.
@@ -116,7 +99,13 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
             closes: segment.flags.closes(),
             sequence: segment.sequence,
         };
-        tables.tracked_target(event, slot, &key, index)
+        slot_rule::apply(event, slot, &key, tables, |effect| {
+            tables.remember(&Memory {
+                flow: key,
+                slot: index,
+                effect,
+            });
+        })
     } else {
         slot.current
     };

@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::map,
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
@@ -17,7 +17,7 @@ use lb_common::{
         SettledFlow, Slot, Target, Traffic,
     },
     process::Engine,
-    slot_rule::{self, Effect, Event, Records},
+    slot_rule::{Effect, Records},
 };
 
 // The names are those of `lb_common::layout::map`.
@@ -58,6 +58,12 @@ static NODE: Array<Node> = Array::with_max_entries(1, 0);
 #[map]
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES as u32, 0);
+
+/// What the clock showed last, in ticks, in the upper half of the word; at which jiffy that was in the lower half. The clock
+/// itself is read once a jiffy: two calls of functions, each of which ends with a return that is slow where the kernel guards
+/// returns against speculation.
+#[map]
+static CLOCK: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Whether established records are running short: the controller's word.
 #[map]
@@ -109,45 +115,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32) -> u16 {
-        tracked_target(flow, slot.to_bits(), pack(event), index)
-    }
-
-    #[inline(always)]
     fn remember(&self, memory: &Memory) {
-        let Memory { flow, slot, effect } = memory;
-        match effect {
-            Effect::Nothing => {}
-            Effect::SettledUsed => settled_used(*slot),
-            Effect::Noted(note) => {
-                settled_used(*slot);
-                // Where it fails there is one flow less to see.
-                let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
-            }
-            Effect::Seen | Effect::Closing => {
-                if let Some(record) = FLOWS.get_ptr_mut(flow) {
-                    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are
-                    // written whole; that another CPU writes to the same record at once does no harm.
-                    let record = unsafe { &mut *record };
-                    record.last_seen = self.now();
-                    if *effect == Effect::Closing {
-                        record.closing = 1;
-                    }
-                }
-            }
-            Effect::Open(half_open) => {
-                // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
-                let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
-            }
-            Effect::Establish(record) => {
-                if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
-                    // The half-open record stays: it serves the connection while it is in its first window.
-                    self.count(Counter::RecordLost);
-                } else {
-                    let _ = HALF_OPEN.remove(flow);
-                }
-            }
-        }
+        remember(memory);
     }
 }
 
@@ -171,9 +140,21 @@ impl Records for Maps {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the word holds two halves")]
     fn now(&self) -> u32 {
-        // SAFETY: a helper without arguments, which every program type may call since Linux 5.11.
-        clock::ticks(unsafe { bpf_ktime_get_coarse_ns() })
+        CLOCK.get_ptr_mut(0).map_or_else(read_clock, |word| {
+            // SAFETY: a helper without arguments, which the verifier replaces by a load.
+            let jiffies = unsafe { bpf_jiffies64() } as u32;
+            // SAFETY: the pointer is into the map's memory and aligned. Volatile, thus one 8-byte load: other CPUs store.
+            let known = unsafe { word.read_volatile() };
+            if known as u32 == jiffies {
+                return (known >> 32) as u32;
+            }
+            let now = read_clock();
+            // SAFETY: as above.
+            unsafe { word.write_volatile(u64::from(now) << 32 | u64::from(jiffies)) };
+            now
+        })
     }
 
     #[inline(always)]
@@ -187,37 +168,50 @@ impl Records for Maps {
     }
 }
 
-/// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets
-/// of untracked slots, which are nearly all. The arguments are words because that is what BPF functions take.
+/// Remembers something of a packet, in a function of its own: most packets leave nothing to remember, and would pay for its
+/// registers and stack.
 #[inline(never)]
-fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32) -> u16 {
-    slot_rule::apply(unpack(event), Slot::from_bits(slot), flow, &Maps, |effect| {
-        Maps.remember(&Memory {
-            flow: *flow,
-            slot: index,
-            effect,
-        });
-    })
-}
-
-/// An event in one word: the sequence number, then a bit each.
-#[inline(always)]
-const fn pack(event: Event) -> u64 {
-    event.sequence as u64 | (event.opens as u64) << 32 | (event.closes as u64) << 33
-}
-
-/// The inverse of [`pack`].
-#[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the number is the word's lower half"
-)]
-const fn unpack(word: u64) -> Event {
-    Event {
-        opens: word >> 32 & 1 != 0,
-        closes: word >> 33 & 1 != 0,
-        sequence: word as u32,
+fn remember(memory: &Memory) {
+    let Memory { flow, slot, effect } = memory;
+    match effect {
+        Effect::Nothing => {}
+        Effect::SettledUsed => settled_used(*slot),
+        Effect::Noted(note) => {
+            settled_used(*slot);
+            // Where it fails there is one flow less to see.
+            let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
+        }
+        Effect::Seen | Effect::Closing => {
+            if let Some(record) = FLOWS.get_ptr_mut(flow) {
+                // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are
+                // written whole; that another CPU writes to the same record at once does no harm.
+                let record = unsafe { &mut *record };
+                record.last_seen = Maps.now();
+                if *effect == Effect::Closing {
+                    record.closing = 1;
+                }
+            }
+        }
+        Effect::Open(half_open) => {
+            // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
+            let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
+        }
+        Effect::Establish(record) => {
+            if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
+                // The half-open record stays: it serves the connection while it is in its first window.
+                Maps.count(Counter::RecordLost);
+            } else {
+                let _ = HALF_OPEN.remove(flow);
+            }
+        }
     }
+}
+
+/// The time by the kernel's clock, in ticks.
+#[inline(always)]
+fn read_clock() -> u32 {
+    // SAFETY: a helper without arguments, which every program type may call since Linux 5.11.
+    clock::ticks(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 /// Notes the time at which a slot's settled path was used.

@@ -1,5 +1,6 @@
 //! IPv4, RFC 791.
 
+use super::field;
 use crate::address::Address;
 
 /// Length of a header without options, in bytes.
@@ -32,7 +33,7 @@ impl Header {
     /// Length of the packet from the first byte of this header, in bytes.
     #[inline(always)]
     pub const fn total_length(&self) -> usize {
-        u16::from_be_bytes([self.0[2], self.0[3]]) as usize
+        u16::from_be_bytes(field(&self.0, 2)) as usize
     }
 
     /// Whether this is a fragment, the first one included.
@@ -40,7 +41,7 @@ impl Header {
     pub const fn is_fragment(&self) -> bool {
         const MORE_FRAGMENTS: u16 = 0x2000;
         const OFFSET_MASK: u16 = 0x1fff;
-        u16::from_be_bytes([self.0[6], self.0[7]]) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
+        u16::from_be_bytes(field(&self.0, 6)) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
     }
 
     /// The protocol of the payload.
@@ -52,12 +53,12 @@ impl Header {
     /// The sender.
     #[inline(always)]
     pub const fn source(&self) -> Address {
-        Address::v4([self.0[12], self.0[13], self.0[14], self.0[15]])
+        Address::v4(field(&self.0, 12))
     }
 
     /// The receiver.
     #[inline(always)]
     pub const fn destination(&self) -> Address {
-        Address::v4([self.0[16], self.0[17], self.0[18], self.0[19]])
+        Address::v4(field(&self.0, 16))
     }
 }

@@ -1,5 +1,6 @@
 //! IPv6, RFC 8200.
 
+use super::field;
 use crate::address::Address;
 
 /// Length of the fixed header, in bytes.
@@ -37,7 +38,7 @@ impl Header {
     /// Length of what follows this header, in bytes. 0 in a jumbogram, which TCP over Ethernet does not use.
     #[inline(always)]
     pub const fn payload_length(&self) -> usize {
-        u16::from_be_bytes([self.0[4], self.0[5]]) as usize
+        u16::from_be_bytes(field(&self.0, 4)) as usize
     }
 
     /// The protocol of the payload, or the type of the extension header before it.
@@ -49,24 +50,12 @@ impl Header {
     /// The sender.
     #[inline(always)]
     pub const fn source(&self) -> Address {
-        address(&self.0, 8)
+        Address::v6(field(&self.0, 8))
     }
 
     /// The receiver.
     #[inline(always)]
     pub const fn destination(&self) -> Address {
-        address(&self.0, 24)
+        Address::v6(field(&self.0, 24))
     }
-}
-
-/// The 16 bytes at `offset`, at most 24.
-#[inline(always)]
-const fn address(header: &[u8; HEADER_LENGTH], offset: usize) -> Address {
-    let mut octets = [0; 16];
-    let mut index = 0;
-    while index < 16 {
-        octets[index] = header[offset + index];
-        index += 1;
-    }
-    Address::v6(octets)
 }

@@ -1,5 +1,7 @@
 //! TCP, RFC 9293.
 
+use super::field;
+
 /// The protocol number of TCP, as assigned by IANA, for IPv4 and IPv6.
 pub const PROTOCOL: u8 = 6;
 
@@ -53,19 +55,19 @@ impl Header {
     /// The sender's port, host byte order.
     #[inline(always)]
     pub const fn source_port(&self) -> u16 {
-        u16::from_be_bytes([self.0[0], self.0[1]])
+        u16::from_be_bytes(field(&self.0, 0))
     }
 
     /// The receiver's port, host byte order.
     #[inline(always)]
     pub const fn destination_port(&self) -> u16 {
-        u16::from_be_bytes([self.0[2], self.0[3]])
+        u16::from_be_bytes(field(&self.0, 2))
     }
 
     /// The sequence number.
     #[inline(always)]
     pub const fn sequence(&self) -> u32 {
-        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
+        u32::from_be_bytes(field(&self.0, 4))
     }
 
     /// Length of the header with its options, in bytes: at most 60, below 20 only when malformed.
