@@ -16,6 +16,9 @@ pub struct Address([u32; 4]);
 const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
+    /// The bits of an address, whatever its family.
+    pub const BITS: u32 = 128;
+
     /// `::`, which is nobody's.
     pub const UNSPECIFIED: Self = Self([0; 4]);
 
@@ -46,10 +49,29 @@ impl Address {
         first | second == 0 && third == MAPPED
     }
 
+    /// Whether it can be the address of one host on a network: not unspecified, loopback, multicast or broadcast (RFC 1122,
+    /// 3.2.1.3; RFC 4291, 2.4). A packet from any other address has no sender that could be answered.
+    #[inline(always)]
+    pub const fn is_one_host(self) -> bool {
+        if self.is_v4() {
+            // 0.0.0.0/8 is "this network", 127.0.0.0/8 loopback, all above 223 multicast, reserved, and broadcast.
+            let first = self.v4_bits() >> 24;
+            return first != 0 && first != 127 && first < 224;
+        }
+        let [high, low] = self.halves();
+        high >> 56 != 0xff && (high != 0 || low > 1)
+    }
+
     /// The 32 bits of an IPv4 address, in host byte order. Of an IPv6 address its last 32 bits.
     #[inline(always)]
     pub const fn v4_bits(self) -> u32 {
         u32::from_be(self.0[3])
+    }
+
+    /// The inverse of [`Address::words`].
+    #[inline(always)]
+    pub const fn of_words(words: [u32; 4]) -> Self {
+        Self(words)
     }
 
     /// The four words, each in network byte order.
@@ -119,6 +141,40 @@ mod tests {
         let Address(words) = Address::v6(octets);
         let bytes: std::vec::Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(bytes, octets);
+    }
+
+    #[test]
+    fn one_host_is_neither_none_nor_many() {
+        for address in [
+            "10.0.0.1",
+            "1.0.0.0",
+            "223.255.255.255",
+            "2001:db8::1",
+            "fe80::1",
+            "::2",
+        ] {
+            assert!(
+                Address::from(address.parse::<IpAddr>().unwrap()).is_one_host(),
+                "{address}"
+            );
+        }
+        let others = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+        ];
+        for address in others {
+            assert!(
+                !Address::from(address.parse::<IpAddr>().unwrap()).is_one_host(),
+                "{address}"
+            );
+        }
     }
 
     proptest! {

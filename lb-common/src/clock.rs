@@ -11,8 +11,28 @@ pub const fn ticks(nanoseconds: u64) -> u32 {
 /// Nanoseconds in a tick.
 pub const TICK: u64 = 1 << 30;
 
-/// The ticks that have passed between two times, the later one given first.
+/// The ticks that have passed between two times, the later one given first. 0 if that is the earlier one: on another CPU the
+/// next tick may have begun a moment ago.
 #[inline(always)]
 pub const fn since(now: u32, then: u32) -> u32 {
-    now.wrapping_sub(then)
+    let elapsed = now.wrapping_sub(then);
+    if elapsed > u32::MAX / 2 { 0 } else { elapsed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_forward_also_where_it_wraps() {
+        for (now, then, elapsed) in [
+            (5, 5, 0),
+            (7, 5, 2),
+            (5, 6, 0),
+            (1, u32::MAX, 2),
+            (u32::MAX, 1, 0),
+        ] {
+            assert_eq!(since(now, then), elapsed, "from {then} to {now}");
+        }
+    }
 }

@@ -43,6 +43,12 @@ counters! {
         "An IPv6 packet to a VIP was dropped because it has an extension header, behind which TCP is not looked for.";
     RecordLost = 7, "record_lost",
         "A packet was forwarded but could not be recorded, because the table of flows is full: its connection may break.";
+    ResetSent = 8, "reset_sent",
+        "A packet was answered with a TCP reset because its service has no backend that could take it.";
+    DropSourceNotAllowed = 9, "drop_source_not_allowed",
+        "A packet was dropped because its service may not be used from its source address.";
+    IcmpErrorForwarded = 10, "icmp_error_forwarded",
+        "An ICMP error about a connection was forwarded to the connection's backend.";
 }
 
 impl Counter {

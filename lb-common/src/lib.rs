@@ -19,6 +19,7 @@ pub mod forward;
 pub mod harness;
 pub mod hash;
 pub mod headers;
+pub mod icmp_error;
 pub mod layout;
 pub mod packet;
 pub mod process;

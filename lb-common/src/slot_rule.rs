@@ -110,7 +110,7 @@ pub fn apply(
     let now = records.now();
     let record = records.flow(key);
     match record {
-        Some(record) if record.closing == 0 && clock::since(now, record.last_seen) <= IDLE => {
+        Some(record) if is_in_use(record, now) => {
             // The target knows whether the connection exists. A SYN, which anybody can spoof, keeps no record alive.
             if !event.opens {
                 seen(event, record, now, remember);
@@ -120,6 +120,34 @@ pub fn apply(
         _ if event.opens => open(event, slot, key, record.is_some(), now, records, remember),
         _ => follow(event, slot, key, record, now, records, remember),
     }
+}
+
+/// The target on which a flow lives, for what is about it but not of it: looks at records and changes nothing.
+///
+/// Whatever is wrong about it is only that an error misses its connection: for a minute, where somebody has sent a SYN in a
+/// client's name.
+#[inline(always)]
+pub fn home(slot: Slot, key: &FlowKey, records: &impl Records) -> u16 {
+    let now = records.now();
+    let record = records.flow(key);
+    if let Some(record) = record
+        && is_in_use(record, now)
+    {
+        return record.target;
+    }
+    // Its connection is being opened, or has been given up.
+    if let Some(half_open) = records.half_open(key)
+        && clock::since(now, half_open.opened) <= IDLE
+    {
+        return half_open.target;
+    }
+    record.map_or(slot.settled, |record| record.target)
+}
+
+/// Whether a record decides alone.
+#[inline(always)]
+const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
+    record.closing == 0 && clock::since(now, record.last_seen) <= IDLE
 }
 
 /// What a packet does to its flow's record.
@@ -506,6 +534,26 @@ mod tests {
     fn a_retransmitted_syn_follows_its_record_though_the_slot_has_moved() {
         let moved = Slot { current: 3, ..SLOT };
         assert_eq!(choose(SYN, moved, &key(), &with_half_open(2)), opened(2));
+    }
+
+    #[test]
+    fn a_flow_lives_where_its_packets_go() {
+        assert_eq!(home(SLOT, &key(), &tables()), 1);
+        assert_eq!(home(SLOT, &key(), &with_half_open(3)), 3);
+        let mut stale = with_half_open(3);
+        stale.now = NOW + IDLE + 1;
+        assert_eq!(
+            home(SLOT, &key(), &stale),
+            1,
+            "nobody waits for a handshake that long"
+        );
+        for (last_seen, closing, beside_a_syn) in [(NOW, 0, 1), (NOW, 1, 3), (NOW - IDLE - 1, 0, 3)] {
+            let moved = Slot { settled: 2, ..SLOT };
+            let mut tables = with_record(last_seen, closing);
+            assert_eq!(home(moved, &key(), &tables), 1);
+            tables.half_open = with_half_open(3).half_open;
+            assert_eq!(home(moved, &key(), &tables), beside_a_syn);
+        }
     }
 
     #[test]

@@ -28,12 +28,30 @@ impl Frame {
     /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
+        // Volatile, so that the compiler does not read the pointers before it calls a function that takes the context, and hand
+        // them over as numbers instead: to the verifier they would be no pointers any more.
+        let context = context.ctx;
+        // SAFETY: the context is the one that the kernel gave.
+        let start = unsafe { &raw const (*context).data };
+        // SAFETY: as above.
+        let end = unsafe { &raw const (*context).data_end };
+        // SAFETY: a field of the context can be read.
+        let start = unsafe { core::ptr::read_volatile(start) };
+        // SAFETY: as above.
+        let end = unsafe { core::ptr::read_volatile(end) };
         Self {
-            context: context.ctx,
-            start: context.data(),
-            end: context.data_end(),
+            context,
+            start: start as usize,
+            end: end as usize,
             fragments: Cell::new(0),
         }
+    }
+
+    /// The context, for functions of their own, which make a frame of it anew. This one must not be used any more after
+    /// such a function has changed the frame's length.
+    #[inline(always)]
+    pub(crate) const fn context(&self) -> *mut xdp_md {
+        self.context
     }
 
     /// Takes the two pointers from the context again, after the kernel has moved head or tail.

@@ -6,19 +6,22 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use lb_common::{
+    address::Address,
     clock,
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey,
-        SettledFlow, Slot, Target, Traffic,
+        FlowKey, FlowRecord, HalfOpen, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, Node, Return, ReturnKey,
+        Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
-    process::Engine,
+    process::{Action, Engine},
     slot_rule::{Effect, Records},
 };
+
+use crate::{frame::Frame, rare};
 
 // The names are those of `lb_common::layout::map`.
 
@@ -49,6 +52,11 @@ static RETURNS: HashMap<ReturnKey, Return> = HashMap::with_max_entries(262_144, 
 /// The way back of translated connections that are half open.
 #[map]
 static HALF_OPEN_RETURNS: LruHashMap<ReturnKey, Return> = LruHashMap::with_max_entries(65_536, 0);
+
+/// From where restricted services may be used. Allocated as it comes: most services are not restricted.
+#[map]
+pub(crate) static ALLOWED: LpmTrie<[u32; 5], u32> =
+    LpmTrie::with_max_entries(MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
 
 /// What is known of this host.
 #[map]
@@ -112,6 +120,11 @@ impl Tables for Maps {
         // The kernel copies a new entry over the old one. A packet that reads in between gets a mixture of two MAC addresses
         // and is lost, as it was with the old one.
         TARGETS.get(u32::from(id))
+    }
+
+    #[inline(always)]
+    fn allows(&self, service: u16, client: Address) -> bool {
+        rare::is_allowed(&client, service)
     }
 
     #[inline(always)]
@@ -237,6 +250,18 @@ fn settled_used(slot: u32) {
 }
 
 impl Engine for Maps {
+    type Frame = Frame;
+
+    #[inline(always)]
+    fn reset(&self, packet: &mut Frame) -> Option<()> {
+        rare::reset(packet.context()).then_some(())
+    }
+
+    #[inline(always)]
+    fn forward_icmp_error(&self, packet: &mut Frame) -> Action {
+        Action::from_bits(rare::forward_icmp_error(packet.context()))
+    }
+
     #[inline(always)]
     fn count(&self, counter: Counter) {
         if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {

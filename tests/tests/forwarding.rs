@@ -167,6 +167,94 @@ fn a_backend_with_weight_0_gets_no_new_connection() {
 }
 
 #[test]
+fn a_service_that_nobody_serves_refuses_connections() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(1)
+        .clients(1)
+        .start()
+        .unwrap();
+    let backend = &lab.backends()[0];
+    let vip = lab.vips()[0];
+    let (v4, v6) = (IpAddr::V4(vip.v4), IpAddr::V6(vip.v6));
+    let configuration = Configuration::of(&lab, &lab.balancers()[0])
+        .service("impala", v4, &[("impala1", backend.v4().into(), 0)])
+        .service("impala6", v6, &[("impala1", backend.v6().into(), 0)]);
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    let connect = |address: IpAddr| {
+        lab.clients()[0]
+            .enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, HS2_PORT), PATIENCE))
+            .unwrap()
+            .unwrap_err()
+            .kind()
+    };
+    let sent = || {
+        let counters = balancer.status().unwrap().datapath.counters;
+        counters
+            .iter()
+            .find(|it| it.name == "reset_sent")
+            .unwrap()
+            .packets
+    };
+    for (address, expected) in [(v4, 1), (v6, 2)] {
+        assert_eq!(
+            connect(address),
+            std::io::ErrorKind::ConnectionRefused,
+            "{address}"
+        );
+        assert_eq!(sent(), expected, "{address}");
+    }
+}
+
+#[test]
+fn a_service_with_an_allow_list_serves_nobody_else() {
+    let lab = Lab::builder()
+        .balancers(1)
+        .backends(1)
+        .clients(2)
+        .start()
+        .unwrap();
+    let coordinators = start_coordinators(&lab).unwrap();
+    let (invited, stranger) = (&lab.clients()[0], &lab.clients()[1]);
+    let backend = [(coordinators[0].name.as_str(), coordinators[0].address6.into(), 1)];
+    let allowing = |prefix: String| format!("port = {HS2_PORT}\nallow = [\"{prefix}\"]\n");
+    let configuration = configuration(&lab, &coordinators, &[1])
+        .with(
+            &format!("port = {HS2_PORT}\n"),
+            &allowing(format!("{}/32", invited.v4())),
+        )
+        .unwrap()
+        .service("impala6", lab.vips()[0].v6.into(), &backend)
+        .with(
+            &format!(
+                "port = {HS2_PORT}\n\n[[service.backend]]\nname = \"impala1\"\naddress = \"{}\"",
+                backend[0].1
+            ),
+            &format!(
+                "{}\n[[service.backend]]\nname = \"impala1\"\naddress = \"{}\"",
+                allowing(format!("{}/128", invited.v6())),
+                backend[0].1
+            ),
+        )
+        .unwrap();
+    let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+    let dropped = || {
+        let counters = balancer.status().unwrap().datapath.counters;
+        let counter = counters.iter().find(|it| it.name == "drop_source_not_allowed");
+        counter.unwrap().packets
+    };
+    for service in [vip(&lab), SocketAddr::from((lab.vips()[0].v6, HS2_PORT))] {
+        connections_by_coordinator(invited, service, 20_000..20_005);
+        let before = dropped();
+        let attempt = stranger
+            .enter(|| TcpStream::connect_timeout(&service, Duration::from_millis(200)))
+            .unwrap();
+        assert!(attempt.is_err(), "{service}");
+        assert!(dropped() > before, "{service}");
+    }
+}
+
+#[test]
 fn a_large_result_arrives_whole() {
     let (lab, _coordinators, _balancer) = cluster(&[1]);
     let (client, service) = (&lab.clients()[0], vip(&lab));

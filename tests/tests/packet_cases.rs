@@ -37,6 +37,9 @@ fn loaded() -> (Datapath, HostTables) {
     for (id, &target) in (0..).zip(&tables.targets) {
         datapath.write_target(id, target).unwrap();
     }
+    for prefix in &tables.allowed {
+        datapath.allow(prefix).unwrap();
+    }
     for (&key, &service) in &tables.services {
         datapath.write_service(key, service).unwrap();
     }

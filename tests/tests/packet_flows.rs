@@ -17,9 +17,10 @@ use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{FlowKey, ServiceKey, Slot};
+use lb_common::process::{Action, process};
 use lb_common::testing::cases::{CLIENT, CLIENT6};
 use lb_common::testing::tables::{ONE, ONE6, TARGETS};
-use lb_common::testing::{Frame, HostTables};
+use lb_common::testing::{Frame, HostTables, IcmpError};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use proptest::prelude::*;
 
@@ -125,6 +126,21 @@ impl Twins {
             Some(note) => self.host.settled_flows.insert(key, note),
             None => self.host.settled_flows.remove(&key),
         };
+    }
+
+    /// Sends an ICMP error about a flow through both, which must agree. Returns the target, if it was forwarded.
+    fn send_error(&mut self, port: u16) -> Option<u16> {
+        let client = SocketAddr::new(self.client.ip(), port);
+        let frame = IcmpError::about(client, self.service).quote(8).bytes();
+        self.host.now = ticks();
+        let mut expected = frame.clone();
+        let action = process(&mut expected, &self.host);
+        let output = self.kernel.test_run(&frame).unwrap();
+        assert_eq!(output.action == XDP_TX, matches!(action, Action::Transmit { .. }));
+        assert_eq!(output.frame, expected, "an error about port {port}");
+        self.compare(port);
+        let leads_there = |id: &u16| self.host.targets[usize::from(*id)].addresses() == output.frame[..12];
+        (1..TARGETS).find(leads_there)
     }
 
     /// Compares what both remember of a flow. Times may differ by the tick that began in between.
@@ -382,6 +398,33 @@ fn a_flood_of_syns_pushes_out_no_established_connection() {
         "and new ones still come in"
     );
     assert_eq!(twins.send(101, Flags::ACK, 101), Some(2));
+}
+
+#[test]
+fn an_icmp_error_follows_its_flow_and_leaves_nothing_behind() {
+    for (client, service) in [(CLIENT, ONE), (CLIENT6, ONE6)] {
+        let mut twins = Twins::new(client, service, 1024);
+        twins.set_slots(tracked(1, 2));
+        assert_eq!(twins.send_error(1000), Some(1), "an old connection has no record");
+        assert_eq!(twins.send(2000, Flags::SYN, 100), Some(2));
+        assert_eq!(twins.send_error(2000), Some(2), "a half-open one has one");
+        assert_eq!(twins.send(2000, Flags::ACK, 101), Some(2));
+        twins.set_slots(tracked(1, 3));
+        assert_eq!(twins.send_error(2000), Some(2), "so has an established one");
+        assert_eq!(twins.send(2000, Flags::FIN | Flags::ACK, 101), Some(2));
+        assert_eq!(twins.send_error(2000), Some(2), "and one that ends");
+        let slots = twins.host.services[&ServiceKey::tcp(service.ip().into(), service.port())];
+        twins.set_slots(tracked(1, 2));
+        twins.send_error(3000);
+        for index in slots.first_slot..slots.first_slot + slots.slots {
+            assert_eq!(
+                twins.kernel.slot(index).unwrap(),
+                tracked(1, 2),
+                "the settled path was not used"
+            );
+        }
+        assert_eq!(twins.kernel.counter(Counter::IcmpErrorForwarded).unwrap(), 5);
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -6,6 +6,9 @@ use crate::address::Address;
 /// Length of a header without options, in bytes.
 pub const MIN_HEADER_LENGTH: usize = 20;
 
+/// The bits of the field of flags and fragment offset that are the offset.
+const OFFSET_MASK: u16 = 0x1fff;
+
 /// The fixed 20 bytes of a header, as on the wire.
 #[derive(Clone, Copy, Debug)]
 pub struct Header([u8; MIN_HEADER_LENGTH]);
@@ -40,8 +43,13 @@ impl Header {
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         const MORE_FRAGMENTS: u16 = 0x2000;
-        const OFFSET_MASK: u16 = 0x1fff;
         u16::from_be_bytes(field(&self.0, 6)) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
+    }
+
+    /// Where in its packet this fragment begins, in units of 8 bytes; 0 for the first one, and for what is none.
+    #[inline(always)]
+    pub const fn fragment_offset(&self) -> u16 {
+        u16::from_be_bytes(field(&self.0, 6)) & OFFSET_MASK
     }
 
     /// The protocol of the payload.

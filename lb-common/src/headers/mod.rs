@@ -1,6 +1,8 @@
 //! The headers that stand between the wire and a decision.
 
+pub mod checksum;
 pub mod ethernet;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 pub mod segment;

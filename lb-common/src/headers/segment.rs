@@ -2,7 +2,7 @@
 
 use super::{
     ethernet::{self, ethertype},
-    ipv4, ipv6, tcp,
+    icmp, ipv4, ipv6, tcp,
 };
 use crate::{address::Address, packet::Packet};
 
@@ -41,6 +41,8 @@ pub enum Fault {
 pub enum Parsed {
     /// Nothing that a load balancer of TCP deals with.
     Foreign,
+    /// ICMP or ICMPv6, or what says that it is.
+    Icmp,
     /// A TCP segment.
     Segment(Segment),
     /// TCP, or what may be TCP, to `destination`, but nothing that could be forwarded.
@@ -67,15 +69,15 @@ pub fn parse(packet: &(impl Packet + ?Sized)) -> Parsed {
             ethertype: ethertype::IPV6,
             offset,
         }) => parse_ipv6(packet, offset),
-        _ => None,
+        _ => Err(Parsed::Foreign),
     };
-    let Some(IpPacket {
+    let IpPacket {
         source,
         destination,
         content,
-    }) = ip
-    else {
-        return Parsed::Foreign;
+    } = match ip {
+        Ok(ip) => ip,
+        Err(parsed) => return parsed,
     };
     let faulty = |fault| Parsed::Faulty { destination, fault };
     let Content { offset, length } = match content {
@@ -120,12 +122,18 @@ struct Content {
     length: usize,
 }
 
-/// `None` for what is not TCP, or has no whole header.
+/// `Err` for what is not TCP, or has no whole header.
 #[inline(always)]
-fn parse_ipv4(packet: &(impl Packet + ?Sized), offset: usize) -> Option<IpPacket> {
-    let ip = packet.read(offset).map(ipv4::Header::new)?;
+fn parse_ipv4(packet: &(impl Packet + ?Sized), offset: usize) -> Result<IpPacket, Parsed> {
+    let Some(ip) = packet.read(offset).map(ipv4::Header::new) else {
+        return Err(Parsed::Foreign);
+    };
     if ip.protocol() != tcp::PROTOCOL {
-        return None;
+        return Err(if ip.protocol() == icmp::PROTOCOL {
+            Parsed::Icmp
+        } else {
+            Parsed::Foreign
+        });
     }
     let content = if !ip.is_well_formed() {
         Err(Fault::Malformed)
@@ -140,17 +148,19 @@ fn parse_ipv4(packet: &(impl Packet + ?Sized), offset: usize) -> Option<IpPacket
             None => Err(Fault::Truncated),
         }
     };
-    Some(IpPacket {
+    Ok(IpPacket {
         source: ip.source(),
         destination: ip.destination(),
         content,
     })
 }
 
-/// `None` for what is not TCP, or has no whole header.
+/// `Err` for what is not TCP, or has no whole header.
 #[inline(always)]
-fn parse_ipv6(packet: &(impl Packet + ?Sized), offset: usize) -> Option<IpPacket> {
-    let ip = packet.read(offset).map(ipv6::Header::new)?;
+fn parse_ipv6(packet: &(impl Packet + ?Sized), offset: usize) -> Result<IpPacket, Parsed> {
+    let Some(ip) = packet.read(offset).map(ipv6::Header::new) else {
+        return Err(Parsed::Foreign);
+    };
     let content = match ip.next_header() {
         tcp::PROTOCOL => Ok(Content {
             offset: offset + ipv6::HEADER_LENGTH,
@@ -160,14 +170,15 @@ fn parse_ipv6(packet: &(impl Packet + ?Sized), offset: usize) -> Option<IpPacket
         ipv6::extension::HOP_BY_HOP | ipv6::extension::ROUTING | ipv6::extension::DESTINATION_OPTIONS => {
             Err(Fault::ExtensionHeader)
         }
-        _ => return None,
+        icmp::PROTOCOL_V6 => return Err(Parsed::Icmp),
+        _ => return Err(Parsed::Foreign),
     };
     let content = if ip.is_well_formed() {
         content
     } else {
         Err(Fault::Malformed)
     };
-    Some(IpPacket {
+    Ok(IpPacket {
         source: ip.source(),
         destination: ip.destination(),
         content,

@@ -32,6 +32,30 @@ impl Flags {
         Self(byte)
     }
 
+    /// Whether this segment asks for synchronisation: SYN.
+    #[inline(always)]
+    pub const fn synchronises(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
+    /// Whether the sender has no more data: FIN.
+    #[inline(always)]
+    pub const fn finishes(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    /// Whether the acknowledgement number is valid: ACK.
+    #[inline(always)]
+    pub const fn acknowledges(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
+
+    /// Whether this segment resets a connection: RST.
+    #[inline(always)]
+    pub const fn resets(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
     /// Whether this segment asks for a new connection: SYN without ACK, RST or FIN.
     #[inline(always)]
     pub const fn opens(self) -> bool {
@@ -68,6 +92,12 @@ impl Header {
     #[inline(always)]
     pub const fn sequence(&self) -> u32 {
         u32::from_be_bytes(field(&self.0, 4))
+    }
+
+    /// The acknowledgement number; means something only with the flag ACK.
+    #[inline(always)]
+    pub const fn acknowledgement(&self) -> u32 {
+        u32::from_be_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
     }
 
     /// Length of the header with its options, in bytes: at most 60, below 20 only when malformed.

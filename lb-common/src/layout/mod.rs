@@ -4,6 +4,7 @@
 //! bytes. Integers are in the byte order of the host unless a field says otherwise; the two sides are always on one
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
+mod allowed;
 mod names;
 mod service;
 mod target;
@@ -11,6 +12,7 @@ mod translation;
 
 use crate::{address::Address, headers::tcp};
 
+pub use allowed::{AllowedKey, MAX_ALLOWED_PREFIXES};
 pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
@@ -239,6 +241,9 @@ impl Traffic {
 pub mod map {
     /// Hash, [`ServiceKey`](super::ServiceKey) to [`Service`](super::Service).
     pub const SERVICES: &str = "SERVICES";
+    /// Trie by longest prefix, [`AllowedKey`](super::AllowedKey) to `u32`, which is always 1: from where services with the flag
+    /// [`RESTRICTED`](super::flag::RESTRICTED) may be used.
+    pub const ALLOWED: &str = "ALLOWED";
     /// Hash, [`FlowKey`](super::FlowKey) to [`FlowRecord`](super::FlowRecord). Never evicts.
     pub const FLOWS: &str = "FLOWS";
     /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`HalfOpen`](super::HalfOpen).
@@ -281,6 +286,7 @@ mod tests {
     fn values_have_no_hidden_padding() {
         assert_eq!(size_of::<ServiceKey>(), 24);
         assert_eq!(size_of::<Service>(), 32);
+        assert_eq!(size_of::<AllowedKey>(), 24);
         assert_eq!(size_of::<FlowKey>(), 24);
         assert_eq!(size_of::<FlowRecord>(), 16);
         assert_eq!(size_of::<HalfOpen>(), 12);

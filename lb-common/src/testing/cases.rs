@@ -5,7 +5,11 @@ use std::{vec, vec::Vec};
 
 use super::{
     frame::Frame,
-    tables::{DANGLING, NONE, ONE, ONE6, THREE, THREE6, UNRESOLVED, VIP, VIP6},
+    icmp,
+    tables::{
+        DANGLING, NONE, ONE, ONE6, REFUSING, REFUSING6, RESTRICTED, RESTRICTED6, THREE, THREE6, UNRESOLVED,
+        VIP, VIP6,
+    },
 };
 use crate::{
     counter::Counter,
@@ -19,6 +23,13 @@ pub enum Outcome {
     Pass,
     /// It is dropped under this counter.
     Drop(Counter),
+    /// An RST goes back to its sender, counted under this counter.
+    Reset(Counter),
+    /// It is an ICMP error, and leaves towards this target with nothing but its MAC addresses changed.
+    ForwardError {
+        /// The target's id.
+        id: u16,
+    },
     /// It leaves towards this target, with nothing but its MAC addresses changed.
     Forward {
         /// The target's id.
@@ -249,6 +260,9 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
+    cases.extend(refusals());
+    cases.extend(restrictions());
+    cases.extend(icmp::cases());
     cases.extend(jumbo_cases());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
@@ -282,6 +296,113 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// What becomes of packets to services that refuse what nobody can take.
+fn refusals() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (client, service) in [(CLIENT, REFUSING), (CLIENT6, REFUSING6)] {
+        let segment = |flags| Frame::new(client, service).flags(flags);
+        let nobody = SocketAddr::new(
+            if client.is_ipv4() {
+                IpAddr::from([0, 0, 0, 0])
+            } else {
+                IpAddr::from([0; 16])
+            },
+            40000,
+        );
+        let reset = Outcome::Reset(Counter::ResetSent);
+        let drop = Outcome::Drop(Counter::DropNoBackend);
+        let table = [
+            (
+                "a SYN to a service that nobody serves is answered with an RST",
+                segment(Flags::SYN).tcp_options(&[2, 4, 5, 0xb4]),
+                reset,
+            ),
+            (
+                "so is a segment of a connection that nobody serves any more",
+                segment(Flags::ACK).payload(&[7; 100]),
+                reset,
+            ),
+            (
+                "an RST has the VLAN tags of what it answers",
+                segment(Flags::SYN)
+                    .tag(ethertype::SERVICE_VLAN)
+                    .tag(ethertype::VLAN)
+                    .padding(2),
+                reset,
+            ),
+            ("an RST is not answered", segment(Flags::RST), drop),
+            (
+                "who has no address is not answered",
+                Frame::new(nobody, service).flags(Flags::SYN),
+                drop,
+            ),
+        ];
+        cases.extend(table.map(|(sentence, frame, outcome)| Case {
+            sentence,
+            frame: frame.bytes(),
+            outcome,
+        }));
+    }
+    cases.push(Case {
+        sentence: "an RST has no IP options, whatever it answers",
+        frame: Frame::new(CLIENT, REFUSING).ip_options(&[1; 40]).bytes(),
+        outcome: Outcome::Reset(Counter::ResetSent),
+    });
+    cases
+}
+
+/// What becomes of packets to services that may not be used from everywhere.
+fn restrictions() -> Vec<Case> {
+    let case = |sentence, client: IpAddr, service, outcome| Case {
+        sentence,
+        frame: Frame::new(SocketAddr::new(client, 40000), service).bytes(),
+        outcome,
+    };
+    let forward = Outcome::Forward {
+        id: 1,
+        new_flow: false,
+    };
+    let drop = Outcome::Drop(Counter::DropSourceNotAllowed);
+    vec![
+        case(
+            "a restricted service serves the first address of an allowed prefix",
+            IpAddr::from([198, 51, 100, 0]),
+            RESTRICTED,
+            forward,
+        ),
+        case(
+            "and the last one",
+            IpAddr::from([198, 51, 100, 127]),
+            RESTRICTED,
+            forward,
+        ),
+        case(
+            "a source behind the allowed prefix is dropped",
+            IpAddr::from([198, 51, 100, 128]),
+            RESTRICTED,
+            drop,
+        ),
+        case(
+            "a source before the allowed prefix is dropped",
+            IpAddr::from([198, 51, 99, 255]),
+            RESTRICTED,
+            drop,
+        ),
+        case(
+            "a restricted service over IPv6 serves an allowed prefix",
+            CLIENT6.ip(),
+            RESTRICTED6,
+            forward,
+        ),
+        case(
+            "a source behind the allowed prefix over IPv6 is dropped",
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0x8000, 0, 0, 0x77)),
+            RESTRICTED6,
+            drop,
+        ),
+    ]
 }
 
 /// The cases that are IPv6's own, and those that show that it is treated as IPv4 is.
@@ -418,7 +539,7 @@ fn jumbo_cases() -> Vec<Case> {
 }
 
 /// Client ports and the targets that [`THREE`] gives them.
-const THREE_TARGETS: [(u16, u16); 6] = [
+pub(super) const THREE_TARGETS: [(u16, u16); 6] = [
     (40000, 2),
     (40001, 1),
     (40002, 2),
@@ -428,7 +549,7 @@ const THREE_TARGETS: [(u16, u16); 6] = [
 ];
 
 /// Client ports and the targets that [`THREE6`] gives them.
-const THREE6_TARGETS: [(u16, u16); 6] = [
+pub(super) const THREE6_TARGETS: [(u16, u16); 6] = [
     (40000, 1),
     (40001, 1),
     (40002, 3),

@@ -24,6 +24,7 @@ pub struct Frame {
     protocol: u8,
     flags: u8,
     sequence: u32,
+    acknowledgement: u32,
     version: Option<u8>,
     ip_options: Vec<u8>,
     fragment: u16,
@@ -47,6 +48,7 @@ impl Frame {
             protocol: tcp::PROTOCOL,
             flags: Flags::ACK,
             sequence: 1000,
+            acknowledgement: 2000,
             version: None,
             ip_options: Vec::new(),
             fragment: 0x4000, // don't fragment, as TCP senders set it
@@ -77,6 +79,13 @@ impl Frame {
     #[must_use]
     pub fn sequence(mut self, sequence: u32) -> Self {
         self.sequence = sequence;
+        self
+    }
+
+    /// Sets the acknowledgement number.
+    #[must_use]
+    pub fn acknowledgement(mut self, acknowledgement: u32) -> Self {
+        self.acknowledgement = acknowledgement;
         self
     }
 
@@ -231,7 +240,7 @@ impl Frame {
         tcp.extend(self.client.port().to_be_bytes());
         tcp.extend(self.service.port().to_be_bytes());
         tcp.extend(self.sequence.to_be_bytes());
-        tcp.extend(2000u32.to_be_bytes());
+        tcp.extend(self.acknowledgement.to_be_bytes());
         tcp.push(self.data_offset.unwrap_or(words) << 4);
         tcp.push(self.flags);
         tcp.extend([0xff, 0xff, 0, 0, 0, 0]);
@@ -247,7 +256,7 @@ impl Frame {
 }
 
 /// The checksum of RFC 1071 over `bytes`, starting from a sum of 16-bit words.
-fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
     let mut sum = start + sum_of_words(bytes);
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
@@ -255,7 +264,7 @@ fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
     !u16::try_from(sum).expect("folded into 16 bits")
 }
 
-fn sum_of_words(bytes: &[u8]) -> u32 {
+pub(crate) fn sum_of_words(bytes: &[u8]) -> u32 {
     let words = bytes
         .chunks(2)
         .map(|pair| [pair[0], pair.get(1).copied().unwrap_or(0)]);

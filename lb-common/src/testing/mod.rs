@@ -10,8 +10,10 @@
 
 pub mod cases;
 pub mod frame;
+pub mod icmp;
 pub mod tables;
 
 pub use cases::{Case, Outcome, cases};
 pub use frame::Frame;
+pub use icmp::IcmpError;
 pub use tables::HostTables;

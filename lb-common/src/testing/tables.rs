@@ -1,7 +1,11 @@
 //! The tables as ordinary collections.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::{cell::RefCell, collections::BTreeMap, vec::Vec};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 
 use super::frame::BALANCER_MAC;
 use crate::{
@@ -9,8 +13,8 @@ use crate::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey,
-        SettledFlow, Slot, Target, Traffic,
+        AllowedKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey,
+        SettledFlow, Slot, Target, Traffic, flag,
     },
     process::Engine,
     slot_rule::{Effect, Records},
@@ -34,6 +38,18 @@ pub const ONE6: SocketAddr = SocketAddr::new(VIP6, 21050);
 pub const THREE6: SocketAddr = SocketAddr::new(VIP6, 21051);
 /// A service without backends.
 pub const NONE: SocketAddr = SocketAddr::new(VIP, 21052);
+/// A service without backends that says so.
+pub const REFUSING: SocketAddr = SocketAddr::new(VIP, 21055);
+/// Like [`REFUSING`], over IPv6.
+pub const REFUSING6: SocketAddr = SocketAddr::new(VIP6, 21055);
+/// A service with target 1 that may be used from [`ALLOWED`] only.
+pub const RESTRICTED: SocketAddr = SocketAddr::new(VIP, 21056);
+/// Like [`RESTRICTED`], over IPv6, for [`ALLOWED6`].
+pub const RESTRICTED6: SocketAddr = SocketAddr::new(VIP6, 21056);
+/// From where [`RESTRICTED`] may be used: the first address, and the length of the prefix.
+pub const ALLOWED: (IpAddr, u32) = (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 0)), 25);
+/// From where [`RESTRICTED6`] may be used.
+pub const ALLOWED6: (IpAddr, u32) = (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0, 0, 0, 0)), 65);
 /// A service whose only target has no MAC address yet.
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
@@ -49,6 +65,8 @@ pub const TARGETS: u16 = 5;
 pub struct HostTables {
     /// The services by key.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// From where restricted services may be used.
+    pub allowed: BTreeSet<AllowedKey>,
     /// All slots, as the map holds them.
     pub slots: Vec<u64>,
     /// This host.
@@ -98,6 +116,17 @@ impl HostTables {
             tables.add_service(three, |slot| slot % 3 + 1);
         }
         tables.add_service(NONE, |_| NO_TARGET);
+        for refusing in [REFUSING, REFUSING6] {
+            tables.add_service(refusing, |_| NO_TARGET).flags = flag::RESETS;
+        }
+        for (id, restricted, (address, length)) in [(1, RESTRICTED, ALLOWED), (2, RESTRICTED6, ALLOWED6)] {
+            let service = tables.add_service(restricted, |_| 1);
+            service.flags = flag::RESTRICTED;
+            service.id = id;
+            let before = if address.is_ipv4() { AllowedKey::V4_BITS } else { 0 };
+            let key = AllowedKey::prefix(id, address.into(), before + length);
+            tables.allowed.insert(key);
+        }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         tables
@@ -166,19 +195,17 @@ impl HostTables {
         }
     }
 
-    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) {
+    fn add_service(&mut self, address: SocketAddr, target_of: impl Fn(u16) -> u16) -> &mut Service {
         let first_slot = u32::try_from(self.slots.len()).expect("a few slots");
         let slots = u16::try_from(SLOTS).expect("a few slots");
         self.slots
             .extend((0..slots).map(|slot| Slot::untracked(target_of(slot)).to_bits()));
-        self.services.insert(
-            ServiceKey::tcp(Address::from(address.ip()), address.port()),
-            Service {
-                first_slot,
-                slots: SLOTS,
-                ..plain_service()
-            },
-        );
+        let key = ServiceKey::tcp(Address::from(address.ip()), address.port());
+        self.services.entry(key).or_insert(Service {
+            first_slot,
+            slots: SLOTS,
+            ..plain_service()
+        })
     }
 }
 
@@ -242,12 +269,19 @@ impl Tables for HostTables {
         self.targets.get(usize::from(id))
     }
 
+    fn allows(&self, service: u16, client: Address) -> bool {
+        let client = AllowedKey::client(service, client);
+        self.allowed.iter().any(|prefix| prefix.covers(&client))
+    }
+
     fn remember(&self, memory: &Memory) {
         self.memories.borrow_mut().push(*memory);
     }
 }
 
 impl Engine for HostTables {
+    type Frame = Vec<u8>;
+
     fn count(&self, counter: Counter) {
         *self.counters.borrow_mut().entry(counter as u32).or_default() += 1;
     }

@@ -110,6 +110,7 @@ fn render_fate(packet: &str, fate: &Fate) -> String {
         (Some(backend), Some(next_hop), Some(egress), _) => {
             format!("to {backend}, next hop {next_hop} on {egress}")
         }
+        (_, _, _, Some(counter)) if action == "reset" => format!("answered by a reset, counted as {counter}"),
         (_, _, _, Some(counter)) => format!("dropped, counted as {counter}"),
         _ => format!("{action}ed to the kernel"),
     };

@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::Backend,
+    config::{self, Backend, NoBackend, Prefix},
     maglev::{self, Candidate},
 };
 
@@ -29,6 +29,8 @@ pub struct PlannedService {
     pub vip_key: ServiceKey,
     /// The entry of the service table.
     pub entry: Service,
+    /// From where it may be used; empty if from everywhere.
+    pub allowed: Vec<AllowedKey>,
     /// The target id that each of its slots gives to new connections.
     pub slots: Vec<u16>,
     /// The target ids of its backends, in the order of the configuration.
@@ -46,6 +48,33 @@ pub struct PlannedTarget {
     pub address: IpAddr,
     /// How packets reach it.
     pub forwarding: Forwarding,
+}
+
+/// What is special about a service.
+pub(super) fn flags(service: &config::Service) -> u32 {
+    let resets = match service.no_backend {
+        NoBackend::Reset => flag::RESETS,
+        NoBackend::Drop => 0,
+    };
+    let restricted = if service.allow.is_empty() {
+        0
+    } else {
+        flag::RESTRICTED
+    };
+    resets | restricted
+}
+
+/// From where a service may be used, as the tables hold it; empty if from everywhere.
+pub(super) fn allowed(id: u16, service: &config::Service) -> Vec<AllowedKey> {
+    let key = |prefix: &Prefix| {
+        let before = if prefix.address.is_ipv4() {
+            AllowedKey::V4_BITS
+        } else {
+            0
+        };
+        AllowedKey::prefix(id, prefix.address.into(), before + u32::from(prefix.length))
+    };
+    service.allow.iter().map(key).collect()
 }
 
 /// The target of each slot of a service whose backends have these target ids.

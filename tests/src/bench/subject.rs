@@ -208,7 +208,7 @@ fn configuration() -> Result<String> {
         };
         writeln!(
             text,
-            "[[service]]\nname = \"service{family}-{port}\"\nvip = \"{vip}\"\nport = {port}"
+            "[[service]]\nname = \"service{family}-{port}\"\nvip = \"{vip}\"\nport = {port}\nno_backend = \"drop\""
         )?;
         for backend in 1..=BACKENDS {
             writeln!(

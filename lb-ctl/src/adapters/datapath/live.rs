@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell};
 
 use aya::maps::MapError;
 use lb_common::{
+    address::Address,
     decision::{Memory, Tables},
     layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target},
     slot_rule::Records,
@@ -83,6 +84,11 @@ impl Tables for LiveTables<'_> {
             Err(DatapathError::Map(MapError::OutOfBounds { .. })) => None,
             result => self.noted(result.map(Some)),
         })
+    }
+
+    fn allows(&self, service: u16, client: Address) -> bool {
+        self.noted(self.datapath.is_allowed(service, client).map(Some))
+            .unwrap_or_default()
     }
 
     /// Forgets: no packet has come.

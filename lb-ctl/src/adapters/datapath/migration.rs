@@ -26,6 +26,9 @@ impl Datapath {
             self.slots.store(index, old.slots.load(index)?)?;
         }
         copy_hash::<ServiceKey, Service>(old, self, map::SERVICES)?;
+        for prefix in old.allowed()? {
+            self.allow(&prefix)?;
+        }
         copy_array::<Target>(old, self, map::TARGETS)?;
         copy_array::<TargetName>(old, self, map::TARGET_NAMES)?;
         copy_array::<Node>(old, self, map::NODE)?;

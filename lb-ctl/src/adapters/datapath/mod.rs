@@ -21,15 +21,16 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{Array, DevMapHash, HashMap, Map, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, Map, MapError, PerCpuArray, PerCpuValues, lpm_trie},
     programs::{TestRun, TestRunOptions, Xdp},
     util::nr_cpus,
 };
 use lb_common::{
+    address::Address,
     counter::Counter,
     layout::{
-        FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target, TargetName,
-        Traffic, map,
+        AllowedKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target,
+        TargetName, Traffic, map,
     },
 };
 
@@ -108,6 +109,34 @@ impl Datapath {
         Ok(nodes.set(0, Raw(*node), 0)?)
     }
 
+    /// Allows the use of a restricted service from a prefix.
+    pub fn allow(&mut self, prefix: &AllowedKey) -> Result<(), DatapathError> {
+        let mut allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map_mut(map::ALLOWED)?)?;
+        Ok(allowed.insert(&lpm_trie::Key::new(prefix.bits(), prefix.data()), 1, 0)?)
+    }
+
+    /// Whether a client may use a restricted service.
+    pub fn is_allowed(&self, service: u16, client: Address) -> Result<bool, DatapathError> {
+        let allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map(map::ALLOWED)?)?;
+        let key = AllowedKey::client(service, client);
+        match allowed.get(&lpm_trie::Key::new(key.bits(), key.data()), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The prefixes from which restricted services may be used.
+    fn allowed(&self) -> Result<Vec<AllowedKey>, DatapathError> {
+        let allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map(map::ALLOWED)?)?;
+        let mut prefixes = Vec::new();
+        for key in allowed.keys() {
+            let key = key?;
+            prefixes.extend(AllowedKey::of_parts(key.prefix_len(), key.data()));
+        }
+        Ok(prefixes)
+    }
+
     /// Says through which interfaces, by index, packets can leave that came in through another one. The kernel itself forgets
     /// an interface that is deleted.
     pub fn write_devices(&mut self, indices: &BTreeSet<u32>) -> Result<(), DatapathError> {
@@ -130,9 +159,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// The entries of the service table, and the names of targets.
+    /// The entries of the service table, the allowed prefixes, and the names of targets.
     pub fn found(&self) -> Result<Found, DatapathError> {
-        let mut found = Found::default();
+        let mut found = Found {
+            allowed: self.allowed()?,
+            ..Found::default()
+        };
         let services = HashTable::<ServiceKey, Service>::of(self.map(map::SERVICES)?)?;
         services.for_each(|key, service| {
             found.services.push((key, service));
@@ -331,6 +363,20 @@ impl WriteTables for Datapath {
             HashMap::<_, Raw<ServiceKey>, Raw<Service>>::try_from(self.map_mut(map::SERVICES)?)?;
         match services.remove(&Raw(key)) {
             Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn allow(&mut self, prefix: &AllowedKey) -> Result<(), DatapathError> {
+        Self::allow(self, prefix)
+    }
+
+    fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), DatapathError> {
+        let mut allowed = LpmTrie::<_, [u32; 5], u32>::try_from(self.map_mut(map::ALLOWED)?)?;
+        match allowed.remove(&lpm_trie::Key::new(prefix.bits(), prefix.data())) {
             Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(())
             }

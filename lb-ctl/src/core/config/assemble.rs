@@ -80,6 +80,7 @@ fn service(document: document::Service) -> Option<Service> {
         affinity: value_or(document.affinity, defaults::AFFINITY),
         balance: value_or(document.balance, defaults::BALANCE),
         no_backend: value_or(document.no_backend, defaults::NO_BACKEND),
+        allow: document.allow.into_iter().map(|at| at.value).collect(),
         check: Check {
             kind: value_or(document.check.kind, defaults::CHECK_KIND),
         },

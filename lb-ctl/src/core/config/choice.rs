@@ -97,10 +97,10 @@ choice! {
 choice! {
     /// What a client gets when a service has no backend left for it.
     pub enum NoBackend ("service.no_backend") {
-        /// Nothing: its packets are dropped under a named counter.
-        Drop = "drop",
         /// A TCP reset, so that it fails at once.
         Reset = "reset",
+        /// Nothing: its packets are dropped under a named counter.
+        Drop = "drop",
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::layout::MAX_INTERFACES;
+use lb_common::layout::{MAX_ALLOWED_PREFIXES, MAX_INTERFACES};
 
 use super::choice::Forward;
 use super::defaults::{self, HostDefaults};
@@ -31,7 +31,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
     for service in &document.services {
         backend_ports(service, errors);
         backend_families(service, errors);
-        some_weight(service, errors);
+        allowed_prefixes(service, errors);
     }
 }
 
@@ -104,6 +104,12 @@ fn table_sizes(document: &Document, errors: &mut Vec<ConfigError>) {
     {
         errors.push(backend.origin.error(format!(
             "expected no more backends in all services than datapath.max_backends = {max_backends}, found {backends}; raise it"
+        )));
+    }
+    let mut prefixes = document.services.iter().flat_map(|service| &service.allow);
+    if let Some(prefix) = prefixes.nth(MAX_ALLOWED_PREFIXES as usize) {
+        errors.push(prefix.origin.error(format!(
+            "expected no more than {MAX_ALLOWED_PREFIXES} prefixes in all services, found more; join some to shorter ones"
         )));
     }
     for service in &document.services {
@@ -185,10 +191,41 @@ fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
     }
 }
 
+/// A prefix of the other family would allow nobody, and a repeated one is a mistake in at least one of its places.
+fn allowed_prefixes(service: &Service, errors: &mut Vec<ConfigError>) {
+    let mut prefixes = FirstSeen::default();
+    for At {
+        value: prefix,
+        origin,
+    } in &service.allow
+    {
+        if let Some(first) = prefixes.earlier(*prefix, origin) {
+            errors.push(origin.error(format!(
+                "expected each prefix once, found {prefix} a second time (first on line {}); remove one",
+                first.line
+            )));
+        }
+        if let Some(vip) = &service.vip
+            && prefix.address.is_ipv6() != vip.value.is_ipv6()
+        {
+            errors.push(origin.error(format!(
+                "expected an {} prefix, like the VIP {} on line {}, found {prefix}; clients of the other family need a service \
+                 of their own",
+                family(vip.value),
+                vip.value,
+                vip.origin.line
+            )));
+        }
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "IPv6" } else { "IPv4" }
+}
+
 /// Packets reach the backend as they are, so it must speak the protocol in them.
 fn backend_families(service: &Service, errors: &mut Vec<ConfigError>) {
     let Some(vip) = &service.vip else { return };
-    let family = |address: IpAddr| if address.is_ipv6() { "IPv6" } else { "IPv4" };
     for address in service
         .backends
         .iter()
@@ -244,22 +281,6 @@ fn backend_ports(service: &Service, errors: &mut Vec<ConfigError>) {
                 service_port.value, port.value
             )));
         }
-    }
-}
-
-fn some_weight(service: &Service, errors: &mut Vec<ConfigError>) {
-    let weight = |backend: &Backend| value_or(backend.weight.as_ref(), defaults::WEIGHT);
-    if let Some(first) = service.backends.first()
-        && service.backends.iter().all(|backend| weight(backend) == 0)
-    {
-        let blamed = first
-            .weight
-            .as_ref()
-            .map_or(&first.origin, |weight| &weight.origin);
-        errors.push(blamed.error(
-            "expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new \
-             flow has a place to go",
-        ));
     }
 }
 

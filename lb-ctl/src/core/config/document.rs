@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::Origin;
+use super::prefix::{self, Prefix};
 use super::reader::{At, TableReader};
 use super::value;
 
@@ -127,6 +128,7 @@ pub(super) struct Service {
     pub(super) affinity: Option<At<Affinity>>,
     pub(super) balance: Option<At<Balance>>,
     pub(super) no_backend: Option<At<NoBackend>>,
+    pub(super) allow: Vec<At<Prefix>>,
     pub(super) check: Check,
     pub(super) backends: Vec<Backend>,
 }
@@ -142,6 +144,7 @@ impl Service {
             affinity: table.optional("affinity", value::choice),
             balance: table.optional("balance", value::choice),
             no_backend: table.optional("no_backend", value::choice),
+            allow: table.optional_list("allow", "leave the key out to allow everybody", prefix::prefix),
             check: table.table("check", Check::read),
             backends: table.required_tables("backend", Backend::read),
         }

@@ -21,6 +21,7 @@ mod error;
 mod fixed;
 mod model;
 mod planned;
+mod prefix;
 mod prime;
 mod reader;
 mod value;
@@ -36,6 +37,7 @@ pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::refuse_fixed;
 pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
+pub use prefix::Prefix;
 pub use value::{bad_name, is_name};
 
 use document::Document;

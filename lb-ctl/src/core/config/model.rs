@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
+use super::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,9 +125,11 @@ pub struct Service {
     pub balance: Balance,
     /// What a client gets when no backend is left.
     pub no_backend: NoBackend,
+    /// From where the service may be used: prefixes of the VIP's family, each once; empty if from everywhere.
+    pub allow: Vec<Prefix>,
     /// How the backends' health is found out.
     pub check: Check,
-    /// The backends, in the order of the file; at least one has a weight above 0.
+    /// The backends, in the order of the file; at least one. All of them may have the weight 0.
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,

@@ -144,9 +144,32 @@ impl<'r, 't> TableReader<'r, 't> {
             self.refuse_absence(key, "this key", &format!("`{key} = {example}`"));
             return Vec::new();
         };
+        self.list(value, &origin, &format!("write {example}"), convert)
+    }
+
+    /// The elements of an array that may be absent, but not empty. Refused elements are left out.
+    pub(super) fn optional_list<T>(
+        &mut self,
+        key: &'static str,
+        advice: &str,
+        convert: impl Fn(&DeValue<'_>) -> Result<T, String>,
+    ) -> Vec<At<T>> {
+        match self.ask(key) {
+            Some((value, origin)) => self.list(value, &origin, advice, convert),
+            None => Vec::new(),
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        origin: &Origin,
+        advice: &str,
+        convert: impl Fn(&DeValue<'_>) -> Result<T, String>,
+    ) -> Vec<At<T>> {
         let Some(elements) = value.get_ref().as_array().filter(|elements| !elements.is_empty()) else {
             let message = format!(
-                "expected an array that is not empty, found {}; write {example}",
+                "expected an array that is not empty, found {}; {advice}",
                 found(value.get_ref())
             );
             self.errors.push(origin.error(message));

@@ -313,7 +313,7 @@ pub(super) fn choice<C: Choice>(value: &DeValue<'_>) -> Result<C, String> {
     Ok(*choice)
 }
 
-fn string<'v>(value: &'v DeValue<'_>, expected: &str) -> Result<&'v str, String> {
+pub(super) fn string<'v>(value: &'v DeValue<'_>, expected: &str) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| {
         format!(
             "expected {expected} as a string, found {}; write it in quotes",

@@ -101,7 +101,7 @@ pub struct RecordStatus {
 /// What becomes of a packet, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fate {
-    /// forward | drop | pass.
+    /// forward | drop | reset | pass.
     pub action: String,
     /// The backend that gets it.
     pub backend: Option<String>,
@@ -109,7 +109,7 @@ pub struct Fate {
     pub next_hop: Option<String>,
     /// The interface on which it leaves.
     pub egress: Option<String>,
-    /// The counter under which it is dropped.
+    /// The counter under which it is dropped or answered.
     pub counter: Option<String>,
     /// One sentence.
     pub reason: String,
@@ -234,7 +234,14 @@ fn fate(
     let frame = probe::frame(event, client, service, node);
     let why = found.why(event, names);
     match decide(frame.as_slice(), tables) {
-        Verdict::Pass => nothing,
+        // The probe is TCP, so no question of ICMP.
+        Verdict::Pass | Verdict::Icmp => nothing,
+        Verdict::Reset { sent, .. } => Fate {
+            action: "reset".to_owned(),
+            counter: Some(sent.name().to_owned()),
+            reason: format!("{why}; so the client is told by a TCP reset"),
+            ..nothing
+        },
         Verdict::Drop(counter) => Fate {
             action: "drop".to_owned(),
             counter: Some(counter.name().to_owned()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName};
 
 use super::{Limits, Placement, WriteTables};
 use crate::core::config::DatapathConfig;
@@ -12,6 +12,8 @@ use crate::core::config::DatapathConfig;
 pub struct Found {
     /// The table of services, entries that only name a VIP included.
     pub services: Vec<(ServiceKey, Service)>,
+    /// From where restricted services may be used.
+    pub allowed: Vec<AllowedKey>,
     /// The table of names, as far as ids stand for somebody.
     pub names: Vec<(u16, TargetName)>,
 }
@@ -123,6 +125,7 @@ impl Placement {
             limits,
             services: services.into_iter().collect(),
             vips: vips.into_iter().map(|(key, _)| key).collect(),
+            allowed: found.allowed.iter().copied().collect(),
             leaving_services: BTreeSet::new(),
             targets: names.collect(),
             configured: BTreeSet::new(),

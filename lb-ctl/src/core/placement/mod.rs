@@ -7,6 +7,7 @@
 //! Each write alone leaves the tables in order, whatever follows, so the controller may be killed between any two.
 
 mod adoption;
+mod allowing;
 mod steps;
 
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
@@ -32,6 +33,8 @@ pub struct Placement {
     services: BTreeMap<ServiceKey, Service>,
     /// The entries in the table that only say that an address is a VIP.
     vips: BTreeSet<ServiceKey>,
+    /// From where restricted services may be used.
+    allowed: BTreeSet<AllowedKey>,
     /// Ids of services that are no longer in the table, but which records may still name.
     leaving_services: BTreeSet<u16>,
     /// The targets in the table of names, by id.
@@ -101,6 +104,7 @@ impl Placement {
             limits: Limits::of(config),
             services: BTreeMap::new(),
             vips: BTreeSet::new(),
+            allowed: BTreeSet::new(),
             leaving_services: BTreeSet::new(),
             targets: BTreeMap::new(),
             configured: BTreeSet::new(),
@@ -122,7 +126,10 @@ impl Placement {
         };
         for service in &config.services {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
-            let entry = planner.service(&key)?;
+            let entry = Service {
+                flags: plan::flags(service),
+                ..planner.service(&key)?
+            };
             let mut targets = Vec::new();
             for backend in &service.backends {
                 // The configuration allows no name that does not fit.
@@ -141,6 +148,7 @@ impl Placement {
                 key,
                 vip_key: ServiceKey::vip(service.vip.into()),
                 entry,
+                allowed: plan::allowed(entry.id, service),
                 slots: plan::slots(&service.backends, &targets, &entry),
                 targets,
             });

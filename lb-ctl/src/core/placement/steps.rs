@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{NO_TARGET, Service, ServiceKey, Slot, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName};
 
-use super::Placement;
+use super::{Placement, allowing};
 use crate::core::{
     census::Census,
     plan::{Plan, PlannedService, PlannedTarget},
@@ -26,6 +26,10 @@ pub trait WriteTables {
     fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), Self::Error>;
     /// Removes an entry of the service table, if it is there.
     fn remove_service(&mut self, key: ServiceKey) -> Result<(), Self::Error>;
+    /// Allows the use of a restricted service from a prefix.
+    fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
+    /// No longer allows it from a prefix, if it did.
+    fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
     /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
     /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
@@ -81,10 +85,18 @@ impl Placement {
     ) -> Result<Moved, T::Error> {
         self.configured = plan.targets.iter().map(|target| target.id).collect();
         let mut moved = Moved::default();
+        let allowed = allowing::of(plan);
+        self.allow(&allowed, tables)?;
         for service in &plan.services {
             if self.services.contains_key(&service.key) {
                 move_slots(service, now, tables, &mut moved)?;
             } else {
+                // Of a service that had its id, and of whose removal an earlier run did not see the end.
+                let id = service.entry.id;
+                self.disallow(
+                    |prefix| prefix.service() == id && !allowed.contains(prefix),
+                    tables,
+                )?;
                 for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
                     tables.store_slot(index, Slot::untracked(target))?;
                 }
@@ -99,6 +111,7 @@ impl Placement {
             self.services.insert(service.key, service.entry);
         }
         self.remove_services(plan, tables)?;
+        self.disallow(|prefix| !allowed.contains(prefix), tables)?;
         Ok(moved)
     }
 

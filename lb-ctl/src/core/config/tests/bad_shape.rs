@@ -292,17 +292,16 @@ fn planned_features() {
         ),
         (
             &[6],
-            "port = 21050\nno_backend = \"reset\"\non_down = \"keep\"",
-            "7: service[impala].no_backend: `service.no_backend = \"reset\"` is not built yet in this version; use \"drop\"\n\
+            "port = 21050\nno_backend = \"refuse\"\non_down = \"keep\"",
+            "7: service[impala].no_backend: expected one of \"reset\", \"drop\", found \"refuse\"; use one of \"reset\", \"drop\"\n\
              8: service[impala].on_down: `service.on_down` is not built yet in this version; remove it",
         ),
         (
             &[6],
-            "port = 21050\nfailback = \"auto\"\nallow = []\nslow_start = \"60s\"\nmin_healthy = 0.5",
+            "port = 21050\nfailback = \"auto\"\nslow_start = \"60s\"\nmin_healthy = 0.5",
             "7: service[impala].failback: `service.failback` is not built yet in this version; remove it\n\
-             8: service[impala].allow: `service.allow` is not built yet in this version; remove it\n\
-             9: service[impala].slow_start: `service.slow_start` is not built yet in this version; remove it\n\
-             10: service[impala].min_healthy: `service.min_healthy` is not built yet in this version; remove it",
+             8: service[impala].slow_start: `service.slow_start` is not built yet in this version; remove it\n\
+             9: service[impala].min_healthy: `service.min_healthy` is not built yet in this version; remove it",
         ),
         (
             &[6],

@@ -355,11 +355,6 @@ fn conflicts() {
             "10: service[impala].backend[impala1].port: expected 21050, the service's port, found 21000; forward = \"dsr\" leaves the port in the packets as it is: remove the key",
         ),
         (
-            &[9],
-            "address = \"192.0.2.21\"\nweight = 0",
-            "10: service[impala].backend[impala1].weight: expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new flow has a place to go",
-        ),
-        (
             &[2],
             "interfaces = [\"eth0\"]\nmax_services = 4096",
             "3: datapath.max_services: expected slot tables of at most 1024 MiB in all, found max_services 4096 × slots_per_service 65537 × 8 bytes = 2048 MiB; lower one of the two",
@@ -430,7 +425,7 @@ name = "impala"
 [[service.backend]]
 address = "192.0.2.10"
 name = "impala1"
-weight = 0
+weight = 1001
 [[service]]
 name = "impala"
 vip = "192.0.2.10"
@@ -446,12 +441,59 @@ mod = "auto"
         errors.to_string(),
         "/etc/lb.toml:3: service[impala].port: expected an integer from 1 to 65535, found the integer 0; write the port of the service, 21050 for HiveServer2\n\
          /etc/lb.toml:7: service[impala].backend[impala1].address: expected the backend's own address, found 192.0.2.10, the VIP on line 4; write the address under which the balancer reaches the machine itself\n\
-         /etc/lb.toml:9: service[impala].backend[impala1].weight: expected a weight above 0 for at least one backend of the service, found only 0; raise one, or no new flow has a place to go\n\
+         /etc/lb.toml:9: service[impala].backend[impala1].weight: expected an integer from 0 to 1000, found the integer 1001; weights are shares, relative to the other backends of the service\n\
          /etc/lb.toml:10: service[impala].backend: expected at least one table, found none; add [[service.backend]]\n\
          /etc/lb.toml:11: service[impala].name: expected a name that no other service has, found \"impala\" a second time (first on line 5); rename one\n\
          /etc/lb.toml:14: service[impala].balance: `service.balance = \"load\"` is not built yet in this version; use \"hash\"\n\
          /etc/lb.toml:16: datapath.interfaces[#2]: expected each interface once, found \"eth0\" a second time (first on line 16); remove one\n\
          /etc/lb.toml:17: datapath.mod: expected a key of [datapath], found \"mod\"; did you mean `mode`?\n\
          /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"
+    );
+}
+
+#[test]
+fn unusable_prefixes() {
+    check_refusals(&[
+        (
+            &[6],
+            "port = 21050\nallow = []",
+            "7: service[impala].allow: expected an array that is not empty, found an empty array; leave the key out to allow everybody",
+        ),
+        (
+            &[6],
+            "port = 21050\nallow = [\"10.1.0.0/16\", \"10.0.0.1/8\", 10]",
+            "7: service[impala].allow[#2]: expected a prefix, found \"10.0.0.1/8\", which has bits behind its first 8; write \"10.0.0.0/8\", or \"10.0.0.1/32\" for the one address\n\
+             7: service[impala].allow[#3]: expected a prefix as a string, found the integer 10; write it in quotes",
+        ),
+        (
+            &[6],
+            "port = 21050\nallow = [\"10.0.0.0/8\", \"2001:db8::/32\", \"10.0.0.0/8\"]",
+            "7: service[impala].allow[#2]: expected an IPv4 prefix, like the VIP 192.0.2.10 on line 5, found 2001:db8::/32; clients of the other family need a service of their own\n\
+             7: service[impala].allow[#3]: expected each prefix once, found 10.0.0.0/8 a second time (first on line 7); remove one",
+        ),
+    ]);
+}
+
+#[test]
+fn more_prefixes_than_there_is_room_for_are_refused() {
+    let prefixes: Vec<String> = (0..=65_536u32)
+        .map(|number| {
+            format!(
+                "\"{}/24\"",
+                std::net::Ipv4Addr::from_bits((10 << 24) + (number << 8))
+            )
+        })
+        .collect();
+    let text = |count: usize| {
+        MINIMAL.replace(
+            "port = 21050\n",
+            &format!("port = 21050\nallow = [{}]\n", prefixes[..count].join(",")),
+        )
+    };
+    assert!(parse("lb.toml", &text(65_536), &host()).is_ok());
+    let errors = parse("lb.toml", &text(65_537), &host()).expect_err("accepted");
+    assert_eq!(
+        errors.to_string(),
+        "lb.toml:7: service[impala].allow[#65537]: expected no more than 65536 prefixes in all services, found more; join some to shorter ones"
     );
 }

@@ -46,7 +46,8 @@ fn absent_keys_have_their_defaults() {
             forward: Forward::Dsr,
             affinity: Affinity::None,
             balance: Balance::Hash,
-            no_backend: NoBackend::Drop,
+            no_backend: NoBackend::Reset,
+            allow: Vec::new(),
             check: Check {
                 kind: CheckKind::None,
             },
@@ -89,6 +90,7 @@ fn written_keys_are_taken() {
         affinity = "none"
         balance = "hash"
         no_backend = "drop"
+        allow = ["10.0.0.0/8", "192.0.2.7/32"]
         check = { type = "none" }
         backend = [
             { name = "a", address = "10.0.0.2", port = 21050, weight = 1000, tier = 0 },
@@ -147,9 +149,21 @@ fn written_keys_are_taken() {
     assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
     assert_eq!(
         hs2.backends[1].address_origin,
-        origin(26, "service[impala_hs2].backend[b].address")
+        origin(27, "service[impala_hs2].backend[b].address")
     );
+    let allowed: Vec<String> = hs2.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allowed, ["10.0.0.0/8", "192.0.2.7/32"]);
     assert_eq!(http.backends[0].port, 28000);
+    assert_eq!(
+        (hs2.no_backend, http.no_backend),
+        (NoBackend::Drop, NoBackend::Reset)
+    );
+}
+
+#[test]
+fn all_backends_may_be_out_of_service() {
+    let config = accept(&MINIMAL.replace("name = \"impala1\"\n", "name = \"impala1\"\nweight = 0\n"));
+    assert_eq!(config.services[0].backends[0].weight, 0);
 }
 
 #[test]

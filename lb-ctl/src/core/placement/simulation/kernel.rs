@@ -1,7 +1,7 @@
 //! The kernel's tables in memory, written by the controller as the real ones are.
 
 use lb_common::{
-    layout::{Node, Service, ServiceKey, Slot, Target, TargetName},
+    layout::{AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
     testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
 };
 
@@ -12,18 +12,18 @@ use crate::core::{
 };
 
 /// The kernel, as far as the controller sees it.
-pub(super) struct Kernel {
-    pub(super) tables: HostTables,
-    pub(super) names: Vec<TargetName>,
+pub(in crate::core::placement) struct Kernel {
+    pub(in crate::core::placement) tables: HostTables,
+    pub(in crate::core::placement) names: Vec<TargetName>,
     /// After how many more writes the controller is killed.
-    pub(super) writes_left: Option<u32>,
+    pub(in crate::core::placement) writes_left: Option<u32>,
 }
 
 #[derive(Debug)]
-pub(super) struct Killed;
+pub(in crate::core::placement) struct Killed;
 
 impl Kernel {
-    pub(super) fn new() -> Self {
+    pub(in crate::core::placement) fn new() -> Self {
         let mut tables = HostTables::default();
         tables.slots = vec![0; (SLOTS * MAX_SERVICES) as usize];
         tables.targets = vec![Target::default(); MAX_BACKENDS as usize + 1];
@@ -47,7 +47,7 @@ impl Kernel {
         }
     }
 
-    pub(super) fn found(&self) -> Found {
+    pub(in crate::core::placement) fn found(&self) -> Found {
         let names = (0..).zip(&self.names).filter(|(_, name)| name.name().is_some());
         Found {
             services: self
@@ -56,11 +56,12 @@ impl Kernel {
                 .iter()
                 .map(|(key, service)| (*key, *service))
                 .collect(),
+            allowed: self.tables.allowed.iter().copied().collect(),
             names: names.map(|(id, name)| (id, *name)).collect(),
         }
     }
 
-    pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
+    pub(in crate::core::placement) fn services(&self) -> impl Iterator<Item = &Service> {
         self.tables
             .services
             .iter()
@@ -68,7 +69,7 @@ impl Kernel {
             .map(|(_, service)| service)
     }
 
-    pub(super) fn load(&self, index: u32) -> Slot {
+    pub(in crate::core::placement) fn load(&self, index: u32) -> Slot {
         Slot::from_bits(self.tables.slots[index as usize])
     }
 
@@ -113,6 +114,18 @@ impl WriteTables for Kernel {
     fn remove_service(&mut self, key: ServiceKey) -> Result<(), Killed> {
         self.write()?;
         self.tables.services.remove(&key);
+        Ok(())
+    }
+
+    fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Killed> {
+        self.write()?;
+        self.tables.allowed.insert(*prefix);
+        Ok(())
+    }
+
+    fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Killed> {
+        self.write()?;
+        self.tables.allowed.remove(prefix);
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 
 mod clients;
 mod configuration;
-mod kernel;
+pub(super) mod kernel;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,10 +26,10 @@ use configuration::{configuration, service_address};
 use kernel::Kernel;
 
 /// Few, so that ports share them: the worst case for the rule.
-const SLOTS: u32 = 7;
-const MAX_SERVICES: u32 = 3;
+pub(super) const SLOTS: u32 = 7;
+pub(super) const MAX_SERVICES: u32 = 3;
 /// Tight: what is leaving makes room scarce.
-const MAX_BACKENDS: u32 = 9;
+pub(super) const MAX_BACKENDS: u32 = 9;
 /// Room for established records.
 const ROOM: u16 = 10;
 const PORTS: u16 = 8;

@@ -1,4 +1,8 @@
-//! What forwarding changes in a packet.
+//! What forwarding changes in a packet, and what is answered instead.
+
+mod reset;
+
+pub use reset::reset;
 
 use crate::{layout::Target, packet::PacketMut};
 
