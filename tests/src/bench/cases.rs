@@ -53,11 +53,7 @@ const FLOWS: [u32; 5] = [1, 1 << 10, 1 << 14, 1 << 17, 1 << 20];
 /// Number of flows where only the path is of interest.
 const SOME_FLOWS: u32 = 1 << 10;
 /// Number of flows that is more than some tables hold.
-pub const MANY_FLOWS: u32 = 1 << 20;
-/// How many records the tables hold by default: as many flows of either family as there are in any case with fewer flows.
-pub(super) const DEFAULT_RECORDS: u32 = 2 << 17;
-/// Records for many flows of either family, and some that the kernel keeps for each CPU to itself.
-pub(super) const MANY_RECORDS: u32 = 2 * MANY_FLOWS + MANY_FLOWS / 32;
+const MANY_FLOWS: u32 = 1 << 20;
 /// The first sequence number of the flows that are opened.
 const SEQUENCE: u32 = 1000;
 

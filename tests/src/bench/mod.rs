@@ -13,6 +13,7 @@ mod statistics;
 mod subject;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -56,21 +57,26 @@ pub fn run(options: &Options) -> Result<()> {
         cases.retain(|case| case.to_string().contains(only));
         ensure!(!cases.is_empty(), "no case has \"{only}\" in its name");
     }
-    // Tables of the default sizes for what they can hold: larger ones are slower, whatever they hold.
-    let mut default = Bench::load(cases::DEFAULT_RECORDS)?;
-    let mut large = Bench::load(cases::MANY_RECORDS)?;
+    // Each number of flows has tables of its own, so that those hold no records but of so many flows.
+    let mut benches = BTreeMap::new();
     for case in &cases {
-        chosen(case, &mut default, &mut large).check(case)?;
+        if !benches.contains_key(&case.flows) {
+            benches.insert(case.flows, Bench::load(case.flows)?);
+        }
+    }
+    for case in &cases {
+        of(case, &mut benches)?.check(case)?;
     }
     // After everything that may run elsewhere.
     stay_on_one_cpu()?;
     let mut samples = vec![Vec::new(); cases.len()];
     for round in 0..options.rounds {
         for (case, samples) in cases.iter().zip(&mut samples) {
-            samples.push(chosen(case, &mut default, &mut large).sample(case, round)?);
+            samples.push(of(case, &mut benches)?.sample(case, round)?);
         }
     }
-    let instructions = default.instructions()?;
+    let (_, any) = benches.first_key_value().context("there are no cases")?;
+    let instructions = any.instructions()?;
     let figures: Vec<_> = cases
         .iter()
         .zip(&samples)
@@ -84,19 +90,17 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// The one of two benches whose tables a case needs.
-const fn chosen<'a>(case: &Case, default: &'a mut Bench, large: &'a mut Bench) -> &'a mut Bench {
-    if case.flows == cases::MANY_FLOWS {
-        large
-    } else {
-        default
-    }
+/// The bench whose tables are for a case.
+fn of<'a>(case: &Case, benches: &'a mut BTreeMap<u32, Bench>) -> Result<&'a mut Bench> {
+    benches
+        .get_mut(&case.flows)
+        .with_context(|| format!("{case}: there are no tables for so many flows"))
 }
 
 impl Bench {
-    /// Loads the balancer's program with room for so many records, fills its other tables, and loads the harness around it.
-    pub fn load(records: u32) -> Result<Self> {
-        let subject = Subject::load(records)?;
+    /// Loads the balancer's program, fills its tables, and loads the harness around it. For cases of at most so many flows.
+    pub fn load(flows: u32) -> Result<Self> {
+        let subject = Subject::load(flows)?;
         let harness = Harness::around(subject.datapath.program()?.fd()?)?;
         Ok(Self { subject, harness })
     }

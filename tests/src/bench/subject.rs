@@ -37,8 +37,8 @@ pub(super) struct Counts {
 }
 
 impl Subject {
-    /// Loads the program with tables of the default sizes, except that there is room for so many records.
-    pub(super) fn load(records: u32) -> Result<Self> {
+    /// Loads the program with tables of the default sizes, or larger ones if so many flows of either address family need them.
+    pub(super) fn load(flows: u32) -> Result<Self> {
         let host = HostDefaults {
             node_name: "bench".to_owned(),
         };
@@ -51,7 +51,7 @@ impl Subject {
             }
         }
         let mut sizes = Sizes::of(&config.datapath);
-        sizes.flows = records;
+        sizes.flows = sizes.flows.max(2 * flows);
         let mut datapath = Datapath::load(sizes)?;
         placement.introduce(&plan, &mut datapath)?;
         for target in &plan.targets {
