@@ -18,6 +18,8 @@ const DSR: SocketAddr = SocketAddr::new(VIP, 21050);
 const DSR6: SocketAddr = SocketAddr::new(VIP6, 21050);
 /// A service whose backends are all down.
 const ALL_DOWN: SocketAddr = SocketAddr::new(VIP, 21051);
+/// A service that tells clients so.
+const RESETS: SocketAddr = SocketAddr::new(VIP, 21055);
 /// An address and port of this host that have no service.
 const NO_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 22);
 /// The first flow's client; the others count up from it, in the network that RFC 2544 sets aside for benchmarks.
@@ -37,7 +39,7 @@ const OLD6: SocketAddr = SocketAddr::new(VIP6, 21053);
 const OPENING: SocketAddr = SocketAddr::new(VIP, 21054);
 
 /// The services that the tables have to hold.
-pub(super) const SERVICES: [Service; 8] = [
+pub(super) const SERVICES: [Service; 9] = [
     service(DSR6, Slots::Settled),
     service(DSR, Slots::Settled),
     service(ALL_DOWN, Slots::Empty),
@@ -46,6 +48,10 @@ pub(super) const SERVICES: [Service; 8] = [
     service(OLD6, Slots::Moved),
     service(OLD, Slots::Moved),
     service(OPENING, Slots::Moved),
+    Service {
+        options: "no_backend = \"reset\"",
+        ..service(RESETS, Slots::Empty)
+    },
 ];
 
 /// Numbers of flows: one, and what fits the first, second and third level of a CPU's cache, and none.
@@ -62,6 +68,8 @@ const SEQUENCE: u32 = 1000;
 pub(super) struct Service {
     pub(super) address: SocketAddr,
     pub(super) slots: Slots,
+    /// A line of its configuration, beyond what all have.
+    pub(super) options: &'static str,
 }
 
 /// What the slots of a service are filled with.
@@ -76,7 +84,11 @@ pub(super) enum Slots {
 }
 
 const fn service(address: SocketAddr, slots: Slots) -> Service {
-    Service { address, slots }
+    Service {
+        address,
+        slots,
+        options: "no_backend = \"drop\"",
+    }
 }
 
 /// One row of the table.
@@ -116,6 +128,8 @@ pub enum Fate {
     Pass,
     /// It is dropped and counted.
     Drop(Counter),
+    /// It is answered and counted.
+    Answer(Counter),
     /// It goes to the backend that the service's table names.
     Forward {
         /// The service.
@@ -131,7 +145,7 @@ impl Fate {
         match self {
             Self::Pass => XDP_PASS,
             Self::Drop(_) => XDP_DROP,
-            Self::Forward { .. } => XDP_TX,
+            Self::Answer(_) | Self::Forward { .. } => XDP_TX,
         }
     }
 
@@ -139,7 +153,7 @@ impl Fate {
     pub(super) const fn counted(self) -> u64 {
         match self {
             Self::Pass => 0,
-            Self::Drop(_) | Self::Forward { .. } => 1,
+            Self::Drop(_) | Self::Answer(_) | Self::Forward { .. } => 1,
         }
     }
 }
@@ -211,7 +225,7 @@ fn opening() -> [Case; 3] {
 }
 
 /// Packets that do not come as far as a slot's backend.
-fn exceptional() -> [Case; 5] {
+fn exceptional() -> [Case; 6] {
     let to_dsr = || Frame::new(CLIENT, DSR);
     let ipv4 = |mode, frame: Frame, flows, fate| without_slots(mode, Some(4), tcp(&frame, 4, flows), fate);
     [
@@ -223,6 +237,12 @@ fn exceptional() -> [Case; 5] {
             Frame::new(CLIENT, ALL_DOWN),
             SOME_FLOWS,
             Fate::Drop(Counter::DropNoBackend),
+        ),
+        ipv4(
+            "reset",
+            Frame::new(CLIENT, RESETS),
+            SOME_FLOWS,
+            Fate::Answer(Counter::ResetSent),
         ),
         ipv4(
             "drop-fragment",

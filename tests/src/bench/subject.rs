@@ -208,7 +208,8 @@ fn configuration() -> Result<String> {
         };
         writeln!(
             text,
-            "[[service]]\nname = \"service{family}-{port}\"\nvip = \"{vip}\"\nport = {port}\nno_backend = \"drop\""
+            "[[service]]\nname = \"service{family}-{port}\"\nvip = \"{vip}\"\nport = {port}\n{}",
+            service.options
         )?;
         for backend in 1..=BACKENDS {
             writeln!(
