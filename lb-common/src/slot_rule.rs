@@ -171,8 +171,8 @@ fn settled_used(slot: Slot, now: u32, remember: impl FnOnce(Effect)) {
 
 /// What a packet other than a SYN does to its slot, and to the note of its flow, when it has no record.
 ///
-/// The table of notes is looked at for few packets, and written to for fewer: for the first one of a slot in each tick, which finds all
-/// flows that are seldom heard of; for those whose [turn](has_its_turn) it is, which finds the others; and for the last ones.
+/// The table of notes is looked at for few packets, and written to for fewer: for the first one of a slot in each tick, which finds
+/// nearly all flows that are seldom heard of; for those whose [turn](has_its_turn) it is, which finds the busy ones; and for the last ones.
 /// However many flows and packets there are, this bounds what notes cost.
 #[inline(always)]
 fn settled_used_by(

@@ -16,8 +16,9 @@ pub use segment::{Fault, Parsed, Segment, parse};
 /// between.
 #[inline(always)]
 const fn field<const M: usize, const N: usize>(header: &[u8; N], offset: usize) -> [u8; M] {
-    match header.split_at(offset).1.first_chunk() {
-        Some(field) => *field,
-        None => panic!("a field lies within its header"),
-    }
+    let Some(field) = header.split_at(offset).1.first_chunk() else {
+        // A field lies within its header.
+        unreachable!()
+    };
+    *field
 }

@@ -13,7 +13,7 @@ mod statistics;
 mod subject;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -60,8 +60,8 @@ pub fn run(options: &Options) -> Result<()> {
     // Each number of flows has tables of its own, so that those hold no records but of so many flows.
     let mut benches = BTreeMap::new();
     for case in &cases {
-        if !benches.contains_key(&case.flows) {
-            benches.insert(case.flows, Bench::load(case.flows)?);
+        if let Entry::Vacant(place) = benches.entry(case.flows) {
+            place.insert(Bench::load(case.flows)?);
         }
     }
     for case in &cases {
