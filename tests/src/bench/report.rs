@@ -156,11 +156,11 @@ pub(super) fn print_tables(tables: &[TableFigures], ring: &RingFigures) {
     }
     let total: u64 = tables.iter().map(|table| table.bytes).sum();
     println!(
-        "{:<18} {:>9} {:>12}, {:.1} MB\n",
+        "{:<18} {:>9} {:>12}, {} MB\n",
         "all",
         "",
         total,
-        total as f64 / 1e6
+        total.div_ceil(1_000_000)
     );
     println!(
         "{:.0} us to move all {} slots of a ring: median of {} runs, spread {:.0} us.",
