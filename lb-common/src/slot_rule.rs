@@ -8,8 +8,8 @@
 //!   continued, so it cannot pull a live connection to another target.
 //! - An established record in use decides alone. One that is closing, or idle for a minute, gives way to a new connection
 //!   between the same ports, once that has proved itself by its number.
-//! - Whatever has no record goes to `settled`. So that operators see who still lives there, it is *noted*: by some of
-//!   its packets, and nothing is ever decided by it.
+//! - Whatever has no record goes to `settled`. So that operators see who still lives there, it is *noted*: once a tick, SYNs
+//!   not, and nothing is ever decided by it.
 //!
 //! What it cannot tell: a SYN that was forwarded before its slot was tracked left no record. If it is sent again after the
 //! slot has moved, while the first answer is on its way, two targets answer, and the client is reset once it continues
@@ -162,18 +162,18 @@ fn seen(event: Event, record: &FlowRecord, now: u32, remember: impl FnOnce(Effec
 
 /// What a packet without a record does to its slot.
 #[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the slot keeps the time modulo 2^16"
+)]
 fn settled_used(slot: Slot, now: u32, remember: impl FnOnce(Effect)) {
     // Most packets come in the same tick as the one before. Written once, the slot's cache line stays shared.
-    if is_first_in_tick(slot, now) {
+    if slot.settled_seen != now as u16 {
         remember(Effect::SettledUsed);
     }
 }
 
 /// What a packet other than a SYN does to its slot, and to the note of its flow, when it has no record.
-///
-/// The table of notes is looked at for few packets, and written to for fewer: for the first one of a slot in each tick, which finds
-/// nearly all flows that are seldom heard of; for those whose [turn](has_its_turn) it is, which finds the busy ones; and for the last ones.
-/// However many flows and packets there are, this bounds what notes cost.
 #[inline(always)]
 fn settled_used_by(
     event: Event,
@@ -183,8 +183,7 @@ fn settled_used_by(
     records: &impl Records,
     remember: impl FnOnce(Effect),
 ) {
-    let is_looked_at = is_first_in_tick(slot, now) || has_its_turn(key, now) || event.closes;
-    if is_looked_at && is_worth_a_note(event, slot.settled, records.settled_flow(key), now) {
+    if is_worth_a_note(event, slot.settled, records.settled_flow(key), now) {
         remember(Effect::Noted(SettledFlow {
             target: slot.settled,
             closing: u16::from(event.closes),
@@ -193,23 +192,6 @@ fn settled_used_by(
     } else {
         settled_used(slot, now, remember);
     }
-}
-
-/// Whether the settled path of a slot has not been used before in this tick, as far as the slot knows.
-#[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the slot keeps the time modulo 2^16"
-)]
-const fn is_first_in_tick(slot: Slot, now: u32) -> bool {
-    slot.settled_seen != now as u16
-}
-
-/// Whether a flow is to be noted though its slot has been used in this tick: about once a minute.
-#[inline(always)]
-const fn has_its_turn(key: &FlowKey, now: u32) -> bool {
-    const TURNS: u32 = 64;
-    (now ^ key.client_port() as u32).is_multiple_of(TURNS)
 }
 
 /// Whether a packet on the settled path, to `target`, tells more than what has been noted of its flow.
@@ -409,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_on_the_settled_path_is_noted_at_most_once_a_tick_and_its_end_stays_noted() {
+    fn a_flow_on_the_settled_path_is_noted_once_a_tick_and_its_end_stays_noted() {
         let end = Event {
             closes: true,
             ..data(5)
@@ -435,27 +417,6 @@ mod tests {
             ..note(NOW, 0)
         };
         assert_eq!(after(elsewhere, data(5)), Effect::Noted(note(NOW, 0)));
-    }
-
-    #[test]
-    fn in_a_slot_that_is_in_use_a_flow_is_noted_when_it_has_its_turn_or_ends() {
-        let slot = Slot {
-            settled_seen: 500,
-            ..SLOT
-        };
-        let effect = |port, event| {
-            let key = FlowKey::new(Address::v4([10, 0, 0, 1]), port, 7);
-            choose(event, slot, &key, &tables()).effect
-        };
-        let turns = (0..128).filter(|&port| effect(port, data(5)) == Effect::Noted(note(NOW, 0)));
-        assert_eq!(turns.count(), 2, "two of 128 ports have their turn");
-        let others = (0..128).filter(|&port| effect(port, data(5)) == Effect::Nothing);
-        assert_eq!(others.count(), 126);
-        let end = Event {
-            closes: true,
-            ..data(5)
-        };
-        assert!((0..128).all(|port| effect(port, end) == Effect::Noted(note(NOW, 1))));
     }
 
     #[test]

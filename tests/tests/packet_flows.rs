@@ -108,24 +108,8 @@ impl Twins {
             output.frame, expected,
             "port {port}, flags {flags:#x}, sequence {sequence}"
         );
-        if ticks() != self.host.now {
-            self.follow_notes(port);
-        }
         self.compare(port);
         target
-    }
-
-    /// Has the host take over what the kernel has noted: with another time, other packets leave a note.
-    fn follow_notes(&mut self, port: u16) {
-        for index in self.slots() {
-            let slot = self.kernel.slot(index).unwrap();
-            self.host.slots[index as usize] = slot.to_bits();
-        }
-        let key = self.key(port);
-        match self.kernel.settled_flow(key).unwrap() {
-            Some(note) => self.host.settled_flows.insert(key, note),
-            None => self.host.settled_flows.remove(&key),
-        };
     }
 
     /// Sends an ICMP error about a flow through both, which must agree. Returns the target, if it was forwarded.
