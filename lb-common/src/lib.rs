@@ -13,6 +13,7 @@ extern crate std;
 pub mod address;
 pub mod clock;
 pub mod counter;
+pub mod decapsulate;
 pub mod decision;
 pub mod flood;
 pub mod forward;

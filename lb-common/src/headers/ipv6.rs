@@ -16,6 +16,15 @@ pub mod extension {
     pub const FRAGMENT: u8 = 44;
     /// Options for the destination.
     pub const DESTINATION_OPTIONS: u8 = 60;
+
+    /// Whether TCP can follow, now or behind another extension header, when an extension header names this as the next.
+    #[inline(always)]
+    pub const fn may_precede_tcp(next: u8) -> bool {
+        matches!(
+            next,
+            crate::headers::tcp::PROTOCOL | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+        )
+    }
 }
 
 /// The fixed 40 bytes of a header, as on the wire.
@@ -33,6 +42,12 @@ impl Header {
     #[inline(always)]
     pub const fn is_well_formed(&self) -> bool {
         self.0[0] >> 4 == 6
+    }
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn class(&self) -> u8 {
+        self.0[0] << 4 | self.0[1] >> 4
     }
 
     /// Length of what follows this header, in bytes. 0 in a jumbogram, which TCP over Ethernet does not use.
@@ -58,4 +73,33 @@ impl Header {
     pub const fn destination(&self) -> Address {
         Address::v6(field(&self.0, 24))
     }
+}
+
+/// A header of our own, in words of host byte order.
+///
+/// `class` is DSCP and ECN; `label` has 20 bits; `length` is that of what follows in bytes; the addresses are words of host
+/// byte order.
+#[inline(always)]
+pub const fn header_words(
+    class: u8,
+    label: u32,
+    length: u16,
+    next_header: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+) -> [u32; 10] {
+    let [a, b, c, d] = source;
+    let [first, second, third, fourth] = destination;
+    [
+        6 << 28 | (class as u32) << 20 | label,
+        (length as u32) << 16 | (next_header as u32) << 8 | super::HOP_LIMIT as u32,
+        a,
+        b,
+        c,
+        d,
+        first,
+        second,
+        third,
+        fourth,
+    ]
 }

@@ -9,8 +9,10 @@
 )]
 
 pub mod cases;
+pub mod endpoint;
 pub mod frame;
 pub mod icmp;
+pub mod opened;
 pub mod tables;
 
 pub use cases::{Case, Outcome, cases};

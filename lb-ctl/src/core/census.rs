@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    hash,
+    clock, hash,
     layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
 
@@ -15,9 +15,13 @@ use super::slot_moves::Named;
 /// After how many ticks a half-open record is over: a minute. A client sends its SYN again sooner.
 pub const HALF_OPEN_TIMEOUT: u32 = 56;
 
-/// After how many ticks without a packet the record of a closing connection is over: two minutes, in which the last
-/// segments have been sent again or never will be.
-pub const CLOSING_TIMEOUT: u32 = 112;
+/// After how many ticks without a packet the record of a closing connection is over: eleven minutes. Its last segments take two.
+/// But anybody can forge a FIN or RST that both ends ignore (RFC 5961), and an idle Impala client speaks, by TCP's keepalive,
+/// every ten.
+pub const CLOSING_TIMEOUT: u32 = 620;
+
+/// The same while records run short: two minutes.
+pub const CLOSING_TIMEOUT_IN_NEED: u32 = 112;
 
 /// Records run short above this fill, in percent, …
 const SHORT_ABOVE: u64 = 90;
@@ -59,6 +63,7 @@ impl Record {
 pub struct Census {
     now: u32,
     idle_timeout: u32,
+    closing_timeout: u32,
     reset: BTreeSet<u16>,
     services: BTreeMap<u16, Region>,
     flows: BTreeMap<u16, u64>,
@@ -75,10 +80,11 @@ struct Region {
 
 impl Census {
     /// A pass that begins now (in ticks) over the records of these services. `idle_timeout` is in ticks; `reset` are the
-    /// targets whose flows are to be reset, that is, forgotten.
+    /// targets whose flows are to be reset, that is, forgotten. While records run `short`, closing ones are over sooner.
     pub fn new(
         now: u32,
         idle_timeout: u32,
+        short: bool,
         services: impl IntoIterator<Item = Service>,
         reset: BTreeSet<u16>,
     ) -> Self {
@@ -89,6 +95,11 @@ impl Census {
         Self {
             now,
             idle_timeout,
+            closing_timeout: if short {
+                CLOSING_TIMEOUT_IN_NEED
+            } else {
+                CLOSING_TIMEOUT
+            },
             reset,
             services: services.into_iter().map(region).collect(),
             flows: BTreeMap::new(),
@@ -111,7 +122,7 @@ impl Census {
             Record::HalfOpen(record) => self.age(record.opened) > HALF_OPEN_TIMEOUT,
             Record::Established(record) => {
                 let age = self.age(record.last_seen);
-                age > self.idle_timeout || record.closing != 0 && age > CLOSING_TIMEOUT
+                age > self.idle_timeout || record.closing != 0 && age > self.closing_timeout
             }
         };
         is_old
@@ -178,10 +189,9 @@ impl Census {
         self.established
     }
 
-    /// The ticks since a time. A packet may have come since the pass began, and have stored a later time.
-    fn age(&self, then: u32) -> u32 {
-        let age = self.now.wrapping_sub(then);
-        if age > u32::MAX / 2 { 0 } else { age }
+    /// The ticks since a time; 0 for packets that have come since the pass began.
+    const fn age(&self, then: u32) -> u32 {
+        clock::since(self.now, then)
     }
 }
 
@@ -231,7 +241,7 @@ mod tests {
     fn census(every_flow: bool) -> Census {
         let flags = if every_flow { flag::AFFINE } else { 0 };
         let service = Service { flags, ..service(3) };
-        Census::new(NOW, IDLE, [service], BTreeSet::from([9]))
+        Census::new(NOW, IDLE, false, [service], BTreeSet::from([9]))
     }
 
     fn key(service: u16) -> FlowKey {

@@ -16,6 +16,10 @@ const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10
 const DSR: SocketAddr = SocketAddr::new(VIP, 21050);
 /// The same over IPv6.
 const DSR6: SocketAddr = SocketAddr::new(VIP6, 21050);
+/// A service in mode `ipip`.
+const IPIP: SocketAddr = SocketAddr::new(VIP, 21056);
+/// The same over IPv6.
+const IPIP6: SocketAddr = SocketAddr::new(VIP6, 21056);
 /// A service whose backends are all down.
 const ALL_DOWN: SocketAddr = SocketAddr::new(VIP, 21051);
 /// A service that tells clients so.
@@ -39,9 +43,11 @@ const OLD6: SocketAddr = SocketAddr::new(VIP6, 21053);
 const OPENING: SocketAddr = SocketAddr::new(VIP, 21054);
 
 /// The services that the tables have to hold.
-pub(super) const SERVICES: [Service; 9] = [
+pub(super) const SERVICES: [Service; 11] = [
     service(DSR6, Slots::Settled),
     service(DSR, Slots::Settled),
+    tunnel(IPIP6),
+    tunnel(IPIP),
     service(ALL_DOWN, Slots::Empty),
     service(MOVED6, Slots::Moved),
     service(MOVED, Slots::Moved),
@@ -88,6 +94,13 @@ const fn service(address: SocketAddr, slots: Slots) -> Service {
         address,
         slots,
         options: "no_backend = \"drop\"",
+    }
+}
+
+const fn tunnel(address: SocketAddr) -> Service {
+    Service {
+        options: "forward = \"ipip\"",
+        ..service(address, Slots::Settled)
     }
 }
 
@@ -161,7 +174,8 @@ impl Fate {
 /// All rows.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
-    cases.extend(untracked());
+    cases.extend(untracked("dsr", DSR, DSR6));
+    cases.extend(untracked("ipip", IPIP, IPIP6));
     cases.extend(tracked());
     cases.extend(unrecorded());
     cases.extend(opening());
@@ -170,12 +184,12 @@ pub fn all() -> Vec<Case> {
 }
 
 /// Established connections in untracked slots.
-fn untracked() -> impl Iterator<Item = Case> {
-    families(DSR, DSR6).flat_map(|(family, client, service)| {
+fn untracked(mode: &'static str, four: SocketAddr, six: SocketAddr) -> impl Iterator<Item = Case> {
+    families(four, six).flat_map(move |(family, client, service)| {
         let frame = Frame::new(client, service);
         FLOWS.map(|flows| {
             let fate = to(service, false);
-            with_slots("dsr", family, SlotState::Untracked, flows, &frame, fate)
+            with_slots(mode, family, SlotState::Untracked, flows, &frame, fate)
         })
     })
 }
