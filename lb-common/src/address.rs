@@ -31,14 +31,12 @@ impl Address {
     /// An IPv6 address.
     #[inline(always)]
     pub const fn v6(octets: [u8; 16]) -> Self {
-        let ([a, b, c, d], []) = octets.as_chunks() else {
-            unreachable!()
-        };
+        let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3] = octets;
         Self([
-            u32::from_ne_bytes(*a),
-            u32::from_ne_bytes(*b),
-            u32::from_ne_bytes(*c),
-            u32::from_ne_bytes(*d),
+            u32::from_ne_bytes([a0, a1, a2, a3]),
+            u32::from_ne_bytes([b0, b1, b2, b3]),
+            u32::from_ne_bytes([c0, c1, c2, c3]),
+            u32::from_ne_bytes([d0, d1, d2, d3]),
         ])
     }
 

@@ -1,6 +1,6 @@
 //! IPv4, RFC 791.
 
-use super::{checksum::Sum, field};
+use super::checksum::Sum;
 use crate::address::Address;
 
 /// Length of a header without options, in bytes.
@@ -44,20 +44,20 @@ impl Header {
     /// Length of the packet from the first byte of this header, in bytes.
     #[inline(always)]
     pub const fn total_length(&self) -> usize {
-        u16::from_be_bytes(field(&self.0, 2)) as usize
+        u16::from_be_bytes([self.0[2], self.0[3]]) as usize
     }
 
     /// Whether this is a fragment, the first one included.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         const MORE_FRAGMENTS: u16 = 0x2000;
-        u16::from_be_bytes(field(&self.0, 6)) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
+        u16::from_be_bytes([self.0[6], self.0[7]]) & (MORE_FRAGMENTS | OFFSET_MASK) != 0
     }
 
     /// Where in its packet this fragment begins, in units of 8 bytes; 0 for the first one, and for what is none.
     #[inline(always)]
     pub const fn fragment_offset(&self) -> u16 {
-        u16::from_be_bytes(field(&self.0, 6)) & OFFSET_MASK
+        u16::from_be_bytes([self.0[6], self.0[7]]) & OFFSET_MASK
     }
 
     /// The protocol of the payload.
@@ -69,13 +69,13 @@ impl Header {
     /// The sender.
     #[inline(always)]
     pub const fn source(&self) -> Address {
-        Address::v4(field(&self.0, 12))
+        Address::v4([self.0[12], self.0[13], self.0[14], self.0[15]])
     }
 
     /// The receiver.
     #[inline(always)]
     pub const fn destination(&self) -> Address {
-        Address::v4(field(&self.0, 16))
+        Address::v4([self.0[16], self.0[17], self.0[18], self.0[19]])
     }
 }
 

@@ -1,6 +1,5 @@
 //! IPv6, RFC 8200.
 
-use super::field;
 use crate::address::Address;
 
 /// Length of the fixed header, in bytes.
@@ -53,7 +52,7 @@ impl Header {
     /// Length of what follows this header, in bytes. 0 in a jumbogram, which TCP over Ethernet does not use.
     #[inline(always)]
     pub const fn payload_length(&self) -> usize {
-        u16::from_be_bytes(field(&self.0, 4)) as usize
+        u16::from_be_bytes([self.0[4], self.0[5]]) as usize
     }
 
     /// The protocol of the payload, or the type of the extension header before it.
@@ -65,13 +64,13 @@ impl Header {
     /// The sender.
     #[inline(always)]
     pub const fn source(&self) -> Address {
-        Address::v6(field(&self.0, 8))
+        address(&self.0, 8)
     }
 
     /// The receiver.
     #[inline(always)]
     pub const fn destination(&self) -> Address {
-        Address::v6(field(&self.0, 24))
+        address(&self.0, 24)
     }
 }
 
@@ -102,4 +101,16 @@ pub const fn header_words(
         third,
         fourth,
     ]
+}
+
+/// The 16 bytes at `offset`, at most 24.
+#[inline(always)]
+const fn address(header: &[u8; HEADER_LENGTH], offset: usize) -> Address {
+    let mut octets = [0; 16];
+    let mut index = 0;
+    while index < 16 {
+        octets[index] = header[offset + index];
+        index += 1;
+    }
+    Address::v6(octets)
 }

@@ -1,7 +1,5 @@
 //! TCP, RFC 9293.
 
-use super::field;
-
 /// The protocol number of TCP, as assigned by IANA, for IPv4 and IPv6.
 pub const PROTOCOL: u8 = 6;
 
@@ -79,19 +77,19 @@ impl Header {
     /// The sender's port, host byte order.
     #[inline(always)]
     pub const fn source_port(&self) -> u16 {
-        u16::from_be_bytes(field(&self.0, 0))
+        u16::from_be_bytes([self.0[0], self.0[1]])
     }
 
     /// The receiver's port, host byte order.
     #[inline(always)]
     pub const fn destination_port(&self) -> u16 {
-        u16::from_be_bytes(field(&self.0, 2))
+        u16::from_be_bytes([self.0[2], self.0[3]])
     }
 
     /// The sequence number.
     #[inline(always)]
     pub const fn sequence(&self) -> u32 {
-        u32::from_be_bytes(field(&self.0, 4))
+        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
     }
 
     /// The acknowledgement number; means something only with the flag ACK.
