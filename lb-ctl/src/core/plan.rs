@@ -51,6 +51,17 @@ pub struct PlannedTarget {
     pub forwarding: Forwarding,
 }
 
+impl Plan {
+    /// Whether any service translates.
+    pub fn translates(&self) -> bool {
+        let flags = |service: &PlannedService| service.entry.flags;
+        self.services
+            .iter()
+            .map(flags)
+            .any(|flags| flags & flag::TRANSLATES != 0)
+    }
+}
+
 /// How packets reach a backend of a service with this mode.
 pub(super) fn forwarding(forward: Forward, backend: &Backend, datapath: &DatapathConfig) -> Forwarding {
     match forward {
@@ -80,7 +91,11 @@ pub(super) fn flags(service: &config::Service) -> u32 {
     } else {
         flag::RESTRICTED
     };
-    resets | restricted
+    let translates = match service.forward {
+        Forward::Nat => flag::TRANSLATES,
+        Forward::Dsr | Forward::Ipip => 0,
+    };
+    resets | restricted | translates
 }
 
 /// From where a service may be used, as the tables hold it; empty if from everywhere.

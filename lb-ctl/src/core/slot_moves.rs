@@ -55,14 +55,14 @@ pub fn moved(slot: Slot, target: u16, now: u32) -> Option<Slot> {
 
 /// What to store into a tracked slot once all its flows are on `current`; `None` as long as that is not certain.
 ///
-/// `named` is what its records name; `idle_timeout` is in ticks; `settled_is_reset` says that the settled target is down and
-/// its flows are to be reset, so that it does not matter whether there are any.
+/// `named` is what its records name; `idle_timeout` is in ticks; `settled_is_empty` says that no flow without a record matters on
+/// the settled target: each flow has one, or the target is down and its flows are to be reset.
 pub fn settled(
     slot: Slot,
     named: Named,
     now: u32,
     idle_timeout: u32,
-    settled_is_reset: bool,
+    settled_is_empty: bool,
 ) -> Option<Slot> {
     let recorded = match named {
         Named::Nothing => true,
@@ -71,7 +71,7 @@ pub fn settled(
     };
     let unrecorded = slot.settled == slot.current
         || slot.settled == NO_TARGET
-        || settled_is_reset
+        || settled_is_empty
         || idle(slot.settled_seen, now) > idle_timeout;
     (slot.tracked && recorded && unrecorded).then(|| Slot::untracked(slot.current))
 }

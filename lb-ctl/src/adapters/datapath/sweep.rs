@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use lb_common::layout::{FlowKey, FlowRecord, HalfOpen, Slot, map};
+use lb_common::{
+    layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Slot, map},
+    translation,
+};
 
 use super::{Datapath, DatapathError, find, hash_table::HashTable, slots::SlotTable};
 use crate::core::census::{Census, Record};
@@ -11,6 +14,8 @@ use crate::core::census::{Census, Record};
 pub struct Sweep {
     half_open: HashTable<FlowKey, HalfOpen>,
     flows: HashTable<FlowKey, FlowRecord>,
+    returns: HashTable<ReturnKey, Return>,
+    half_open_returns: HashTable<ReturnKey, Return>,
     slots: Arc<SlotTable>,
 }
 
@@ -20,6 +25,8 @@ impl Datapath {
         Ok(Sweep {
             half_open: HashTable::of(find(&self.ebpf, map::HALF_OPEN)?)?,
             flows: HashTable::of(find(&self.ebpf, map::FLOWS)?)?,
+            returns: HashTable::of(find(&self.ebpf, map::RETURNS)?)?,
+            half_open_returns: HashTable::of(find(&self.ebpf, map::HALF_OPEN_RETURNS)?)?,
             slots: Arc::clone(&self.slots),
         })
     }
@@ -32,7 +39,42 @@ impl Sweep {
         // In this order: see `core::census`.
         pass(&self.half_open, &self.slots, &mut census)?;
         pass(&self.flows, &self.slots, &mut census)?;
+        self.remove_orphans(&self.half_open_returns)?;
+        self.remove_orphans(&self.returns)?;
         Ok(census)
+    }
+
+    /// Deletes the ways back of connections that have no record any more: the pass has deleted it, it was evicted, or another
+    /// connection of the same client has taken its place.
+    ///
+    /// The program writes the way back of a half-open connection just before its record; while the connection becomes
+    /// established, one of its records is there all the time.
+    fn remove_orphans(&self, ways_back: &HashTable<ReturnKey, Return>) -> Result<(), DatapathError> {
+        ways_back.for_each(|key, way_back| {
+            if !self.is_needed(&key, &way_back)? {
+                // Where a table cannot be read, the way back stays.
+                ways_back.delete_if(&key, |way_back| {
+                    matches!(self.is_needed(&key, &way_back), Ok(false))
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether a record names a way back.
+    fn is_needed(&self, key: &ReturnKey, way_back: &Return) -> Result<bool, DatapathError> {
+        let flow = way_back.flow();
+        let names = |target, port| translation::is_way_back_of(key, way_back, target, port);
+        let established = || {
+            let record = self.flows.get(&flow)?;
+            Ok::<_, DatapathError>(record.is_some_and(|record| names(record.target, record.port)))
+        };
+        if established()? {
+            return Ok(true);
+        }
+        let half_open = self.half_open.get(&flow)?;
+        // It may have become established between the two looks.
+        Ok(half_open.is_some_and(|record| names(record.target, record.port)) || established()?)
     }
 }
 

@@ -8,7 +8,6 @@ pub(super) const PLANNED: &[&str] = &[
     HIGHER_TIERS,
     "node.state_dir",
     "http",
-    r#"service.forward = "nat""#,
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
     r#"service.balance = "load""#,

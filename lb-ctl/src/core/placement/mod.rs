@@ -15,7 +15,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
@@ -185,6 +185,12 @@ impl Placement {
     pub fn leaving(&self, service: u16) -> impl Iterator<Item = (u16, &TargetName)> {
         self.targets()
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
+    }
+
+    /// Whether a service in the table translates.
+    pub fn translates(&self) -> bool {
+        self.services()
+            .any(|service| service.flags & flag::TRANSLATES != 0)
     }
 
     /// The services in the table.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName, flag};
 
 use super::{Placement, allowing};
 use crate::core::{
@@ -175,8 +175,10 @@ impl Placement {
                     continue;
                 }
                 let named = census.named_in(service.id, slot);
-                let reset = census.is_reset(found.settled);
-                let settled = slot_moves::settled(found, named, census.now(), census.idle_timeout(), reset);
+                // Of a service that translates no connection is without a record.
+                let is_empty = census.is_reset(found.settled) || service.flags & flag::TRANSLATES != 0;
+                let settled =
+                    slot_moves::settled(found, named, census.now(), census.idle_timeout(), is_empty);
                 // A packet that has used the settled path since then keeps the slot from settling.
                 if let Some(settled) = settled
                     && tables.replace_slot(index, found, settled)?

@@ -214,12 +214,12 @@ fn unusable_values_of_services_and_backends() {
         (
             &[6],
             "port = 21050\nforward = \"dnat\"",
-            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", found \"dnat\"; use one of \"dsr\", \"ipip\"",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", \"nat\", found \"dnat\"; did you mean \"nat\"?",
         ),
         (
             &[6],
             "port = 21050\nforward = \"Dsr\"",
-            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", found \"Dsr\"; did you mean \"dsr\"?",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", \"nat\", found \"Dsr\"; did you mean \"dsr\"?",
         ),
         (
             &[9],
@@ -413,6 +413,28 @@ fn tables_that_are_too_small() {
         "lb.toml:15: service[http].backend[impala1]: expected no more backends in all services than datapath.max_backends = 1, found 2; raise it"
     );
     accept(&limited("max_services = 2\nmax_backends = 2"));
+}
+
+#[test]
+fn where_ports_are_translated_backends_may_share_an_address() {
+    let backends = |ports: [u16; 2]| {
+        let mut text = MINIMAL.replace("port = 21050", "port = 8006\nforward = \"nat\"");
+        writeln!(text, "port = {}", ports[0]).unwrap();
+        write!(
+            text,
+            "[[service.backend]]\nname = \"impala2\"\naddress = \"192.0.2.21\"\nport = {}\n",
+            ports[1]
+        )
+        .unwrap();
+        text
+    };
+    let config = accept(&backends([21050, 31050]));
+    let ports: Vec<u16> = config.services[0].backends.iter().map(|it| it.port).collect();
+    assert_eq!(ports, [21050, 31050]);
+    assert_eq!(
+        refuse(&backends([21050, 21050])),
+        "lb.toml:14: service[impala].backend[impala2].address: expected an address and port that no other backend of the service has, found 192.0.2.21:21050 a second time (first on line 10); change or remove one"
+    );
 }
 
 #[test]
