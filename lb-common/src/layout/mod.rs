@@ -260,6 +260,8 @@ pub mod map {
     pub const NODE: &str = "NODE";
     /// Hash of devices by interface index: where packets can be sent that do not leave on the interface they came in on.
     pub const DEVICES: &str = "DEVICES";
+    /// Array of one `u64`: what the clock showed last. The program's own.
+    pub const CLOCK: &str = "CLOCK";
     /// Array of one `u32`: not 0 while records are running short.
     pub const RECORDS_SHORT: &str = "RECORDS_SHORT";
     /// Memory-mapped array of [`Slot::to_bits`](super::Slot::to_bits), each service's slots in one piece.
