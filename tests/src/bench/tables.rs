@@ -13,7 +13,7 @@ use aya::maps::MapInfo;
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use lb_ctl::core::config::{self, Config, HostDefaults};
 use lb_ctl::core::placement::Placement;
-use lb_ctl::core::plan::{Plan, PlannedService};
+use lb_ctl::core::plan::{Plan, PlannedService, Shares};
 
 use super::report::{self, RingFigures, TableFigures};
 use super::statistics::Quartiles;
@@ -49,7 +49,7 @@ pub fn run(options: Options) -> Result<()> {
 fn memory() -> Result<Vec<TableFigures>> {
     let config = configuration(SERVICES)?;
     let mut placement = Placement::empty(&config.datapath);
-    let plan = placement.plan(&config)?;
+    let plan = placement.plan(&config, &Shares::configured(&config))?;
     ensure!(
         plan.services.len() == usize::from(SERVICES)
             && plan.targets.len() == usize::from(SERVICES) * usize::from(BACKENDS_OF_EACH),
@@ -99,7 +99,7 @@ fn maps_of_this_process() -> Result<BTreeMap<u32, u64>> {
 fn ring(runs: u32) -> Result<RingFigures> {
     let config = configuration(1)?;
     let mut placement = Placement::empty(&config.datapath);
-    let mut plan = placement.plan(&config)?;
+    let mut plan = placement.plan(&config, &Shares::configured(&config))?;
     let mut datapath = Datapath::load(Sizes::of(&config.datapath))?;
     placement.introduce(&plan, &mut datapath)?;
     placement.apply(&plan, 0, &mut datapath)?;
