@@ -181,7 +181,7 @@ mod tests {
     fn a_ring_that_turns_changes_every_slot_and_keeps_every_backends_share() {
         let config = configuration(1).unwrap();
         let placement = Placement::empty(&config.datapath);
-        let mut plan = placement.plan(&config).unwrap();
+        let mut plan = placement.plan(&config, &Shares::configured(&config)).unwrap();
         let before = plan.services[0].slots.clone();
         turn(&mut plan).unwrap();
         let after = &plan.services[0].slots;
