@@ -156,8 +156,8 @@ impl Twins {
         let kernel = self.kernel.flow_record(flow).unwrap();
         let host = self.host.flows.get(&flow);
         assert_eq!(
-            kernel.map(|it| (it.target, it.closing, it.port)),
-            host.map(|it| (it.target, it.closing, it.port))
+            kernel.map(|it| (it.target, it.closing != 0, it.port)),
+            host.map(|it| (it.target, it.closing != 0, it.port))
         );
         let kernel = self.kernel.half_open_record(flow).unwrap();
         let host = self.host.half_open.get(&flow);
