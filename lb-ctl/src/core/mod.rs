@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod census;
 pub mod changes;
+pub mod condition;
 pub mod config;
 pub mod explain;
 pub mod flows;
@@ -10,6 +11,7 @@ pub mod health;
 pub mod interface;
 pub mod interfaces;
 pub mod maglev;
+pub mod metrics;
 pub mod next_hops;
 pub mod placement;
 pub mod plan;

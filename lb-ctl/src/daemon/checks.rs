@@ -138,6 +138,12 @@ impl Checks {
         self.services.get(index).map(|service| &service.serving)
     }
 
+    /// Whether anybody gets new connections of the service at this place in the configuration.
+    pub(super) fn serves(&self, index: usize) -> bool {
+        let service = self.services.get(index);
+        service.is_some_and(|service| service.parts.iter().any(|part| part.weight > 0))
+    }
+
     /// Waits for reports, and takes those that there are.
     pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
         self.reports.recv_many(reports, ROOM).await
@@ -219,6 +225,12 @@ impl Controller {
         let keys: BTreeSet<BackendKey> = assignments.iter().map(|(key, _)| key.clone()).collect();
         self.checks.confirmed.retain(|key, _| keys.contains(key));
         self.checks.scheduler.assign(assignments);
+        self.account
+            .tally
+            .follow(self.config.services.iter().flat_map(|service| {
+                let backends = service.backends.iter();
+                backends.map(|backend| (service.name.as_str(), backend.name.as_str()))
+            }));
         for index in 0..self.config.services.len() {
             self.write_shedding(index)?;
         }
@@ -287,8 +299,13 @@ impl Controller {
                 "the balancer cannot check the backend"
             );
         }
+        let tally = &self.account.tally;
+        tally.check(&service.name, &key.name, result.as_ref().ok());
         for event in events {
             tell_event(service, report, event);
+            if let Event::Changed { to, .. } = event {
+                tally.health_change(&service.name, &key.name, *to);
+            }
         }
         let began = report.began.saturating_duration_since(self.checks.epoch);
         let observation = Observation {

@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     Detached, Host, Signal, Signals,
+    account::{self, Account},
     checks::Checks,
     inspect,
     network::Network,
@@ -32,7 +33,7 @@ use crate::{
 
 /// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
 /// neighbour that it talks to after half a minute or so, and one that it does not talk to never; we rely on it.
-const REFRESH: Duration = Duration::from_secs(5);
+pub(super) const REFRESH: Duration = Duration::from_secs(5);
 
 /// How long after a change of routes the ways to all backends are asked for: changes come in bursts, and not one by one do they
 /// matter.
@@ -62,6 +63,7 @@ pub(super) struct Controller {
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
     pub(super) checks: Checks,
+    pub(super) account: Account,
 }
 
 impl Controller {
@@ -78,6 +80,7 @@ impl Controller {
         placement: Placement,
         netlink: Netlink,
         watch: Watch,
+        account: Account,
     ) -> Self {
         // Another balancer checks the same backends at other times.
         let seed = lb_common::hash::name(config.datapath.hash_seed, &config.node.name);
@@ -100,6 +103,7 @@ impl Controller {
             census: None,
             sweeping: None,
             next_sweep: Instant::now(),
+            account,
         }
     }
 
@@ -136,7 +140,9 @@ impl Controller {
             };
             if let Err(error) = result {
                 // The tables stay as they are, packets keep flowing, and the next refresh tries again.
-                tracing::error!("{}", chain(error.as_ref()));
+                let what = chain(error.as_ref());
+                tracing::error!("{what}");
+                self.account.failure(what);
             }
         }
     }
@@ -159,9 +165,11 @@ impl Controller {
     async fn on_request(&mut self, request: Request) {
         // Whoever asked may have gone; that is their business.
         match request {
-            Request::Status(answer) => {
-                let status = report::status(self).map_err(|error| Refusal::Failed(chain(&error)));
-                let _ = answer.send(status);
+            Request::Status(answer) => report::status(self, answer),
+            Request::Metrics(answer) => account::metrics(self, answer),
+            Request::Condition(answer) => {
+                let condition = account::condition(self);
+                let _ = answer.send(condition.map_err(|error| Refusal::Failed(chain(&error))));
             }
             Request::Reload(answer) => {
                 let _ = answer.send(self.reload().await);

@@ -1,5 +1,6 @@
 //! The daemon: brings configuration, kernel and operators together.
 
+mod account;
 mod checks;
 mod clock;
 mod controller;
@@ -25,7 +26,7 @@ use crate::{
     core::config::Config,
 };
 pub use host::{Host, HostError};
-use start::{Started, start};
+use start::{Doors, Started, start};
 
 /// How a daemon is to behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,11 +40,16 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
     let host = Host::examine(&config, &netlink).await?;
-    let (mut controller, mut socket) = match start(&file, config, netlink, host, &mut signals).await? {
-        Started::Yes(controller, socket) => (controller, socket),
+    let (mut controller, doors) = match start(&file, config, netlink, host, &mut signals).await? {
+        Started::Yes(controller, doors) => (controller, doors),
         Started::Interrupted => return Ok(()),
     };
+    let Doors {
+        mut socket,
+        listeners,
+    } = doors;
     let (sender, requests) = mpsc::channel(16);
+    let _server = listeners.serve(sender.clone())?;
     socket.serve(sender);
     controller.announce();
     let ended = controller.run(requests, &mut signals).await;

@@ -17,6 +17,7 @@ use crate::{
         cause::chain,
         changes::Changes,
         config::{Config, refuse_fixed},
+        metrics::ReloadResult,
         placement::Moved,
         plan::Plan,
     },
@@ -29,6 +30,11 @@ impl Controller {
     /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
     pub(super) async fn reload(&mut self) -> Result<Changes, Refusal> {
         let result = self.try_reload().await;
+        self.account.reload(match &result {
+            Ok(_) => ReloadResult::Accepted,
+            Err(Refusal::Configuration(_)) => ReloadResult::Refused,
+            Err(Refusal::Failed(_) | Refusal::Usage(_)) => ReloadResult::Failed,
+        });
         match &result {
             Ok(changes) => tracing::info!(
                 services_added = changes.services_added.len(),

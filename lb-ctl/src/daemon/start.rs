@@ -6,6 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Host, Signals,
+    account::Account,
     checks::{CheckTargets, check_targets},
     controller::Controller,
     reconfiguration::RESOLUTION_GRACE,
@@ -15,6 +16,7 @@ use crate::{
     adapters::{
         api::server::Socket,
         datapath::{Attachment, Datapath, DatapathError, Loaded, Pins, Sizes},
+        http::Listeners,
         netlink::{Netlink, Watch},
     },
     core::{
@@ -31,9 +33,15 @@ const LAST_PACKETS: Duration = Duration::from_millis(20);
 
 /// How a start ended that did not fail.
 pub(super) enum Started {
-    Yes(Box<Controller>, Socket),
+    Yes(Box<Controller>, Doors),
     /// A signal came before anything had been changed.
     Interrupted,
+}
+
+/// Where the daemon can be asked, though nobody answers yet.
+pub(super) struct Doors {
+    pub(super) socket: Socket,
+    pub(super) listeners: Listeners,
 }
 
 /// Where the tables come from.
@@ -56,6 +64,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<Started> {
     Socket::refuse_if_in_use(&config.api.socket).await?;
     let targets = check_targets(&config)?;
+    let account = Account::new()?;
     let watch = Watch::start()?;
     let mut pins = Pins::of(&config.node.name);
     // Early, because it says whether another daemon runs for this node.
@@ -63,7 +72,7 @@ pub(super) async fn start(
         Ok(()) => prepare(&config, &pins).await,
         Err(error) => Err(error.into()),
     };
-    let (datapath, placement, tables, socket) = match prepared {
+    let (datapath, placement, tables, doors) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             if pins.are_locked() {
@@ -72,9 +81,11 @@ pub(super) async fn start(
             return Err(error);
         }
     };
-    let mut controller = Controller::new(file, config, host, pins, datapath, placement, netlink, watch);
+    let mut controller = Controller::new(
+        file, config, host, pins, datapath, placement, netlink, watch, account,
+    );
     match controller.bring_up(tables, targets, signals).await {
-        Ok(true) => Ok(Started::Yes(Box::new(controller), socket)),
+        Ok(true) => Ok(Started::Yes(Box::new(controller), doors)),
         Ok(false) => {
             controller.undo().await;
             Ok(Started::Interrupted)
@@ -87,7 +98,7 @@ pub(super) async fn start(
 }
 
 /// Gets everything that can be had without changing anything that packets meet.
-async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Placement, Tables, Socket)> {
+async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Placement, Tables, Doors)> {
     let (datapath, tables) = match Datapath::load_or_adopt(Sizes::of(&config.datapath), pins)? {
         Loaded::New(datapath) => (datapath, Tables::New),
         Loaded::Adopted(datapath) => (datapath, Tables::Adopted),
@@ -102,8 +113,11 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
     placement
         .check_room(config)
         .map_err(|error| config.refusal(error.key(), error.to_string()))?;
-    let socket = Socket::bind(&config.api.socket).await?;
-    Ok((datapath, placement, tables, socket))
+    let doors = Doors {
+        listeners: Listeners::bind(&config.http.listen)?,
+        socket: Socket::bind(&config.api.socket).await?,
+    };
+    Ok((datapath, placement, tables, doors))
 }
 
 impl Controller {

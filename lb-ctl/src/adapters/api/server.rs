@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::core::{
     changes::Changes,
+    condition::Condition,
     explain::{self, Explanation},
     flows::{self, Flows},
     status::Status,
@@ -29,6 +30,10 @@ use crate::core::{
 pub enum Request {
     /// The whole status.
     Status(Answer<Status>),
+    /// Everything that is measured, as Prometheus reads it.
+    Metrics(Answer<String>),
+    /// Whether the balancer is well.
+    Condition(Answer<Condition>),
     /// Read the configuration file again.
     Reload(Answer<Changes>),
     /// Why a flow goes where it goes.

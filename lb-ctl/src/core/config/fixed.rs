@@ -45,6 +45,15 @@ pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> 
         &running.api.socket.display(),
         &new.api.socket.display(),
     );
+    let listen = |config: &Config| {
+        let addresses: Vec<String> = config.http.listen.iter().map(ToString::to_string).collect();
+        if addresses.is_empty() {
+            "nothing".to_owned()
+        } else {
+            addresses.join(", ")
+        }
+    };
+    compare("http.listen", &listen(running), &listen(new));
     if errors.is_empty() {
         Ok(())
     } else {
