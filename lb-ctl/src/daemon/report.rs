@@ -21,7 +21,8 @@ use crate::{
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
-            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status,
+            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, LoadStatus,
+            ServiceStatus, Status,
         },
     },
 };
@@ -185,6 +186,7 @@ fn backend_outline(
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
+        load: health.load,
         admin: "enabled".to_owned(),
         slots: 0,
         packets: 0,
@@ -202,6 +204,7 @@ struct HealthStatus {
     cause: String,
     seconds: Option<u64>,
     slow_start_tenths: Option<u32>,
+    load: Option<LoadStatus>,
     last_check: Option<CheckStatus>,
 }
 
@@ -212,6 +215,7 @@ impl HealthStatus {
             cause: cause.to_owned(),
             seconds: None,
             slow_start_tenths: None,
+            load: None,
             last_check: None,
         }
     }
@@ -226,6 +230,10 @@ impl HealthStatus {
             cause: backend.cause().to_owned(),
             seconds: Some(ago(backend.since())),
             slow_start_tenths: serving.slow_start(backend, now),
+            load: serving.loaded(backend, now).map(|loaded| LoadStatus {
+                load: loaded.load,
+                weight_percent: loaded.level.thousandths() / 10,
+            }),
             last_check: backend.last_check().map(|last| CheckStatus {
                 seconds_ago: ago(last.at),
                 ..last.status.clone()
@@ -247,6 +255,7 @@ fn leaving_outline(name: &TargetName, id: u16, controller: &Controller) -> Backe
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
+        load: health.load,
         admin: "draining".to_owned(),
         slots: 0,
         packets: 0,

@@ -8,7 +8,6 @@ pub(super) const PLANNED: &[&str] = &[
     "node.state_dir",
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
-    r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
     "service.discovery",
     "vrrp",

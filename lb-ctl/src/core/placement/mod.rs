@@ -208,19 +208,16 @@ impl Placement {
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
     }
 
-    /// The names of all targets to which a slot of their service sends new connections.
-    pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeSet<TargetName>, T::Error> {
-        let mut serving = BTreeSet::new();
+    /// The names of all targets to which slots of their service send new connections, and how many do.
+    pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeMap<TargetName, u32>, T::Error> {
+        let mut serving = BTreeMap::<u16, u32>::new();
         for service in self.services.values() {
             for index in service.first_slot..service.first_slot + service.slots {
-                serving.insert(tables.slot(index)?.current);
+                *serving.entry(tables.slot(index)?.current).or_default() += 1;
             }
         }
-        Ok(serving
-            .iter()
-            .filter_map(|id| self.targets.get(id))
-            .copied()
-            .collect())
+        let named = |(id, slots): (&u16, &u32)| Some((*self.targets.get(id)?, *slots));
+        Ok(serving.iter().filter_map(named).collect())
     }
 
     /// The service in the table that has this key.
