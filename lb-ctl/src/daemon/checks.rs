@@ -144,6 +144,17 @@ impl Checks {
         service.is_some_and(|service| service.parts.iter().any(|part| part.weight > 0))
     }
 
+    /// What the services are like, in a sentence.
+    pub(super) fn sentence(&self) -> String {
+        let parts = || self.services.iter().flat_map(|service| &service.parts);
+        let serving = parts().filter(|part| part.weight > 0).count();
+        format!(
+            "services: {}; backends that get new connections: {serving} of {}",
+            self.services.len(),
+            parts().count()
+        )
+    }
+
     /// Waits for reports, and takes those that there are.
     pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
         self.reports.recv_many(reports, ROOM).await
@@ -473,9 +484,11 @@ fn tell(service: &Service, notices: &[Notice]) {
     let service = &service.name;
     for notice in notices {
         match notice {
-            Notice::Tier { from, to } => tracing::warn!(service, from, to, "another tier serves"),
+            Notice::Tier { from, to, cause } => {
+                tracing::warn!(service, from, to, cause, "another tier serves");
+            }
             Notice::GuardActive(guard) => {
-                tracing::error!(service, "the guard against mass removal is active: {guard}");
+                tracing::error!(service, cause = %guard, "the guard against mass removal is active");
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");

@@ -9,7 +9,7 @@ use std::{
 use futures::{Stream, StreamExt};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     inspect,
     network::Network,
     report,
+    supervisor::Supervisor,
     sweeping::{Sweeping, end_of},
     take_off, vips,
 };
@@ -34,6 +35,9 @@ use crate::{
 /// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
 /// neighbour that it talks to after half a minute or so, and one that it does not talk to never; we rely on it.
 pub(super) const REFRESH: Duration = Duration::from_secs(5);
+
+/// How long to wait before what the kernel says about the network is listened to again.
+const WATCH_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long after a change of routes the ways to all backends are asked for: changes come in bursts, and not one by one do they
 /// matter.
@@ -64,6 +68,7 @@ pub(super) struct Controller {
     pub(super) next_sweep: Instant,
     pub(super) checks: Checks,
     pub(super) account: Account,
+    pub(super) supervisor: Supervisor,
 }
 
 impl Controller {
@@ -104,6 +109,7 @@ impl Controller {
             sweeping: None,
             next_sweep: Instant::now(),
             account,
+            supervisor: Supervisor::of_environment(),
         }
     }
 
@@ -130,9 +136,13 @@ impl Controller {
                     Signal::Reload => self.reload().await.map(drop).or(Ok(())),
                 },
                 Some(request) = requests.recv() => { self.on_request(request).await; Ok(()) }
-                Some(event) = self.events.next() => self.on_network(event).await,
+                event = self.events.next() => match event {
+                    Some(event) => self.on_network(event).await,
+                    None => self.watch_again().await,
+                },
                 _ = refresh.tick() => self.refresh().await,
                 _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
+                () = self.supervisor.beat_due() => { self.supervisor.beat(); Ok(()) }
                 () = until(checks_due) => self.on_checks_due().await,
                 () = until(self.routes_due) => self.refresh_routes().await,
                 () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
@@ -206,8 +216,22 @@ impl Controller {
                     .get_or_insert_with(|| Instant::now() + ROUTES_SETTLE);
                 Ok(())
             }
-            Event::Overrun => self.refresh().await,
+            Event::Overrun => {
+                tracing::warn!(
+                    "the kernel had more to say about the network than could be read in time: all is compared anew"
+                );
+                self.refresh().await
+            }
         }
+    }
+
+    /// Subscribes anew to what the kernel says, after it has said something that cannot be understood at all.
+    async fn watch_again(&mut self) -> anyhow::Result<()> {
+        tracing::warn!("the kernel's messages about the network have ended: asking for them again");
+        // Not at once again, if that should go on.
+        sleep(WATCH_AGAIN).await;
+        self.events = Box::new(Watch::start()?.events());
+        self.refresh().await
     }
 
     async fn refresh_routes(&mut self) -> anyhow::Result<()> {
@@ -222,6 +246,8 @@ impl Controller {
         let restored = self.restore_vips().await;
         self.refresh_routes().await?;
         self.network.refresh_neighbours(&mut self.datapath).await?;
+        self.network.tell_unresolved();
+        self.supervisor.status(self.checks.sentence());
         attached.and(restored)
     }
 

@@ -10,6 +10,7 @@ mod network;
 mod reconfiguration;
 mod report;
 mod start;
+mod supervisor;
 mod sweeping;
 mod vips;
 
@@ -52,7 +53,10 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let _server = listeners.serve(sender.clone())?;
     socket.serve(sender);
     controller.announce();
+    controller.supervisor.status(controller.checks.sentence());
+    controller.supervisor.ready();
     let ended = controller.run(requests, &mut signals).await;
+    controller.supervisor.stopping();
     if options.detach_on_exit {
         controller.detach().await?;
     } else {

@@ -29,7 +29,9 @@ pub(super) const RESOLUTION_GRACE: std::time::Duration = std::time::Duration::fr
 impl Controller {
     /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
     pub(super) async fn reload(&mut self) -> Result<Changes, Refusal> {
+        self.supervisor.reloading();
         let result = self.try_reload().await;
+        self.supervisor.ready();
         self.account.reload(match &result {
             Ok(_) => ReloadResult::Accepted,
             Err(Refusal::Configuration(_)) => ReloadResult::Refused,
@@ -48,10 +50,13 @@ impl Controller {
                 "reloaded"
             ),
             Err(Refusal::Configuration(reason)) => {
-                tracing::error!("not reloaded, and nothing changed:\n{reason}");
+                // A line of the log for each mistake.
+                for mistake in reason.lines() {
+                    tracing::error!(cause = mistake, "not reloaded, and nothing changed");
+                }
             }
             Err(Refusal::Failed(reason) | Refusal::Usage(reason)) => {
-                tracing::error!("the reload failed: {reason}");
+                tracing::error!(cause = reason, "the reload failed");
             }
         }
         result

@@ -378,7 +378,7 @@ impl Controller {
     }
 
     /// Says that the daemon does its work now.
-    pub(super) fn announce(&self) {
+    pub(super) fn announce(&mut self) {
         for Attachment {
             interface,
             mode,
@@ -397,9 +397,7 @@ impl Controller {
                 tracing::warn!(interface, "a better mode was not possible: {reason}");
             }
         }
-        for address in self.network.next_hops().unresolved() {
-            tracing::warn!(backend = %address, "its next hop has not answered yet: packets for this backend are dropped until it does");
-        }
+        self.network.tell_unresolved();
         tracing::info!(
             services = self.config.services.len(),
             backends = self.plan.targets.len(),

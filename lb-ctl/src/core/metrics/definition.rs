@@ -119,6 +119,10 @@ metrics! {
         "1 for what operators have decided about a backend, 0 for the others: enabled, draining, disabled.";
     BackendSlowStart = Gauge "lb_backend_slow_start_ratio" ["service", "backend"]
         "The part of a backend's weight that counts: 1, unless it starts slowly.";
+    BackendLoad = Gauge "lb_backend_load_connections" ["service", "backend"]
+        "How busy a backend is, smoothed, in connections, a query counting four; only with balance = \"load\", absent while not known.";
+    BackendLoadWeight = Gauge "lb_backend_load_weight_ratio" ["service", "backend"]
+        "How much of its configured weight a backend has because of its load, 1 for all of it; only with balance = \"load\".";
     BackendSlots = Gauge "lb_backend_slots" ["service", "backend"]
         "How many of its service's slots give their new flows to a backend.";
     BackendPackets = Counter "lb_backend_packets_total" ["service", "backend"]

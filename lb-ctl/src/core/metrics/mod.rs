@@ -16,7 +16,8 @@ use prometheus::Registry;
 use super::{
     health::{Health, slow_start},
     status::{
-        BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status,
+        BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, LoadStatus,
+        ServiceStatus, Status,
     },
 };
 
@@ -163,6 +164,7 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         health_cause: _,
         health_seconds,
         slow_start_tenths,
+        load,
         admin,
         slots,
         packets,
@@ -194,6 +196,16 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         labels,
         f64::from(tenths) / f64::from(slow_start::PARTS),
     );
+    if let Some(LoadStatus { load, weight_percent }) = load {
+        if let Some(load) = load {
+            ours.add_count(Metric::BackendLoad, labels, *load);
+        }
+        ours.add(
+            Metric::BackendLoadWeight,
+            labels,
+            f64::from(*weight_percent) / 100.0,
+        );
+    }
     ours.add_count(Metric::BackendSlots, labels, (*slots).into());
     ours.add_count(Metric::BackendPackets, labels, *packets);
     ours.add_count(Metric::BackendBytes, labels, *bytes);

@@ -15,6 +15,10 @@ fn backend(name: &str, address: [u8; 4]) -> BackendStatus {
         health_cause: "has passed 2 checks in a row: \"answered\"".into(),
         health_seconds: Some(71),
         slow_start_tenths: Some(4),
+        load: Some(LoadStatus {
+            load: Some(21),
+            weight_percent: 125,
+        }),
         admin: "enabled".into(),
         slots: 100,
         packets: 1_000,
@@ -214,6 +218,10 @@ fn values_are_those_of_the_status() {
         (
             r#"lb_backend_slow_start_ratio{service="impala",backend="impala1"}"#,
             "0.4",
+        ),
+        (
+            r#"lb_backend_load_weight_ratio{service="impala",backend="impala1"}"#,
+            "1.25",
         ),
         (
             r#"lb_backend_bytes_total{service="impala",backend="impala1"}"#,
