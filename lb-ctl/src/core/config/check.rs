@@ -151,7 +151,7 @@ impl CheckKeys {
         }
     }
 
-    fn kind(&self) -> CheckKind {
+    pub(super) fn kind(&self) -> CheckKind {
         self.kind.as_ref().map_or(KIND, |kind| kind.value)
     }
 

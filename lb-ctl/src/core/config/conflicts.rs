@@ -34,6 +34,12 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
         backend_families(service, errors);
         allowed_prefixes(service, errors);
         service.check.report_conflicts(errors);
+        service.discovery.report_conflicts(
+            service.check.kind(),
+            value_or(service.forward.as_ref(), defaults::FORWARD),
+            service.port.as_ref().map(|port| port.value),
+            errors,
+        );
     }
     outer_sources_are_nobodys(document, errors);
 }
