@@ -5,6 +5,7 @@ pub mod api;
 pub mod check;
 pub mod config_file;
 pub mod datapath;
+pub mod discovery;
 pub mod http;
 pub mod netlink;
 pub mod programs;

@@ -5,6 +5,7 @@ pub mod census;
 pub mod changes;
 pub mod condition;
 pub mod config;
+pub mod discovery;
 pub mod explain;
 pub mod flows;
 pub mod health;

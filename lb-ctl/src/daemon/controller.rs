@@ -16,6 +16,7 @@ use super::{
     Detached, Host, Signal, Signals,
     account::{self, Account},
     checks::Checks,
+    discovery::Discovering,
     inspect,
     network::Network,
     report,
@@ -47,6 +48,7 @@ const ROUTES_SETTLE: Duration = Duration::from_millis(200);
 pub(super) struct Controller {
     /// Where the configuration was read, and will be read again.
     pub(super) file: PathBuf,
+    /// What is followed: the file, and the members of services with discovery.
     pub(super) config: Config,
     pub(super) plan: Plan,
     pub(super) placement: Placement,
@@ -69,6 +71,7 @@ pub(super) struct Controller {
     pub(super) checks: Checks,
     pub(super) account: Account,
     pub(super) supervisor: Supervisor,
+    pub(super) discovering: Discovering,
 }
 
 impl Controller {
@@ -93,6 +96,7 @@ impl Controller {
         let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
             checks: Checks::new(seed),
+            discovering: Discovering::new(config.clone()),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -126,7 +130,7 @@ impl Controller {
     ) -> anyhow::Result<()> {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reports = Vec::new();
+        let (mut reports, mut answers) = (Vec::new(), Vec::new());
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let result = tokio::select! {
@@ -143,6 +147,7 @@ impl Controller {
                 _ = refresh.tick() => self.refresh().await,
                 _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
                 () = self.supervisor.beat_due() => { self.supervisor.beat(); Ok(()) }
+                _ = self.discovering.next_answers(&mut answers) => self.on_answers(&mut answers).await,
                 () = until(checks_due) => self.on_checks_due().await,
                 () = until(self.routes_due) => self.refresh_routes().await,
                 () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),

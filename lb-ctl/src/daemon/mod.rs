@@ -4,6 +4,7 @@ mod account;
 mod checks;
 mod clock;
 mod controller;
+mod discovery;
 mod host;
 mod inspect;
 mod network;

@@ -16,13 +16,14 @@ use crate::{
     core::{
         cause::chain,
         config::{Backend, Service},
+        discovery::Membership,
         health::Health,
         interface::{Interface, format_mac},
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
-            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, LoadStatus,
-            ServiceStatus, Status,
+            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DiscoveryStatus, InterfaceStatus,
+            LoadStatus, RefusedStatus, SeedStatus, ServiceStatus, Status,
         },
     },
 };
@@ -71,9 +72,7 @@ pub(super) fn outline(controller: &Controller) -> Result<Outline, DatapathError>
         });
     let services = config.services.iter().zip(&plan.services).enumerate();
     let (services, places) = services
-        .map(|(index, (service, planned))| {
-            service_outline(service, planned, controller.checks.service(index), controller)
-        })
+        .map(|(index, (service, planned))| service_outline(index, service, planned, controller))
         .unzip();
     Ok(Outline {
         status: Status {
@@ -112,7 +111,7 @@ impl Outline {
             service.tracked_slots = slots.tracked;
             for (backend, id) in service.backends.iter_mut().zip(&places.targets) {
                 let traffic = reader.traffic(*id)?;
-                backend.slots = slots.current.get(id).copied().unwrap_or_default();
+                backend.slots = slots.current(*id);
                 backend.packets = traffic.packets;
                 backend.bytes = traffic.bytes;
                 backend.new_flows = traffic.new_flows;
@@ -132,16 +131,24 @@ fn mode(interface: Option<&Interface>) -> String {
 }
 
 fn service_outline(
+    index: usize,
     service: &Service,
     planned: &PlannedService,
-    serving: Option<&Serving>,
     controller: &Controller,
 ) -> (ServiceStatus, Places) {
+    let serving = controller.checks.service(index);
+    let membership = controller.discovering.membership(index);
     let configured = service.backends.iter().zip(&planned.targets).enumerate();
     let configured = configured.map(|(place, (backend, &id))| {
         // Both are in the order of the configuration.
         let known = serving.and_then(|serving| Some((serving, serving.backends().get(place)?)));
-        (backend_outline(backend, id, known, controller), id)
+        let listed_by = membership.map(|membership| membership.listed_by(backend.address));
+        let status = BackendStatus {
+            discovered: place >= controller.discovering.configured_backends(index),
+            listed_by: listed_by.into_iter().flatten().map(ToOwned::to_owned).collect(),
+            ..backend_outline(backend, id, known, controller)
+        };
+        (status, id)
     });
     let leaving = controller
         .placement
@@ -156,6 +163,7 @@ fn service_outline(
         active_tier: serving.map(Serving::active_tier).unwrap_or_default(),
         guard: serving.and_then(Serving::guard).map(ToString::to_string),
         tracked_slots: 0,
+        discovery: membership.map(|membership| discovery_status(service, membership, controller)),
         backends,
     };
     let places = Places {
@@ -164,6 +172,39 @@ fn service_outline(
         targets,
     };
     (status, places)
+}
+
+fn discovery_status(service: &Service, membership: &Membership, controller: &Controller) -> DiscoveryStatus {
+    let now = controller.checks.now();
+    let seeds = membership.seeds().iter().map(|asked| {
+        let ago = |then: Duration| now.saturating_sub(then).as_secs();
+        let detail = match &asked.answer {
+            None => "has not been asked yet".to_owned(),
+            Some(Ok(page)) => match page.len() {
+                1 => "lists 1 coordinator".to_owned(),
+                coordinators => format!("lists {coordinators} coordinators"),
+            },
+            Some(Err(cause)) => cause.clone(),
+        };
+        SeedStatus {
+            seed: asked.seed.clone(),
+            ok: asked.answer.as_ref().map(Result::is_ok),
+            seconds_ago: asked.answer.is_some().then(|| ago(asked.at)),
+            last_page_seconds_ago: asked.last_page.map(ago),
+            detail,
+        }
+    });
+    let refused = controller.discovering.refused(&service.name);
+    DiscoveryStatus {
+        seeds: seeds.collect(),
+        refused: refused
+            .map(|refused| RefusedStatus {
+                name: refused.name.clone(),
+                address: refused.address,
+                reason: refused.reason.clone(),
+            })
+            .collect(),
+    }
 }
 
 fn backend_outline(
@@ -193,6 +234,8 @@ fn backend_outline(
         bytes: 0,
         new_flows: 0,
         tracked_flows: tracked_flows(id, controller),
+        discovered: false,
+        listed_by: Vec::new(),
         next_hop: next_hop(id, controller),
         last_check: health.last_check,
     }
@@ -262,6 +305,8 @@ fn leaving_outline(name: &TargetName, id: u16, controller: &Controller) -> Backe
         bytes: 0,
         new_flows: 0,
         tracked_flows: tracked_flows(id, controller),
+        discovered: false,
+        listed_by: Vec::new(),
         next_hop: next_hop(id, controller),
         last_check: None,
     }

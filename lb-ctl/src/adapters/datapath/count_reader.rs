@@ -1,6 +1,6 @@
 //! What the program has counted, and what the slots say, read on any thread.
 
-use std::{borrow::Borrow, collections::BTreeMap, os::fd::AsFd, sync::Arc};
+use std::{borrow::Borrow, os::fd::AsFd, sync::Arc};
 
 use aya::{
     Pod,
@@ -21,12 +21,19 @@ pub struct CountReader {
 }
 
 /// What the slots of a service say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotCounts {
     /// How many consult the table of flows.
     pub tracked: u32,
-    /// How many give their new flows to a target, by its id.
-    pub current: BTreeMap<u16, u32>,
+    /// How many give their new flows to a target, by its id. Not a map: there may be millions of slots.
+    current: Vec<u32>,
+}
+
+impl SlotCounts {
+    /// How many give their new flows to a target.
+    pub fn current(&self, target: u16) -> u32 {
+        self.current.get(usize::from(target)).copied().unwrap_or_default()
+    }
 }
 
 impl Datapath {
@@ -63,11 +70,15 @@ impl CountReader {
 
     /// What so many slots from this one on say.
     pub fn slots(&self, first: u32, count: u32) -> Result<SlotCounts, DatapathError> {
-        let mut counts = SlotCounts::default();
-        for index in first..first.saturating_add(count) {
-            let slot = self.slots.load(index)?;
+        let mut counts = SlotCounts {
+            tracked: 0,
+            current: vec![0; usize::from(u16::MAX) + 1],
+        };
+        for slot in self.slots.range(first, count)? {
             counts.tracked += u32::from(slot.tracked);
-            *counts.current.entry(slot.current).or_default() += 1;
+            if let Some(current) = counts.current.get_mut(usize::from(slot.current)) {
+                *current += 1;
+            }
         }
         Ok(counts)
     }

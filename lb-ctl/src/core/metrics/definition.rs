@@ -103,6 +103,12 @@ metrics! {
         "How many of a service's slots consult the table of flows.";
     CheckDuration = Histogram "lb_check_duration_seconds" ["service"]
         "How long the health checks of a service's backends took.";
+    DiscoverySeedSuccess = Gauge "lb_discovery_seed_success" ["service", "seed"]
+        "1 if the last reading of a seed's page gave one, else 0; absent before the first.";
+    DiscoveryPageAge = Gauge "lb_discovery_seed_page_age_seconds" ["service", "seed"]
+        "How long ago a seed last gave its page; absent if it never has.";
+    DiscoveryRefused = Gauge "lb_discovery_refused_backends" ["service"]
+        "How many coordinators are listed but cannot be backends; only with discovery.";
     BackendInfo = Gauge "lb_backend_info" ["service", "backend", "address", "port"]
         "Always 1: the labels have a backend's own address and port.";
     BackendWeight = Gauge "lb_backend_weight" ["service", "backend"]
@@ -133,6 +139,10 @@ metrics! {
         "Segments forwarded to a backend that ask for a new connection, retransmitted ones included.";
     BackendTrackedFlows = Gauge "lb_backend_tracked_flows" ["service", "backend"]
         "Flows to a backend that have a record, as counted by the last pass over the records.";
+    BackendDiscovered = Gauge "lb_backend_discovered" ["service", "backend"]
+        "1 if a backend comes from the pages of seeds, 0 if from the file.";
+    BackendListings = Gauge "lb_backend_listing_seeds" ["service", "backend"]
+        "How many seeds list a backend on their last page; only with discovery.";
     BackendNextHopResolved = Gauge "lb_backend_next_hop_resolved" ["service", "backend"]
         "1 if the MAC address is known to which a backend's packets go, else 0: they are dropped.";
     BackendChecks = Counter "lb_backend_checks_total" ["service", "backend", "outcome"]

@@ -16,8 +16,8 @@ use prometheus::Registry;
 use super::{
     health::{Health, slow_start},
     status::{
-        BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, LoadStatus,
-        ServiceStatus, Status,
+        BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DiscoveryStatus, InterfaceStatus,
+        LoadStatus, SeedStatus, ServiceStatus, Status,
     },
 };
 
@@ -130,6 +130,7 @@ fn add_service(ours: &mut Exposition, service: &ServiceStatus) {
         active_tier,
         guard,
         tracked_slots,
+        discovery,
         backends,
     } = service;
     let (vip, port) = (vip.to_string(), port.to_string());
@@ -149,7 +150,36 @@ fn add_service(ours: &mut Exposition, service: &ServiceStatus) {
             format!("{} ({}:{})", backend.name, backend.address, backend.port)
         };
         add_backend(ours, [service, &name], backend);
+        if discovery.is_some() {
+            let seeds = u64::try_from(backend.listed_by.len()).unwrap_or(u64::MAX);
+            ours.add_count(Metric::BackendListings, &[service, &name], seeds);
+        }
     }
+    if let Some(discovery) = discovery {
+        add_discovery(ours, service, discovery);
+    }
+}
+
+fn add_discovery(ours: &mut Exposition, service: &str, discovery: &DiscoveryStatus) {
+    let DiscoveryStatus { seeds, refused } = discovery;
+    for SeedStatus {
+        seed,
+        ok,
+        // The age of the last page says how good what is known is.
+        seconds_ago: _,
+        last_page_seconds_ago,
+        detail: _,
+    } in seeds
+    {
+        if let Some(ok) = ok {
+            ours.add_truth(Metric::DiscoverySeedSuccess, &[service, seed], *ok);
+        }
+        if let Some(seconds) = last_page_seconds_ago {
+            ours.add_count(Metric::DiscoveryPageAge, &[service, seed], *seconds);
+        }
+    }
+    let refused = u64::try_from(refused.len()).unwrap_or(u64::MAX);
+    ours.add_count(Metric::DiscoveryRefused, &[service], refused);
 }
 
 fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus) {
@@ -171,6 +201,9 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         bytes,
         new_flows,
         tracked_flows,
+        discovered,
+        // Counted where there is discovery.
+        listed_by: _,
         next_hop,
         last_check,
     } = backend;
@@ -211,6 +244,7 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
     ours.add_count(Metric::BackendBytes, labels, *bytes);
     ours.add_count(Metric::BackendNewFlows, labels, *new_flows);
     ours.add_count(Metric::BackendTrackedFlows, labels, *tracked_flows);
+    ours.add_truth(Metric::BackendDiscovered, labels, *discovered);
     ours.add_truth(Metric::BackendNextHopResolved, labels, next_hop.is_some());
     if let Some(CheckStatus {
         ok,

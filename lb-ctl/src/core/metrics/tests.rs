@@ -25,6 +25,8 @@ fn backend(name: &str, address: [u8; 4]) -> BackendStatus {
         bytes: 64_000,
         new_flows: 17,
         tracked_flows: 5,
+        discovered: true,
+        listed_by: vec!["seed1:25000".into()],
         next_hop: Some("02:00:00:00:00:01".into()),
         last_check: Some(CheckStatus {
             ok: true,
@@ -59,6 +61,16 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             active_tier: 1,
             guard: Some("2 of 3 are down".into()),
             tracked_slots: 12,
+            discovery: Some(DiscoveryStatus {
+                seeds: vec![SeedStatus {
+                    seed: "seed1:25000".into(),
+                    ok: Some(false),
+                    seconds_ago: Some(1),
+                    last_page_seconds_ago: Some(31),
+                    detail: "Connection refused".into(),
+                }],
+                refused: Vec::new(),
+            }),
             backends,
         }],
         vrrp: Vec::new(),
@@ -218,6 +230,14 @@ fn values_are_those_of_the_status() {
         (
             r#"lb_backend_slow_start_ratio{service="impala",backend="impala1"}"#,
             "0.4",
+        ),
+        (
+            r#"lb_discovery_seed_page_age_seconds{service="impala",seed="seed1:25000"}"#,
+            "31",
+        ),
+        (
+            r#"lb_backend_listing_seeds{service="impala",backend="impala1"}"#,
+            "1",
         ),
         (
             r#"lb_backend_load_weight_ratio{service="impala",backend="impala1"}"#,

@@ -210,6 +210,13 @@ impl Serving {
         backend.observe(observation, stale, now);
     }
 
+    /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns whether that is news.
+    pub fn announce_quiescing(&mut self, name: &str, cause: Option<&str>, now: Duration) -> bool {
+        let mut backends = self.backends.iter_mut();
+        let backend = backends.find(|backend| backend.name() == name);
+        backend.is_some_and(|backend| backend.announce_quiescing(cause, now))
+    }
+
     /// Decides who serves from now on.
     pub fn decide(&mut self, now: Duration) -> Decision {
         let members: Vec<Member> = self.backends.iter().map(ServingBackend::member).collect();
