@@ -156,7 +156,9 @@ fn a_name_that_cannot_be_resolved_for_a_while_is_listed_all_the_same() {
     members.hears("s1", &[1, 2]);
     let unresolved = || {
         let mut page = page([1, 2, 3]);
-        page.iter_mut().for_each(|it| it.addresses.clear());
+        for coordinator in &mut page {
+            coordinator.addresses.clear();
+        }
         Ok(page)
     };
     let mut notices = Vec::new();
@@ -236,7 +238,7 @@ fn what_seeds_say_is_told_once() {
         seed: "s1".into(),
         cause: "Connection refused".into(),
     };
-    assert_eq!(members.hears_nothing("s1"), [fails.clone()]);
+    assert_eq!(members.hears_nothing("s1"), std::slice::from_ref(&fails));
     assert_eq!(members.hears_nothing("s1"), []);
     assert!(!members.is_complete());
     let answers = members.hears("s1", &[1]);
