@@ -8,7 +8,8 @@ use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
     core::status::{
-        BackendStatus, CheckStatus, CounterStatus, DiscoveryStatus, SeedStatus, ServiceStatus, Status,
+        BackendStatus, CheckStatus, CounterStatus, DiscoveryStatus, LoadStatus, SeedStatus, ServiceStatus,
+        Status,
     },
 };
 
@@ -205,6 +206,19 @@ fn health(backend: &BackendStatus) -> String {
     }
 }
 
+/// The weight, and how much of it counts where it follows the load.
+fn weight(backend: &BackendStatus) -> String {
+    let weight = backend.weight;
+    match backend.load {
+        None => weight.to_string(),
+        Some(LoadStatus {
+            load: Some(load),
+            weight_percent,
+        }) => format!("{weight} ({weight_percent} %, load {load})"),
+        Some(LoadStatus { load: None, .. }) => format!("{weight} (load unknown)"),
+    }
+}
+
 fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     let share = if slots == 0 {
         0.0
@@ -214,7 +228,7 @@ fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     [
         backend.name.clone(),
         backend.address.to_string(),
-        backend.weight.to_string(),
+        weight(backend),
         health(backend),
         last_check(backend),
         backend.admin.clone(),

@@ -10,6 +10,7 @@ pub mod flows;
 pub mod health;
 pub mod interface;
 pub mod interfaces;
+pub mod load;
 pub mod maglev;
 pub mod next_hops;
 pub mod placement;

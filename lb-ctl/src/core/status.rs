@@ -132,6 +132,9 @@ pub struct BackendStatus {
     pub health_seconds: Option<u64>,
     /// While it starts slowly: how many tenths of its weight count.
     pub slow_start_tenths: Option<u32>,
+    /// With `balance = "load"`: what its load has to do with its weight; else `null`.
+    #[serde(default)]
+    pub load: Option<LoadStatus>,
     /// enabled | draining | disabled.
     pub admin: String,
     /// How many slots give it their new flows.
@@ -154,6 +157,16 @@ pub struct BackendStatus {
     pub next_hop: Option<String>,
     /// The last health check; `null` while there has been none.
     pub last_check: Option<CheckStatus>,
+}
+
+/// How a weight follows the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadStatus {
+    /// How busy the backend is, smoothed, in connections; a query counts four. `null` while it is not known: the configured weight
+    /// counts then.
+    pub load: Option<u64>,
+    /// How much of its configured weight counts, in percent: from 25 to 200.
+    pub weight_percent: u32,
 }
 
 /// The result of a health check.

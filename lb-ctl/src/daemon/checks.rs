@@ -185,24 +185,26 @@ impl Checks {
 }
 
 impl Controller {
-    /// Decides for the first time who serves. Those among `serving` do already.
-    pub(super) fn begin_serving(&mut self, serving: &BTreeSet<TargetName>) -> Shares {
+    /// Decides for the first time who serves. Those among `serving` do already, with that many slots.
+    pub(super) fn begin_serving(&mut self, serving: &BTreeMap<TargetName, u32>) -> Shares {
         let now = self.checks.now();
         let new = |service: &Service| {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = self.placement.service(&key);
-            let start = |backend: &Backend| {
-                let Some(entry) = entry else {
-                    return Start::Cold;
-                };
-                let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port);
-                if name.is_some_and(|name| serving.contains(&name)) {
-                    Start::Warm(Health::Up)
-                } else {
-                    Start::Added
-                }
+            let slots = |name: &str, address, port| {
+                let name = entry.and_then(|entry| TargetName::new(entry.id, name, address, port));
+                name.and_then(|name| serving.get(&name)).copied()
             };
-            Checked::new(Serving::new(service, start, now), now, service)
+            let start = |backend: &Backend| match slots(&backend.name, backend.address, backend.port) {
+                _ if entry.is_none() => Start::Cold,
+                Some(_) => Start::Warm(Health::Up),
+                None => Start::Added,
+            };
+            let mut known = Serving::new(service, start, now);
+            known.adopt_slots(|backend| {
+                slots(backend.name(), backend.address(), backend.port()).unwrap_or_default()
+            });
+            Checked::new(known, now, service)
         };
         self.checks.services = self.config.services.iter().map(new).collect();
         shares(&self.checks.services)
@@ -467,6 +469,20 @@ fn tell(service: &Service, notices: &[Notice]) {
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");
+            }
+            Notice::Load {
+                name,
+                load,
+                thousandths,
+            } => {
+                let percent = thousandths / 10;
+                tracing::info!(
+                    service,
+                    backend = name,
+                    load,
+                    percent,
+                    "the weight follows the load"
+                );
             }
         }
     }

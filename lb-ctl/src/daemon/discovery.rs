@@ -171,7 +171,7 @@ impl Discovering {
 impl Controller {
     /// The members with another configuration: those of services that stay. A service whose backends are discovered from now on
     /// keeps those that serve, until the pages say otherwise.
-    pub(super) fn members_of(&self, configured: &Config, serving: &BTreeSet<TargetName>) -> Members {
+    pub(super) fn members_of(&self, configured: &Config, serving: &BTreeMap<TargetName, u32>) -> Members {
         let running = self.discovering.configured.services.iter().map(key);
         let before = running
             .zip(&self.discovering.members.services)
@@ -192,7 +192,7 @@ impl Controller {
             let Some(entry) = self.placement.service(&id) else {
                 continue;
             };
-            for target in serving {
+            for target in serving.keys() {
                 if (target.service(), target.port()) == (entry.id, discovery.port)
                     && let Some(name) = target.name()
                 {
@@ -271,7 +271,10 @@ impl Controller {
     }
 
     /// Goes on with the members of an earlier run: those that serve.
-    pub(super) async fn remember_members(&mut self, serving: &BTreeSet<TargetName>) -> anyhow::Result<()> {
+    pub(super) async fn remember_members(
+        &mut self,
+        serving: &BTreeMap<TargetName, u32>,
+    ) -> anyhow::Result<()> {
         let configured = self.discovering.configured.clone();
         self.take_in_members(self.members_of(&configured, serving)).await
     }

@@ -16,7 +16,7 @@ use crate::{
         serving::{Serving, ServingBackend},
         status::{
             BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DiscoveryStatus, InterfaceStatus,
-            RefusedStatus, SeedStatus, ServiceStatus, Status,
+            LoadStatus, RefusedStatus, SeedStatus, ServiceStatus, Status,
         },
     },
 };
@@ -173,6 +173,7 @@ fn backend_status(
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
+        load: health.load,
         admin: "enabled".to_owned(),
         slots: u32::try_from(slots).unwrap_or(u32::MAX),
         packets: traffic.packets,
@@ -192,6 +193,7 @@ struct HealthStatus {
     cause: String,
     seconds: Option<u64>,
     slow_start_tenths: Option<u32>,
+    load: Option<LoadStatus>,
     last_check: Option<CheckStatus>,
 }
 
@@ -202,6 +204,7 @@ impl HealthStatus {
             cause: cause.to_owned(),
             seconds: None,
             slow_start_tenths: None,
+            load: None,
             last_check: None,
         }
     }
@@ -216,6 +219,10 @@ impl HealthStatus {
             cause: backend.cause().to_owned(),
             seconds: Some(ago(backend.since())),
             slow_start_tenths: serving.slow_start(backend, now),
+            load: serving.loaded(backend, now).map(|loaded| LoadStatus {
+                load: loaded.load,
+                weight_percent: loaded.level.thousandths() / 10,
+            }),
             last_check: backend.last_check().map(|last| CheckStatus {
                 seconds_ago: ago(last.at),
                 ..last.status.clone()
@@ -242,6 +249,7 @@ fn leaving_status(
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
+        load: health.load,
         admin: "draining".to_owned(),
         slots: 0,
         packets: traffic.packets,

@@ -1,6 +1,6 @@
 //! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
@@ -125,7 +125,7 @@ impl Controller {
                     members = self.first_pages() => members?,
                     () = signals.end() => return Ok(false),
                 }
-                let shares = self.begin_serving(&BTreeSet::new());
+                let shares = self.begin_serving(&BTreeMap::new());
                 let plan = self.placement.plan(&self.config, &shares)?;
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;

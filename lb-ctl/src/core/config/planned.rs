@@ -9,7 +9,6 @@ pub(super) const PLANNED: &[&str] = &[
     "http",
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
-    r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
     "vrrp",
     "peer",

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use crate::core::{
     config::Backend,
     health::{Event, Failure, Health, Member, Outcome, Standing, Start, Verdict},
+    load::{self, Average, Level},
     status::CheckStatus,
 };
 
@@ -24,6 +25,10 @@ pub struct ServingBackend {
     up_since: Option<Duration>,
     last_check: Option<LastCheck>,
     silence: Option<Silence>,
+    /// How busy it is, as far as it tells.
+    load: Option<Average>,
+    /// How much of its weight it has by its load.
+    level: Level,
     announced: Option<Announced>,
 }
 
@@ -105,6 +110,8 @@ impl ServingBackend {
             up_since: None,
             last_check: None,
             silence: None,
+            load: None,
+            level: Level::CONFIGURED,
             announced: None,
         }
     }
@@ -135,15 +142,22 @@ impl ServingBackend {
         }
     }
 
-    pub(super) fn observe(&mut self, observation: Observation<'_>, now: Duration) {
+    /// `stale` says for how long a load is good.
+    pub(super) fn observe(&mut self, observation: Observation<'_>, stale: Duration, now: Duration) {
         for event in observation.events {
             match event {
                 Event::Changed { cause, .. } | Event::OtherFailure { cause, .. } => {
                     self.cause.clone_from(cause);
                     self.since = now;
                 }
-                Event::Restarted { .. } => {}
+                // The load was the old process's.
+                Event::Restarted { .. } => (self.load, self.level) = (None, Level::CONFIGURED),
             }
+        }
+        let figures = observation.result.ok().and_then(|outcome| outcome.load);
+        if let Some(load) = figures.as_ref().and_then(load::of) {
+            let average = self.load.map(|average| average.and(load, now, stale));
+            self.load = Some(average.unwrap_or(Average::new(load, now)));
         }
         self.health = observation.health;
         self.standing = observation.standing;
@@ -211,9 +225,35 @@ impl ServingBackend {
         }
     }
 
+    /// Its load, smoothed; `None` if it is not known any more, or never was.
+    pub(super) fn load(&self, now: Duration, stale: Duration) -> Option<u64> {
+        self.load
+            .filter(|average| !average.is_stale(now, stale))
+            .map(|average| average.load())
+    }
+
+    /// How much of its weight it has by its load.
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    pub(super) fn set_level(&mut self, level: Level) {
+        self.level = level;
+    }
+
     /// Its name, unique within the service.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its configured weight.

@@ -283,7 +283,7 @@ fn planned_features() {
         (
             &[6],
             "port = 21050\nbalance = \"least-connections\"",
-            "7: service[impala].balance: `service.balance = \"least-connections\"` is not built yet in this version; use \"hash\"",
+            "7: service[impala].balance: `service.balance = \"least-connections\"` is not built yet in this version; use one of \"hash\", \"load\"",
         ),
         (
             &[6],
