@@ -6,17 +6,22 @@ use anyhow::Context;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Host, HostError, checks::check_targets, clock::ticks, controller::Controller, sweeping::SWEEP, vips,
+    Host, HostError,
+    checks::{CheckTargets, Next, check_targets},
+    clock::ticks,
+    controller::Controller,
+    sweeping::SWEEP,
+    vips,
 };
 use crate::{
     adapters::{
-        api::server::Refusal,
+        api::server::{PlanQuery, Refusal, ReloadQuery},
         config_file::{self, ConfigFileError},
     },
     core::{
         cause::chain,
         changes::Changes,
-        config::{Config, refuse_fixed},
+        config::{Config, needs_restart, refuse_fixed},
         placement::Moved,
         plan::Plan,
     },
@@ -25,10 +30,19 @@ use crate::{
 /// How long a start or a reload waits for backends to tell their MAC addresses. Whoever is slower is resolved later.
 pub(super) const RESOLUTION_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// A configuration that fits this host, and everything that follows from it. Nothing is done yet.
+struct Prepared {
+    config: Config,
+    targets: CheckTargets,
+    next: Next,
+    plan: Plan,
+    changes: Changes,
+}
+
 impl Controller {
     /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
-    pub(super) async fn reload(&mut self) -> Result<Changes, Refusal> {
-        let result = self.try_reload().await;
+    pub(super) async fn reload(&mut self, query: &ReloadQuery) -> Result<Changes, Refusal> {
+        let result = self.try_reload(query).await;
         match &result {
             Ok(changes) => tracing::info!(
                 services_added = changes.services_added.len(),
@@ -51,13 +65,45 @@ impl Controller {
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Changes, Refusal> {
-        let failed = |error: anyhow::Error| Refusal::Failed(chain(error.as_ref()));
+    async fn try_reload(&mut self, query: &ReloadQuery) -> Result<Changes, Refusal> {
         let config = config_file::read(&self.file).map_err(|error| match error {
             ConfigFileError::Invalid(errors) => Refusal::Configuration(errors.to_string()),
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
+        let Prepared {
+            config,
+            targets,
+            next,
+            plan,
+            mut changes,
+        } = self.prepare(config).await?;
+        let Moved { moved, slots, .. } = self.follow(config, plan).await.map_err(failed)?;
+        (changes.slots_moved, changes.slots) = (moved, slots);
+        self.checks.adopt(next, &self.config);
+        if query.now {
+            self.release_leaving();
+        }
+        self.begin_checks(targets).map_err(failed)?;
+        self.adjust_vips().await.map_err(failed)?;
+        Ok(changes)
+    }
+
+    /// What a reload with a configuration would do. Changes nothing.
+    pub(super) async fn foretell(&mut self, query: &PlanQuery) -> Result<Changes, Refusal> {
+        let PlanQuery { file_name, text } = query;
+        let config = config_file::parse(file_name, text)
+            .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
+        let needs_restart = needs_restart(&self.config, &config);
+        let Prepared { changes, .. } = self.prepare(config).await?;
+        Ok(Changes {
+            needs_restart,
+            ..changes
+        })
+    }
+
+    /// Looks at everything that a configuration needs, and at what it changes. Both a reload and a plan begin so.
+    async fn prepare(&mut self, config: Config) -> Result<Prepared, Refusal> {
         match Host::examine(&config, self.network.netlink()).await {
             Ok(_) => {}
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
@@ -65,6 +111,7 @@ impl Controller {
         }
         let targets = check_targets(&config)
             .map_err(|error| Refusal::Configuration(chain(error.as_ref() as &dyn std::error::Error)))?;
+        // It may free ids, and settle slots.
         self.finish_sweep().await.map_err(failed)?;
         let next = self.checks.follow(&self.config, &config);
         let plan = self
@@ -72,13 +119,50 @@ impl Controller {
             .plan(&config, &next.shares())
             .map_err(|error| config.refusal(error.key(), error.to_string()))
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let mut changes = Changes::between(&self.config, &config);
-        let Moved { moved, slots } = self.follow(config, plan).await.map_err(failed)?;
-        (changes.slots_moved, changes.slots) = (moved, slots);
-        self.checks.adopt(next);
-        self.begin_checks(targets).map_err(failed)?;
-        self.adjust_vips().await.map_err(failed)?;
+        let changes = self.changes(&config, &next, &plan).map_err(failed)?;
+        Ok(Prepared {
+            config,
+            targets,
+            next,
+            plan,
+            changes,
+        })
+    }
+
+    fn changes(&self, config: &Config, next: &Next, plan: &Plan) -> anyhow::Result<Changes> {
+        let mut changes = Changes::between(&self.config, config);
+        let connections = self.checks.connections(&self.plan);
+        let (shares, once_up) = (next.shares(), next.weights_once_up(self.checks.now()));
+        for (place, (planned, weights)) in plan.services.iter().zip(once_up).enumerate() {
+            let foresee = |planned| self.placement.foresee(planned, ticks(), &self.datapath);
+            let at_once = foresee(planned)?;
+            let later = match config.services.get(place) {
+                // Mostly nobody is new.
+                Some(service) if weights != shares.of(place) => {
+                    let mut later = planned.clone();
+                    later.share_out(&service.backends, &weights);
+                    foresee(&later)?
+                }
+                _ => at_once.clone(),
+            };
+            changes.foresee(place, &at_once, &later, |id| connections.get(&id).copied());
+        }
         Ok(changes)
+    }
+
+    /// Gives up the connections of all backends that are no longer configured, also of those that an earlier reload has removed.
+    fn release_leaving(&mut self) {
+        for service in &self.plan.services {
+            let leaving = self.placement.leaving(service.entry.id);
+            self.released.extend(leaving.map(|(id, _)| id));
+        }
+        if !self.released.is_empty() {
+            tracing::warn!(
+                backends = self.released.len(),
+                "the connections of backends that are no longer configured are given up"
+            );
+            self.next_sweep = Instant::now();
+        }
     }
 
     /// Makes the tables what a plan says, for a configuration with which the old one can be replaced. No pass over the
@@ -96,10 +180,14 @@ impl Controller {
         let moved = self.placement.apply(&plan, ticks(), &mut self.datapath)?;
         self.network
             .set_translates(self.placement.translates(), &mut self.datapath)?;
+        // One that is configured again keeps what it has left.
+        self.released
+            .retain(|id| plan.targets.iter().all(|target| target.id != *id));
         self.config = config;
         self.plan = plan;
         // What a pass takes to be free has not been named by a packet for as long as that.
-        self.next_sweep = Instant::now() + SWEEP;
+        self.ids_free_from = Instant::now() + SWEEP;
+        self.next_sweep = self.ids_free_from;
         Ok(moved)
     }
 
@@ -157,4 +245,9 @@ impl Controller {
     pub(super) fn vips(&self) -> BTreeSet<IpAddr> {
         self.config.services.iter().map(|service| service.vip).collect()
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as errors are mapped")]
+fn failed(error: anyhow::Error) -> Refusal {
+    Refusal::Failed(chain(error.as_ref()))
 }
