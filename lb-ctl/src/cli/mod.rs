@@ -97,8 +97,8 @@ enum Action {
     ///
     /// No connection breaks: backends that are no longer configured get no new ones, and keep those that they have.
     Reload {
-        /// Reset the connections of backends that are no longer configured, now or since an earlier reload, instead of letting them
-        /// end.
+        /// Reset the connections of backends that are no longer configured nor discovered, also of those since an earlier reload,
+        /// instead of letting them end.
         #[arg(long)]
         now: bool,
         /// Print JSON, for programs.

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    config::{Backend, Config, NeedsRestart, Service},
+    config::{Backend, Config, Discovery, NeedsRestart, Service},
     placement::{FlowsTracked, Foreseen},
     prefix::Prefix,
 };
@@ -61,7 +61,8 @@ pub struct ServiceChanges {
     pub port: u16,
     /// Whether it comes, goes or stays.
     pub fate: Fate,
-    /// Its keys with another value, those of backends aside; `check` stands for all of its check.
+    /// Its keys with another value, those of backends aside; `check` and `discovery` stand for
+    /// all of theirs.
     pub keys_changed: Vec<String>,
     /// Backends that are new.
     pub backends_added: Vec<String>,
@@ -270,6 +271,7 @@ fn keys_changed(before: &Service, after: &Service) -> Vec<String> {
         allow,
         check,
         health,
+        discovery,
         backends: _,
         vip_origin: _,
     } = after;
@@ -283,6 +285,10 @@ fn keys_changed(before: &Service, after: &Service) -> Vec<String> {
         ("no_backend", before.no_backend != *no_backend),
         ("allow", prefixes(&before.allow) != prefixes(allow)),
         ("check", before.check != *check),
+        (
+            "discovery",
+            !is_same_discovery(before.discovery.as_ref(), discovery.as_ref()),
+        ),
         (
             "min_healthy",
             before.health.selection.min_healthy != health.selection.min_healthy,
@@ -320,6 +326,20 @@ fn datapath_changed(before: &Config, after: &Config) -> Vec<String> {
 fn written(keys: &[(&str, bool)]) -> Vec<String> {
     let changed = keys.iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| (*key).to_owned()).collect()
+}
+
+fn is_same_discovery(before: Option<&Discovery>, after: Option<&Discovery>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            let origin = after.origin.clone();
+            Discovery {
+                origin,
+                ..before.clone()
+            } == *after
+        }
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -425,6 +445,20 @@ mod tests {
         ] {
             assert_eq!(changed(before, after), [""; 0], "from {before:?} to {after:?}");
         }
+    }
+
+    #[test]
+    fn other_seeds_are_another_policy_and_the_same_on_another_line_are_not() {
+        let with = |keys: &str| {
+            let checked = format!("check.type = \"tcp\"\n{keys}\nport");
+            config(&service("hs2", 21050, &[("a", 1, 1)]).replace("port", &checked))
+        };
+        let seeds = r#"discovery = { type = "impala", seeds = ["10.0.0.1", "10.0.0.2"] }"#;
+        let changed =
+            |before: &str, after: &str| Changes::between(&with(before), &with(after)).services_changed;
+        assert_eq!(changed("", seeds), ["hs2"]);
+        assert_eq!(changed(seeds, &seeds.replace("0.2", "0.3")), ["hs2"]);
+        assert_eq!(changed(seeds, &format!("\n# moved down\n{seeds}")), [""; 0]);
     }
 
     #[test]

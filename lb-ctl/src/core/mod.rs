@@ -4,6 +4,7 @@ pub mod cause;
 pub mod census;
 pub mod changes;
 pub mod config;
+pub mod discovery;
 pub mod explain;
 pub mod flows;
 pub mod health;

@@ -147,6 +147,13 @@ impl Checks {
         self.services.get(index).map(|service| &service.serving)
     }
 
+    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
+    pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
+        let now = self.now();
+        let service = self.services.get_mut(service);
+        service.is_some_and(|service| service.serving.announce_quiescing(backend, cause, now))
+    }
+
     /// Waits for reports, and takes those that there are.
     pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
         self.reports.recv_many(reports, ROOM).await
@@ -354,7 +361,7 @@ impl Controller {
     }
 
     /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.
-    async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
+    pub(super) async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
         let mut result = Ok(());
         for index in services {
             let decided = self.decide_service(index).await;

@@ -10,6 +10,7 @@ use super::{
     checks::{CheckTargets, Next, check_targets},
     clock::ticks,
     controller::Controller,
+    discovery::{Members, SeedOrders, seed_orders},
     sweeping::SWEEP,
     vips,
 };
@@ -30,7 +31,24 @@ use crate::{
 /// How long a start or a reload waits for backends to tell their MAC addresses. Whoever is slower is resolved later.
 pub(super) const RESOLUTION_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// A configuration that fits this host, and everything that follows from it. Nothing is done yet.
+/// Whether the way to new backends must be known before slots move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrivals {
+    /// They may serve at once.
+    Awaited,
+    /// They serve after their first check at the earliest, for which the kernel finds the way.
+    Later,
+}
+
+/// The configuration of a file that fits this host, and everything that follows from it. Nothing is done yet.
+struct PreparedFile {
+    configured: Config,
+    members: Members,
+    orders: SeedOrders,
+    joined: Prepared,
+}
+
+/// A configuration with the members of its services, and everything that follows from it. Nothing is done yet.
 struct Prepared {
     config: Config,
     targets: CheckTargets,
@@ -71,20 +89,19 @@ impl Controller {
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let Prepared {
-            config,
-            targets,
-            next,
-            plan,
-            mut changes,
-        } = self.prepare(config).await?;
-        let Moved { moved, slots, .. } = self.follow(config, plan).await.map_err(failed)?;
-        (changes.slots_moved, changes.slots) = (moved, slots);
-        self.checks.adopt(next, &self.config);
+        let PreparedFile {
+            configured,
+            members,
+            orders,
+            joined,
+        } = self.prepare_file(config).await?;
+        let changes = self.follow_prepared(joined, Arrivals::Awaited).await?;
         if query.now {
             self.release_leaving();
         }
-        self.begin_checks(targets).map_err(failed)?;
+        self.discovering.adopt(configured, members);
+        self.discovering.begin(orders);
+        self.announce_quiescing().await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }
@@ -95,22 +112,41 @@ impl Controller {
         let config = config_file::parse(file_name, text)
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let needs_restart = needs_restart(&self.config, &config);
-        let Prepared { changes, .. } = self.prepare(config).await?;
+        let prepared = self.prepare_file(config).await?;
         Ok(Changes {
             needs_restart,
-            ..changes
+            ..prepared.joined.changes
         })
     }
 
-    /// Looks at everything that a configuration needs, and at what it changes. Both a reload and a plan begin so.
-    async fn prepare(&mut self, config: Config) -> Result<Prepared, Refusal> {
-        match Host::examine(&config, self.network.netlink()).await {
+    /// Looks at everything that the configuration of a file needs, and at what it changes. Both a reload and a plan begin so.
+    async fn prepare_file(&mut self, configured: Config) -> Result<PreparedFile, Refusal> {
+        match Host::examine(&configured, self.network.netlink()).await {
             Ok(_) => {}
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
         }
-        let targets = check_targets(&config)
-            .map_err(|error| Refusal::Configuration(chain(error.as_ref() as &dyn std::error::Error)))?;
+        let unusable = |error: anyhow::Error| Refusal::Configuration(chain(error.as_ref()));
+        let orders = seed_orders(&configured).map_err(unusable)?;
+        let serving = self
+            .placement
+            .serving(&self.datapath)
+            .map_err(|error| failed(error.into()))?;
+        let mut members = self.members_of(&configured, &serving);
+        let config = self
+            .join_members(&configured, &mut members)
+            .await
+            .map_err(failed)?;
+        let targets = check_targets(&config).map_err(unusable)?;
+        Ok(PreparedFile {
+            joined: self.prepare(config, targets).await?,
+            configured,
+            members,
+            orders,
+        })
+    }
+
+    async fn prepare(&mut self, config: Config, targets: CheckTargets) -> Result<Prepared, Refusal> {
         // It may free ids, and settle slots.
         self.finish_sweep().await.map_err(failed)?;
         let next = self.checks.follow(&self.config, &config);
@@ -150,6 +186,32 @@ impl Controller {
         Ok(changes)
     }
 
+    /// Follows another configuration, with what is known of its backends' health.
+    pub(super) async fn follow_config(
+        &mut self,
+        config: Config,
+        targets: CheckTargets,
+        arrivals: Arrivals,
+    ) -> Result<Changes, Refusal> {
+        let prepared = self.prepare(config, targets).await?;
+        self.follow_prepared(prepared, arrivals).await
+    }
+
+    async fn follow_prepared(&mut self, prepared: Prepared, arrivals: Arrivals) -> Result<Changes, Refusal> {
+        let Prepared {
+            config,
+            targets,
+            next,
+            plan,
+            mut changes,
+        } = prepared;
+        let Moved { moved, slots, .. } = self.follow(config, plan, arrivals).await.map_err(failed)?;
+        (changes.slots_moved, changes.slots) = (moved, slots);
+        self.checks.adopt(next, &self.config);
+        self.begin_checks(targets).map_err(failed)?;
+        Ok(changes)
+    }
+
     /// Gives up the connections of all backends that are no longer configured, also of those that an earlier reload has removed.
     fn release_leaving(&mut self) {
         for service in &self.plan.services {
@@ -167,13 +229,22 @@ impl Controller {
 
     /// Makes the tables what a plan says, for a configuration with which the old one can be replaced. No pass over the
     /// records may be under way.
-    pub(super) async fn follow(&mut self, config: Config, plan: Plan) -> anyhow::Result<Moved> {
+    pub(super) async fn follow(
+        &mut self,
+        config: Config,
+        plan: Plan,
+        arrivals: Arrivals,
+    ) -> anyhow::Result<Moved> {
         self.placement.introduce(&plan, &mut self.datapath)?;
         let unknown = self.take_in_targets(&plan)?;
-        // Answers are worth waiting for: once slots have moved, a packet for an unresolved backend would be dropped.
-        timeout(RESOLUTION_GRACE, self.resolve(&unknown))
-            .await
-            .unwrap_or(Ok(()))?;
+        match arrivals {
+            // Answers are worth waiting for: once slots have moved, a packet for an unresolved backend would be dropped.
+            Arrivals::Awaited => timeout(RESOLUTION_GRACE, self.resolve(&unknown))
+                .await
+                .unwrap_or(Ok(()))?,
+            Arrivals::Later if unknown.is_empty() => {}
+            Arrivals::Later => self.network.refresh_routes(&mut self.datapath).await?,
+        }
         // Answers to a service that is new must be recognised from its first connection on.
         let translates = self.placement.translates() || plan.translates();
         self.network.set_translates(translates, &mut self.datapath)?;

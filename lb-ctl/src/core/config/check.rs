@@ -156,7 +156,7 @@ impl CheckKeys {
         (!self.has_kind || self.kind.is_some()).then(|| self.kind())
     }
 
-    fn kind(&self) -> CheckKind {
+    pub(super) fn kind(&self) -> CheckKind {
         self.kind.as_ref().map_or(KIND, |kind| kind.value)
     }
 

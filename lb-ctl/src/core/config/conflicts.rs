@@ -35,6 +35,12 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
         allowed_prefixes(service, errors);
         service.check.report_conflicts(errors);
         load_is_known(service, errors);
+        service.discovery.report_conflicts(
+            service.check.kind(),
+            value_or(service.forward.as_ref(), defaults::FORWARD),
+            service.port.as_ref().map(|port| port.value),
+            errors,
+        );
     }
     outer_sources_are_nobodys(document, errors);
 }

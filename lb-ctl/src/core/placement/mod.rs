@@ -212,14 +212,16 @@ impl Placement {
 
     /// The names of all targets to which slots of their service send new connections, and how many do.
     pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeMap<TargetName, u32>, T::Error> {
-        let mut serving = BTreeMap::<u16, u32>::new();
+        // By id: there are millions of slots.
+        let mut serving = vec![0_u32; usize::from(u16::MAX) + 1];
         for service in self.services.values() {
             for index in service.first_slot..service.first_slot + service.slots {
-                *serving.entry(tables.slot(index)?.current).or_default() += 1;
+                serving[usize::from(tables.slot(index)?.current)] += 1;
             }
         }
-        let named = |(id, slots): (&u16, &u32)| Some((*self.targets.get(id)?, *slots));
-        Ok(serving.iter().filter_map(named).collect())
+        let named = |(&id, &name): (&u16, &TargetName)| (name, serving[usize::from(id)]);
+        let has_slots = |(_, slots): &(TargetName, u32)| *slots > 0;
+        Ok(self.targets.iter().map(named).filter(has_slots).collect())
     }
 
     /// The service in the table that has this key.

@@ -31,6 +31,14 @@ pub struct ServingBackend {
     load: Option<Average>,
     /// How much of its weight it has by its load.
     level: Level,
+    announced: Option<Announced>,
+}
+
+/// Somebody else says that a backend is shutting down.
+#[derive(Clone, Debug)]
+struct Announced {
+    cause: String,
+    since: Duration,
 }
 
 /// A row of checks that nobody answered.
@@ -107,6 +115,7 @@ impl ServingBackend {
             connections: None,
             load: None,
             level: Level::CONFIGURED,
+            announced: None,
         }
     }
 
@@ -115,11 +124,23 @@ impl ServingBackend {
         (&self.name, self.address, self.port) == (&backend.name, backend.address, backend.port)
     }
 
-    /// The same backend with another weight or tier.
+    /// Whether it is the same machine and port as this backend, whatever they are called.
+    pub(super) fn is_at_place_of(&self, backend: &Backend) -> bool {
+        (self.address, self.port) == (backend.address, backend.port)
+    }
+
+    /// The same backend with another weight, tier or name. Under another name its checks begin anew, from what is known.
     pub(super) fn follow(&self, backend: &Backend) -> Self {
+        let is_renamed = self.name != backend.name && self.health != Health::Checking;
         Self {
+            name: backend.name.clone(),
             weight: backend.weight,
             tier: backend.tier,
+            start: if is_renamed {
+                Start::Warm(self.health)
+            } else {
+                self.start
+            },
             ..self.clone()
         }
     }
@@ -170,6 +191,22 @@ impl ServingBackend {
         self.up_since = None;
     }
 
+    /// Takes in whether somebody else says that it is shutting down, and who. Returns whether that is news.
+    pub(super) fn announce_quiescing(&mut self, cause: Option<&str>, now: Duration) -> bool {
+        let is_news = self.announced.is_some() != cause.is_some();
+        let since = self.announced.as_ref().map_or(now, |announced| announced.since);
+        self.announced = cause.map(|cause| Announced {
+            cause: cause.to_owned(),
+            since,
+        });
+        is_news
+    }
+
+    /// What others say of it, as far as that counts: of one that is down, its own check knows more.
+    fn announced(&self) -> Option<&Announced> {
+        self.announced.as_ref().filter(|_| self.health != Health::Down)
+    }
+
     /// Takes in a check that nobody answered, and when the latest check began that any other backend answered.
     pub(super) fn count_silence(&mut self, began: Duration, sign_of_life: Option<Duration>) {
         let singular = self.silence.map_or(0, |silence| {
@@ -196,7 +233,7 @@ impl ServingBackend {
         Member {
             tier: self.tier,
             weight: self.weight,
-            standing: self.standing,
+            standing: self.announced().map_or(self.standing, |_| Standing::Unusable),
         }
     }
 
@@ -253,17 +290,17 @@ impl ServingBackend {
 
     /// Its health.
     pub fn health(&self) -> Health {
-        self.health
+        self.announced().map_or(self.health, |_| Health::Quiescing)
     }
 
     /// Since when its health has been what it is, and for the same reason.
     pub fn since(&self) -> Duration {
-        self.since
+        self.announced().map_or(self.since, |announced| announced.since)
     }
 
     /// Why its health is what it is, in a sentence that continues its name.
     pub fn cause(&self) -> &str {
-        &self.cause
+        self.announced().map_or(&self.cause, |announced| &announced.cause)
     }
 
     /// Since when it has been up, if it was not from the start.
