@@ -20,7 +20,7 @@
 
 use crate::{
     clock,
-    layout::{FlowKey, FlowRecord, HalfOpen, SettledFlow, Slot},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, SettledFlow, Slot},
 };
 
 /// After how many ticks without a packet an established record gives way to a new connection: a minute.
@@ -52,12 +52,16 @@ pub trait Records {
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen>;
     /// What was noted of a flow without a record.
     fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow>;
+    /// What is noted of a client of an affine service.
+    fn affinity(&self, key: &ClientKey) -> Option<&Affinity>;
     /// The time, in [ticks](clock::ticks).
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
     fn is_short(&self) -> bool;
     /// Whether packets can be forwarded to a target.
     fn is_alive(&self, target: u16) -> bool;
+    /// Whether it may get new connections whatever its slots say: it is alive and does not shed them.
+    fn takes_new_flows(&self, target: u16) -> bool;
 }
 
 /// What is to be remembered of a packet that was forwarded.
@@ -302,6 +306,7 @@ mod tests {
         current: 2,
         tracked: true,
         settled_seen: 0,
+        grace: 0,
     };
     const NOW: u32 = 500;
 

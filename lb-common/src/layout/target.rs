@@ -137,6 +137,12 @@ impl Target {
         self.state & Self::SHEDS != 0
     }
 
+    /// Whether it may get new flows, whatever its slots say: packets can be sent to it, and it does not shed them.
+    #[inline(always)]
+    pub const fn takes_new_flows(&self) -> bool {
+        self.state & (Self::RESOLVED | Self::SHEDS) == Self::RESOLVED
+    }
+
     /// How packets reach it: one of [`forward`].
     #[inline(always)]
     pub const fn forward(&self) -> u32 {
@@ -236,6 +242,7 @@ mod tests {
         assert_eq!((target.forward(), target.backend()), (forward::NAT, backend));
         assert_eq!(target.forwarding(), Forwarding::Nat { port: 21050 });
         assert!(target.is_resolved() && !target.sheds());
+        assert!(target.takes_new_flows() && !target.shedding(true).takes_new_flows());
         assert!(target.shedding(true).sheds() && target.shedding(true).is_resolved());
         assert_eq!(target.shedding(true).shedding(false), target);
     }

@@ -13,8 +13,8 @@ use crate::{
     counter::Counter,
     decision::{Memory, Tables},
     layout::{
-        AllowedKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Service, ServiceKey,
-        SettledFlow, Slot, Target, Traffic, flag,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node,
+        Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
     process::Engine,
     slot_rule::{Effect, Records},
@@ -50,6 +50,12 @@ pub const RESTRICTED6: SocketAddr = SocketAddr::new(VIP6, 21056);
 pub const ALLOWED: (IpAddr, u32) = (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 0)), 25);
 /// From where [`RESTRICTED6`] may be used.
 pub const ALLOWED6: (IpAddr, u32) = (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0, 0, 0, 0)), 65);
+/// Like [`THREE`], with affinity: all connections of a client have one slot.
+pub const AFFINE: SocketAddr = SocketAddr::new(VIP, 21057);
+/// Like [`AFFINE`], over IPv6.
+pub const AFFINE6: SocketAddr = SocketAddr::new(VIP6, 21057);
+/// For how many ticks a client of [`AFFINE`] keeps its target.
+pub const AFFINITY_TIMEOUT: u32 = 839;
 /// A service whose only target has no MAC address yet.
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
@@ -79,6 +85,8 @@ pub struct HostTables {
     pub half_open: BTreeMap<FlowKey, HalfOpen>,
     /// The notes of flows without a record.
     pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
+    /// Where clients of affine services are at home.
+    pub affinity: BTreeMap<ClientKey, Affinity>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
@@ -87,6 +95,8 @@ pub struct HostTables {
     pub room: Option<usize>,
     /// What decisions wanted remembered, and has not been carried out.
     memories: RefCell<Vec<Memory>>,
+    /// What is to be noted of clients, likewise.
+    clients: RefCell<Vec<(ClientKey, Affinity)>>,
     /// What was counted, by [`Counter`].
     counters: RefCell<BTreeMap<u32, u64>>,
     /// What was forwarded, by target id.
@@ -127,6 +137,13 @@ impl HostTables {
             let key = AllowedKey::prefix(id, address.into(), before + length);
             tables.allowed.insert(key);
         }
+        for (id, affine) in [(3, AFFINE), (4, AFFINE6)] {
+            let service = tables.add_service(affine, |slot| slot % 3 + 1);
+            service.flags = flag::AFFINE;
+            service.id = id;
+            service.port_mask = 0;
+            service.affinity_timeout = AFFINITY_TIMEOUT;
+        }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         tables
@@ -151,6 +168,7 @@ impl HostTables {
         for memory in self.memories.take() {
             self.perform(&memory);
         }
+        self.affinity.extend(self.clients.take());
     }
 
     /// Carries out what a decision wants remembered, as the XDP program does.
@@ -277,6 +295,10 @@ impl Tables for HostTables {
     fn remember(&self, memory: &Memory) {
         self.memories.borrow_mut().push(*memory);
     }
+
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity) {
+        self.clients.borrow_mut().push((*client, *affinity));
+    }
 }
 
 impl Engine for HostTables {
@@ -310,6 +332,10 @@ impl Records for HostTables {
         self.settled_flows.get(key)
     }
 
+    fn affinity(&self, key: &ClientKey) -> Option<&Affinity> {
+        self.affinity.get(key)
+    }
+
     fn now(&self) -> u32 {
         self.now
     }
@@ -320,5 +346,9 @@ impl Records for HostTables {
 
     fn is_alive(&self, target: u16) -> bool {
         self.target(target).is_some_and(Target::is_resolved)
+    }
+
+    fn takes_new_flows(&self, target: u16) -> bool {
+        self.target(target).is_some_and(Target::takes_new_flows)
     }
 }

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::{self, Backend, NoBackend, Prefix},
+    config::{self, Affinity, Backend, NoBackend, Prefix},
     maglev::{self, Candidate},
+    time::ticks,
 };
 
 /// The contents of the service and slot tables, and who the targets are.
@@ -48,6 +49,8 @@ pub struct PlannedTarget {
     pub address: IpAddr,
     /// How packets reach it.
     pub forwarding: Forwarding,
+    /// Whether it gets no new flows, whatever affinity says.
+    pub sheds: bool,
 }
 
 /// What is special about a service.
@@ -61,7 +64,27 @@ pub(super) fn flags(service: &config::Service) -> u32 {
     } else {
         flag::RESTRICTED
     };
-    resets | restricted
+    let affine = match service.affinity {
+        Affinity::Client => flag::AFFINE,
+        Affinity::None => 0,
+    };
+    resets | restricted | affine
+}
+
+/// The bits of the client's port that the flow hash takes in.
+pub(super) const fn port_mask(service: &config::Service) -> u16 {
+    match service.affinity {
+        Affinity::Client => 0,
+        Affinity::None => u16::MAX,
+    }
+}
+
+/// For how many ticks a client keeps its backend; 0 without affinity.
+pub(super) fn affinity_timeout(service: &config::Service) -> u32 {
+    match service.affinity {
+        Affinity::Client => ticks(service.affinity_timeout.into()),
+        Affinity::None => 0,
+    }
 }
 
 /// From where a service may be used, as the tables hold it; empty if from everywhere.

@@ -280,8 +280,10 @@ impl Network {
 
 fn write(datapath: &mut Datapath, changes: &[Change]) -> anyhow::Result<()> {
     for change in changes {
+        // Whether it gets new flows is not for the network to say.
+        let sheds = datapath.target(change.id)?.sheds();
         datapath
-            .write_target(change.id, change.target)
+            .write_target(change.id, change.target.shedding(sheds))
             .with_context(|| format!("writing target {}", change.id))?;
     }
     Ok(())

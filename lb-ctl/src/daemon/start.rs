@@ -89,6 +89,7 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
     };
     let placement = Placement::adopt(&config.datapath, &found)
         .map_err(|error| config.refusal(error.key(), error.to_string()))?;
+    placement.check_affinity(config)?;
     placement
         .check_room(config)
         .map_err(|error| config.refusal(error.key(), error.to_string()))?;

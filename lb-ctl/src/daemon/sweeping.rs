@@ -60,7 +60,8 @@ impl Controller {
             self.idle_timeout(),
             self.placement.services().copied(),
             reset,
-        );
+        )
+        .releasing(self.placement.shedding());
         let sweep = self.datapath.sweep()?;
         Ok(spawn_blocking(move || sweep.run(census)))
     }

@@ -8,8 +8,8 @@ use aya::{
     maps::{Array, PerCpuArray},
 };
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
-    TargetName, Traffic, map,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey,
+    SettledFlow, Target, TargetName, Traffic, map,
 };
 
 use super::{
@@ -37,6 +37,7 @@ impl Datapath {
         copy_per_cpu::<u64>(old, self, map::COUNTERS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::HALF_OPEN_RETURNS)?;
+        copy_hash::<ClientKey, Affinity>(old, self, map::AFFINITY)?;
         copy_hash::<FlowKey, SettledFlow>(old, self, map::SETTLED_FLOWS)?;
         copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)?;
         copy_hash::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN)
@@ -47,8 +48,9 @@ impl Datapath {
     pub(super) fn catch_up_with(&mut self, old: &Self) -> Result<(), DatapathError> {
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::HALF_OPEN_RETURNS)?;
-        merge::<FlowRecord>(old, self, map::FLOWS, |record| record.last_seen)?;
-        merge::<HalfOpen>(old, self, map::HALF_OPEN, |record| record.opened)?;
+        merge::<ClientKey, Affinity>(old, self, map::AFFINITY, |noted| noted.last_seen)?;
+        merge::<FlowKey, FlowRecord>(old, self, map::FLOWS, |record| record.last_seen)?;
+        merge::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN, |record| record.opened)?;
         for index in 0..self.slots.length().min(old.slots.length()) {
             let (before, now) = (old.slots.load(index)?, self.slots.load(index)?);
             let is_older = before.settled_seen.wrapping_sub(now.settled_seen) > u16::MAX / 2;
@@ -76,16 +78,17 @@ where
 }
 
 /// Copies records that are not in the new table, or of which the old one has heard later.
-fn merge<V: Copy>(
+fn merge<K: Copy, V: Copy>(
     old: &Datapath,
     new: &Datapath,
     name: &'static str,
     time: impl Fn(&V) -> u32,
 ) -> Result<(), DatapathError>
 where
+    Raw<K>: Pod,
     Raw<V>: Pod,
 {
-    let (from, to) = tables::<FlowKey, V>(old, new, name)?;
+    let (from, to) = tables::<K, V>(old, new, name)?;
     let copy = |key, record| {
         let is_later = to
             .get(&key)?

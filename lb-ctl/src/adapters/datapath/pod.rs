@@ -1,8 +1,8 @@
 //! Values that are copied in and out of maps as bytes.
 
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
-    TargetName, Traffic,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey,
+    SettledFlow, Target, TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -23,6 +23,10 @@ unsafe impl aya::Pod for Raw<Traffic> {}
 unsafe impl aya::Pod for Raw<FlowKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<FlowRecord> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<ClientKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Affinity> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<HalfOpen> {}
 // SAFETY: as above.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lb_common::layout::{FlowKey, FlowRecord, HalfOpen, Slot, map};
+use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Slot, map};
 
 use super::{Datapath, DatapathError, find, hash_table::HashTable, slots::SlotTable};
 use crate::core::census::{Census, Record};
@@ -11,6 +11,7 @@ use crate::core::census::{Census, Record};
 pub struct Sweep {
     half_open: HashTable<FlowKey, HalfOpen>,
     flows: HashTable<FlowKey, FlowRecord>,
+    clients: HashTable<ClientKey, Affinity>,
     slots: Arc<SlotTable>,
 }
 
@@ -20,6 +21,7 @@ impl Datapath {
         Ok(Sweep {
             half_open: HashTable::of(find(&self.ebpf, map::HALF_OPEN)?)?,
             flows: HashTable::of(find(&self.ebpf, map::FLOWS)?)?,
+            clients: HashTable::of(find(&self.ebpf, map::AFFINITY)?)?,
             slots: Arc::clone(&self.slots),
         })
     }
@@ -32,6 +34,7 @@ impl Sweep {
         // In this order: see `core::census`.
         pass(&self.half_open, &self.slots, &mut census)?;
         pass(&self.flows, &self.slots, &mut census)?;
+        pass_clients(&self.clients, &self.slots, &mut census)?;
         Ok(census)
     }
 }
@@ -53,6 +56,25 @@ where
         };
         if let Some(record) = stays {
             census.count(&key, record.into());
+        }
+        Ok(())
+    })
+}
+
+fn pass_clients(
+    table: &HashTable<ClientKey, Affinity>,
+    slots: &SlotTable,
+    census: &mut Census,
+) -> Result<(), DatapathError> {
+    let slot = |index: u32| -> Option<Slot> { slots.load(index).ok() };
+    table.for_each(|key, noted| {
+        let stays = if census.is_client_over(&key, &noted, slot) {
+            table.delete_if(&key, |noted| census.is_client_over(&key, &noted, slot))?
+        } else {
+            Some(noted)
+        };
+        if let Some(noted) = stays {
+            census.count_client(&key, &noted);
         }
         Ok(())
     })

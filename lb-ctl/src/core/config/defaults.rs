@@ -23,6 +23,8 @@ pub(super) const XDP_MODE: XdpModeChoice = XdpModeChoice::Auto;
 pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";
 pub(super) const FORWARD: Forward = Forward::Dsr;
 pub(super) const AFFINITY: Affinity = Affinity::None;
+/// A quarter of an hour: for as long a HiveServer2 session outlives its connection, `--disconnected_session_timeout` of impalad.
+pub(super) const AFFINITY_TIMEOUT: ConfigDuration = ConfigDuration::from_millis(15 * 60_000);
 pub(super) const BALANCE: Balance = Balance::Hash;
 pub(super) const NO_BACKEND: NoBackend = NoBackend::Reset;
 pub(super) const CHECK_KIND: CheckKind = CheckKind::None;

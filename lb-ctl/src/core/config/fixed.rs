@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 
+use super::choice::Affinity;
 use super::error::{ConfigError, ConfigErrors};
-use super::model::Config;
+use super::model::{Config, Service};
 
 /// Refuses a configuration that differs from the running one in a key that only a restart can change.
 pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> {
@@ -45,11 +46,35 @@ pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> 
         &running.api.socket.display(),
         &new.api.socket.display(),
     );
+    errors.extend(affinity_changes(running, new));
     if errors.is_empty() {
         Ok(())
     } else {
         Err(ConfigErrors::new(new.file_name.clone(), errors))
     }
+}
+
+/// A service hashes what its affinity says, so that with another one all its connections would be in other slots.
+fn affinity_changes(running: &Config, new: &Config) -> Vec<ConfigError> {
+    let changed = new.services.iter().filter_map(|service| {
+        let earlier = running
+            .services
+            .iter()
+            .find(|it| (it.vip, it.port) == (service.vip, service.port))?;
+        (earlier.affinity != service.affinity).then(|| affinity_refusal(new, service, earlier.affinity))
+    });
+    changed.collect()
+}
+
+/// Why a service cannot have another affinity than it has in the tables.
+pub fn affinity_refusal(new: &Config, service: &Service, running: Affinity) -> ConfigError {
+    new.affinity_origin(service).error(format!(
+        "expected {:?}, as it is running, found {:?}: every connection of the service would be looked for in another slot, and \
+         break; make another service on another port, or break them on purpose: remove the service, reload, put it back, \
+         reload again",
+        running.as_str(),
+        service.affinity.as_str(),
+    ))
 }
 
 fn refusal(new: &Config, key: &str, running: &str, found: &str) -> ConfigError {
@@ -105,6 +130,35 @@ mod tests {
             back.contains("lb.toml:1: datapath.max_flows: expected 5000"),
             "{back}"
         );
+    }
+
+    #[test]
+    fn a_service_keeps_its_affinity() {
+        let affinity = |keys: &str| {
+            let text = format!(
+                "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.9\"\nport = 1\n{keys}\n\
+                 [[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\n"
+            );
+            let host = HostDefaults {
+                node_name: "lb".into(),
+            };
+            parse("lb.toml", &text, &host).unwrap()
+        };
+        let (none, client) = (affinity(""), affinity("affinity = \"client\""));
+        let errors = refuse_fixed(&none, &client).unwrap_err().to_string();
+        assert!(
+            errors.starts_with(
+                "lb.toml:7: service[s].affinity: expected \"none\", as it is running, found \"client\": every"
+            ),
+            "{errors}"
+        );
+        let errors = refuse_fixed(&client, &none).unwrap_err().to_string();
+        assert!(
+            errors.starts_with("lb.toml:3: service[s].affinity: expected \"client\""),
+            "{errors}"
+        );
+        let longer = affinity("affinity = \"client\"\naffinity_timeout = \"1h\"");
+        assert_eq!(refuse_fixed(&client, &longer), Ok(()));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice
 pub use defaults::{API_SOCKET, HostDefaults};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use fixed::refuse_fixed;
+pub use fixed::{affinity_refusal, refuse_fixed};
 pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
 pub use prefix::Prefix;
 pub use value::{bad_name, is_name};

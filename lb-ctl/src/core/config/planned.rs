@@ -10,8 +10,6 @@ pub(super) const PLANNED: &[&str] = &[
     "http",
     r#"service.forward = "ipip""#,
     r#"service.forward = "nat""#,
-    r#"service.affinity = "client""#,
-    "service.affinity_timeout",
     r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
     "service.on_down",

@@ -57,6 +57,7 @@ fn tracked(settled: u16, current: u16) -> Slot {
         current,
         tracked: true,
         settled_seen: 0,
+        grace: 0,
     }
 }
 
@@ -231,6 +232,7 @@ fn any_slot() -> impl Strategy<Value = Slot> {
         current,
         tracked,
         settled_seen: 0,
+        grace: 0,
     })
 }
 

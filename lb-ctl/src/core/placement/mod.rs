@@ -41,6 +41,8 @@ pub struct Placement {
     targets: BTreeMap<u16, TargetName>,
     /// The targets that the configuration names. The others are leaving.
     configured: BTreeSet<u16>,
+    /// The targets that get no new flows, whatever affinity says.
+    shedding: BTreeSet<u16>,
 }
 
 /// What the tables have room for, and what all services have in common.
@@ -108,6 +110,7 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: BTreeMap::new(),
             configured: BTreeSet::new(),
+            shedding: BTreeSet::new(),
         }
     }
 
@@ -128,6 +131,9 @@ impl Placement {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = Service {
                 flags: plan::flags(service),
+                // The same as before, or the configuration has been refused.
+                port_mask: plan::port_mask(service),
+                affinity_timeout: plan::affinity_timeout(service),
                 ..planner.service(&key)?
             };
             let mut targets = Vec::new();
@@ -141,6 +147,7 @@ impl Placement {
                     name,
                     address: backend.address,
                     forwarding: Forwarding::Dsr,
+                    sheds: backend.weight == 0,
                 });
                 targets.push(id);
             }
@@ -185,6 +192,11 @@ impl Placement {
     pub fn leaving(&self, service: u16) -> impl Iterator<Item = (u16, &TargetName)> {
         self.targets()
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
+    }
+
+    /// The targets that get no new flows, whatever affinity says.
+    pub fn shedding(&self) -> impl Iterator<Item = u16> {
+        self.shedding.iter().copied()
     }
 
     /// The services in the table.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName, flag};
 
 use super::{Placement, allowing};
 use crate::core::{
@@ -32,6 +32,8 @@ pub trait WriteTables {
     fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
     /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
+    /// Stops new flows to a target, whatever affinity says, or lets them in again.
+    fn shed(&mut self, id: u16, sheds: bool) -> Result<(), Self::Error>;
     /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
     fn forget_target(&mut self, id: u16) -> Result<(), Self::Error>;
 }
@@ -85,6 +87,7 @@ impl Placement {
     ) -> Result<Moved, T::Error> {
         self.configured = plan.targets.iter().map(|target| target.id).collect();
         let mut moved = Moved::default();
+        self.shed(plan, tables)?;
         let allowed = allowing::of(plan);
         self.allow(&allowed, tables)?;
         for service in &plan.services {
@@ -113,6 +116,27 @@ impl Placement {
         self.remove_services(plan, tables)?;
         self.disallow(|prefix| !allowed.contains(prefix), tables)?;
         Ok(moved)
+    }
+
+    /// Stops new flows to targets that get no slots: those that are leaving, and those with the weight 0. First of all, so that
+    /// clients which are at home there are so no longer when the slots move.
+    fn shed<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
+        let open: BTreeSet<u16> = plan
+            .targets
+            .iter()
+            .filter(|target| !target.sheds)
+            .map(|target| target.id)
+            .collect();
+        for &id in self.targets.keys() {
+            tables.shed(id, !open.contains(&id))?;
+        }
+        self.shedding = self
+            .targets
+            .keys()
+            .copied()
+            .filter(|id| !open.contains(id))
+            .collect();
+        Ok(())
     }
 
     fn remove_services<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
@@ -170,9 +194,14 @@ impl Placement {
         for service in self.services.values() {
             for slot in 0..service.slots {
                 let index = service.first_slot + slot;
-                let found = tables.slot(index)?;
+                let mut found = tables.slot(index)?;
                 if !found.tracked {
                     continue;
+                }
+                if let Some(over) = slot_moves::grace_over(found, census.now(), service.affinity_timeout)
+                    && tables.replace_slot(index, found, over)?
+                {
+                    found = over;
                 }
                 let named = census.named_in(service.id, slot);
                 let reset = census.is_reset(found.settled);
@@ -188,6 +217,7 @@ impl Placement {
         for &id in &departing.targets {
             if !census.names(id) {
                 tables.forget_target(id)?;
+                self.shedding.remove(&id);
                 let name = self.targets.remove(&id);
                 swept.forgotten.extend(name.map(|name| (id, name)));
             }
@@ -205,9 +235,10 @@ fn move_slots<T: WriteTables>(
     tables: &mut T,
     moved: &mut Moved,
 ) -> Result<(), T::Error> {
+    let is_affine = service.entry.flags & flag::AFFINE != 0;
     for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
         moved.slots += 1;
-        if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now) {
+        if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now, is_affine) {
             tables.store_slot(index, slot)?;
             moved.moved += 1;
         }

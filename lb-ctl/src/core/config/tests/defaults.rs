@@ -45,6 +45,7 @@ fn absent_keys_have_their_defaults() {
             port: 21050,
             forward: Forward::Dsr,
             affinity: Affinity::None,
+            affinity_timeout: ConfigDuration::from_millis(900_000),
             balance: Balance::Hash,
             no_backend: NoBackend::Reset,
             allow: Vec::new(),
@@ -101,6 +102,8 @@ fn written_keys_are_taken() {
         name = "impala_http"
         vip = "10.0.0.1"
         port = 28000
+        affinity = "client"
+        affinity_timeout = "20m"
         [service.check]
         type = "none"
         [[service.backend]]
@@ -109,6 +112,10 @@ fn written_keys_are_taken() {
         "#,
     );
     assert_eq!(config.node.name, "lb-a.example");
+    assert_eq!(
+        config.affinity_origin(&config.services[0]),
+        origin(20, "service[impala_hs2].affinity")
+    );
     assert_eq!(config.api.socket, Path::new("/tmp/lb.sock"));
     let DatapathConfig {
         interfaces,
@@ -141,6 +148,8 @@ fn written_keys_are_taken() {
     };
     assert_eq!((hs2.name.as_str(), hs2.port), ("impala_hs2", 21050));
     assert_eq!((http.name.as_str(), http.port), ("impala_http", 28000));
+    assert_eq!((hs2.affinity, http.affinity), (Affinity::None, Affinity::Client));
+    assert_eq!(http.affinity_timeout, ConfigDuration::from_millis(20 * 60_000));
     let backends: Vec<_> = hs2
         .backends
         .iter()

@@ -16,7 +16,14 @@ fn the_sample_is_accepted() {
         .iter()
         .map(|it| (it.name.as_str(), it.port, it.backends.len()))
         .collect();
-    assert_eq!(services, [("impala", 21050, 3), ("impala-beeswax", 21000, 3)]);
+    assert_eq!(
+        services,
+        [
+            ("impala", 21050, 3),
+            ("impala-beeswax", 21000, 3),
+            ("impala-http", 28000, 3)
+        ]
+    );
 }
 
 #[test]

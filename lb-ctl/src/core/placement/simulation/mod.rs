@@ -3,10 +3,12 @@
 //! Operators change the configuration, backends come, go and come back; clients open, use, end and reuse connections; SYNs are
 //! retransmitted and spoofed; packets are lost before and behind the balancer; records are swept and run out; the controller is
 //! killed between any two writes and starts again with what the tables say. Whatever happens, a packet of a live connection
-//! reaches the backend on which it lives, and an id is never taken for another backend's.
+//! reaches the backend on which it lives, an id is never taken for another backend's, and a client of a service with affinity
+//! whose backend takes new connections gets no other one within the timeout.
 
 mod clients;
 mod configuration;
+mod homes;
 pub(super) mod kernel;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +25,7 @@ use crate::core::{
     config::Config,
 };
 use configuration::{configuration, service_address};
+use homes::Homes;
 use kernel::Kernel;
 
 /// Few, so that ports share them: the worst case for the rule.
@@ -34,6 +37,8 @@ pub(super) const MAX_BACKENDS: u32 = 9;
 const ROOM: u16 = 10;
 const PORTS: u16 = 8;
 const SERVICES: u16 = 3;
+/// The service with affinity. It has a few clients only, the worst case for it.
+const AFFINE: u16 = 2;
 const BACKENDS: usize = 4;
 /// In ticks.
 const FLOW_IDLE_TIMEOUT: u32 = 300;
@@ -136,6 +141,7 @@ struct World {
     placement: Placement,
     config: Config,
     short: bool,
+    homes: Homes,
     connections: BTreeMap<Client, Connection>,
 }
 
@@ -148,6 +154,7 @@ impl World {
             placement: Placement::empty(&config.datapath),
             config: config.clone(),
             short: false,
+            homes: Homes::default(),
             connections: BTreeMap::new(),
         };
         world.configure(config).expect("room");
@@ -190,6 +197,7 @@ impl World {
             Step::Spoof { client, sequence } => self.spoof(client, sequence),
             Step::Wait(ticks) => self.wait(ticks.into()),
         }
+        self.homes.leave_those_that_shed(&self.kernel);
         Ok(())
     }
 
@@ -209,10 +217,14 @@ impl World {
 
     fn drop_connections_without_service(&mut self) {
         let services = &self.kernel.tables.services;
-        self.connections.retain(|&(service, _), _| {
+        let is_there = |service: u16| {
             let address = service_address(service);
             services.contains_key(&ServiceKey::tcp(address.ip().into(), address.port()))
-        });
+        };
+        self.connections.retain(|&(service, _), _| is_there(service));
+        if !is_there(AFFINE) {
+            self.homes = Homes::default();
+        }
     }
 
     /// Passes over all records, and deletes those that are over.
@@ -223,7 +235,8 @@ impl World {
             FLOW_IDLE_TIMEOUT,
             self.placement.services().copied(),
             reset,
-        );
+        )
+        .releasing(self.placement.shedding());
         let slots = tables.slots.clone();
         let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
         tables
@@ -232,6 +245,13 @@ impl World {
         tables
             .flows
             .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
+        tables.affinity.retain(|key, noted| {
+            let keep = !census.is_client_over(key, noted, slot);
+            if keep {
+                census.count_client(key, noted);
+            }
+            keep
+        });
         census
     }
 
@@ -241,6 +261,7 @@ impl World {
             .begin_pass(&self.kernel)
             .expect("nobody is killed here");
         let census = self.pass(reset);
+        self.homes.forget_those_that_shed(&self.kernel);
         self.placement
             .finish_pass(&departing, &census, &mut self.kernel)
             .expect("nobody is killed here");
@@ -325,7 +346,8 @@ fn check(world: &World) -> Result<(), TestCaseError> {
         {
             prop_assert_eq!(name(target).service(), service.id);
             prop_assert!(name(target).name().is_some(), "a record names nobody");
-            let hash = lb_common::hash::flow(service.hash_seed, key.client(), key.client_port());
+            let port = key.client_port() & service.port_mask;
+            let hash = lb_common::hash::flow(service.hash_seed, key.client(), port);
             let slot = kernel.load(service.first_slot + lb_common::hash::slot(hash, service.slots));
             prop_assert!(
                 slot.tracked || slot.settled == target,
@@ -348,7 +370,7 @@ fn check(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Invariant 5: what a slot gives to new connections follows from the configuration alone.
+/// Invariant 5: what a slot gives to new connections follows from the configuration alone, and so does who gets none.
 fn check_currents(world: &World) -> Result<(), TestCaseError> {
     let fresh = Placement::empty(&world.config.datapath)
         .plan(&world.config)
@@ -358,6 +380,12 @@ fn check_currents(world: &World) -> Result<(), TestCaseError> {
         .iter()
         .map(|target| (target.id, target.name))
         .collect();
+    let ours = world.placement.plan(&world.config).expect("it is in use");
+    for (id, name) in world.placement.targets() {
+        let takes_new_flows = ours.targets.iter().any(|target| target.id == id && !target.sheds);
+        let target = world.kernel.tables.targets[usize::from(id)];
+        prop_assert_eq!(target.takes_new_flows(), takes_new_flows, "{:?}", name);
+    }
     for service in &fresh.services {
         let Some(entry) = world.kernel.tables.services.get(&service.key) else {
             return Err(TestCaseError::fail("a service is missing"));
@@ -436,4 +464,59 @@ fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwa
         "its id is free"
     );
     check(&world).unwrap();
+}
+
+#[test]
+fn a_client_keeps_its_backend_while_slots_move_until_it_is_drained_or_the_timeout_has_passed() {
+    // Guards the world above: the clients' homes must be others than where their slots lead.
+    const TIMEOUT: u32 = 94;
+    let configure = |world: &mut World, b0, b1| {
+        let weights = [
+            [Some(1), None, None, None],
+            [None; 4],
+            [Some(b0), Some(b1), None, None],
+        ];
+        world.perform(&Step::Configure(weights)).unwrap();
+    };
+    let connect = |world: &mut World, port: u16| {
+        world.open((AFFINE, port), 100, Lost::Nowhere);
+        world.send((AFFINE, port), 10, Lost::Nowhere).unwrap();
+        let home = world.connections[&(AFFINE, port)].home.unwrap();
+        world.close((AFFINE, port), Lost::Nowhere).unwrap();
+        home.name().unwrap().to_owned()
+    };
+    let mut moved = 0;
+    for client in 0..3 {
+        let mut world = World::new();
+        configure(&mut world, 1, 0);
+        assert_eq!(connect(&mut world, client), "b0");
+        // Nearly all slots go to b1, and nobody was noted before.
+        configure(&mut world, 1, 1000);
+        let slot = |world: &World| world.kernel.load(world.key((AFFINE, client)).unwrap().1);
+        if !slot(&world).tracked {
+            continue;
+        }
+        moved += 1;
+        for _ in 0..10 {
+            world.sweep(BTreeSet::new());
+            world.restart();
+            assert_eq!(connect(&mut world, client), "b0");
+        }
+        assert!(
+            slot(&world).tracked && slot(&world).grace == 0,
+            "the grace period is over"
+        );
+        world.wait(TIMEOUT + 1);
+        assert_eq!(connect(&mut world, client), "b1", "the timeout has passed");
+        configure(&mut world, 1000, 1);
+        assert_eq!(connect(&mut world, client), "b1", "it is at home there now");
+        configure(&mut world, 1, 0);
+        assert_eq!(connect(&mut world, client), "b0", "b1 is drained");
+        configure(&mut world, 1, 1000);
+        assert_eq!(connect(&mut world, client), "b0", "where it has been since");
+        world.wait(FLOW_IDLE_TIMEOUT + 1);
+        world.sweep(BTreeSet::new());
+        assert!(!slot(&world).tracked, "nobody holds the slot any more");
+    }
+    assert!(moved > 0);
 }
