@@ -286,7 +286,8 @@ fn host_and_kernel_note_the_same() {
                 .prop_map(|(number, port, flags, sequence)| Step::Send { number, port, flags, sequence }),
         ];
         let config = ProptestConfig {
-            cases: 128,
+            // Few, and long: each takes a second where a machine is emulated.
+            cases: 32,
             failure_persistence: None,
             ..ProptestConfig::default()
         };
