@@ -28,7 +28,7 @@ pub(super) fn configuration(weights: &Weights) -> Option<Config> {
         )
         .unwrap();
         if service == AFFINE {
-            text.push_str("affinity = \"client\"\naffinity_timeout = \"100s\"\n");
+            text.push_str("affinity = \"client\"\n");
         }
         for (backend, weight) in backends.iter().enumerate() {
             if let Some(weight) = weight {

@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use super::{NoRoom, Placement};
 use crate::core::{
     census::{Census, Record, run_short},
-    config::Config,
+    config::{Config, ConfigDuration},
 };
 use configuration::{configuration, service_address};
 use homes::Homes;
@@ -141,12 +141,14 @@ struct World {
     placement: Placement,
     config: Config,
     short: bool,
+    /// The timeout of the service with affinity. It may be longer or shorter than those of records.
+    affinity_timeout: ConfigDuration,
     homes: Homes,
     connections: BTreeMap<Client, Connection>,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(affinity_timeout: ConfigDuration) -> Self {
         let config =
             configuration(&[[Some(1), Some(1), None, None], [None; 4], [None; 4]]).expect("a service");
         let mut world = Self {
@@ -154,6 +156,7 @@ impl World {
             placement: Placement::empty(&config.datapath),
             config: config.clone(),
             short: false,
+            affinity_timeout,
             homes: Homes::default(),
             connections: BTreeMap::new(),
         };
@@ -202,7 +205,10 @@ impl World {
     }
 
     /// Applies a configuration, unless there is no room for it. A controller that is killed meanwhile has taken it.
-    fn configure(&mut self, config: Config) -> Result<(), NoRoom> {
+    fn configure(&mut self, mut config: Config) -> Result<(), NoRoom> {
+        for service in &mut config.services {
+            service.affinity_timeout = self.affinity_timeout;
+        }
         let plan = self.placement.plan(&config)?;
         let now = self.kernel.tables.now;
         let introduced = self.placement.introduce(&plan, &mut self.kernel);
@@ -401,8 +407,11 @@ fn check_currents(world: &World) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
     #[test]
-    fn no_live_connection_changes_its_target(steps in proptest::collection::vec(step(), 1..80)) {
-        let mut world = World::new();
+    fn no_live_connection_changes_its_target(
+        steps in proptest::collection::vec(step(), 1..80),
+        affinity_seconds in proptest::sample::select(vec![100, 200, 400]),
+    ) {
+        let mut world = World::new(ConfigDuration::from_millis(affinity_seconds * 1000));
         for step in &steps {
             world.perform(step)?;
             check(&world)?;
@@ -414,7 +423,7 @@ proptest! {
 #[test]
 fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwards() {
     // Guards the world above: if nothing ever moved, settled or went, its properties would hold for the wrong reason.
-    let mut world = World::new();
+    let mut world = World::new(ConfigDuration::from_millis(100_000));
     for port in 0..PORTS {
         world.open((0, port), 100, Lost::Nowhere);
         world.send((0, port), 10, Lost::Nowhere).expect("to its home");
@@ -487,7 +496,7 @@ fn a_client_keeps_its_backend_while_slots_move_until_it_is_drained_or_the_timeou
     };
     let mut moved = 0;
     for client in 0..3 {
-        let mut world = World::new();
+        let mut world = World::new(ConfigDuration::from_millis(100_000));
         configure(&mut world, 1, 0);
         assert_eq!(connect(&mut world, client), "b0");
         // Nearly all slots go to b1, and nobody was noted before.
@@ -519,4 +528,47 @@ fn a_client_keeps_its_backend_while_slots_move_until_it_is_drained_or_the_timeou
         assert!(!slot(&world).tracked, "nobody holds the slot any more");
     }
     assert!(moved > 0);
+}
+
+#[test]
+fn a_slot_does_not_settle_while_a_client_is_at_home_elsewhere() {
+    // Where the timeout is longer than those of records, affinity alone holds the slot.
+    const TIMEOUT: u32 = 373;
+    let mut world = World::new(ConfigDuration::from_millis(400_000));
+    let configure = |world: &mut World, b1| {
+        let weights = [
+            [Some(1), None, None, None],
+            [None; 4],
+            [Some(1), Some(b1), None, None],
+        ];
+        world.perform(&Step::Configure(weights)).unwrap();
+    };
+    configure(&mut world, 0);
+    let client = |world: &mut World, port| {
+        world.open((AFFINE, port), 100, Lost::Nowhere);
+        world.send((AFFINE, port), 10, Lost::Nowhere).unwrap();
+        let home = world.connections.remove(&(AFFINE, port)).unwrap().home.unwrap();
+        assert_eq!(home.name(), Some("b0"));
+    };
+    let slot = |world: &World, port| world.kernel.load(world.key((AFFINE, port)).unwrap().1);
+    for port in 0..3 {
+        client(&mut world, port);
+    }
+    configure(&mut world, 1000);
+    let port = (0..3)
+        .find(|&port| slot(&world, port).tracked)
+        .expect("one of them moves");
+    world.wait(FLOW_IDLE_TIMEOUT + 1);
+    world.sweep(BTreeSet::new());
+    assert_ne!(slot(&world, port).grace, 0);
+    for _ in 0..3 {
+        client(&mut world, port);
+        world.wait(FLOW_IDLE_TIMEOUT + 1);
+        world.sweep(BTreeSet::new());
+        assert!(slot(&world, port).tracked, "it is at home on b0");
+    }
+    assert_eq!(slot(&world, port).grace, 0);
+    world.wait(TIMEOUT - FLOW_IDLE_TIMEOUT);
+    world.sweep(BTreeSet::new());
+    assert!(!slot(&world, port).tracked);
 }
