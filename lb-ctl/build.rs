@@ -1,5 +1,5 @@
 //! Compiles the BPF programs that the product contains.
 
 fn main() -> std::process::ExitCode {
-    bpf_build::compile(&["balancer"])
+    bpf_build::compile(&["balancer", "decap"])
 }

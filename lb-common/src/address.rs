@@ -78,6 +78,13 @@ impl Address {
         self.0
     }
 
+    /// The four words, each in host byte order.
+    #[inline(always)]
+    pub const fn host_words(self) -> [u32; 4] {
+        let [a, b, c, d] = self.0;
+        [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d)]
+    }
+
     /// The upper and lower 64 bits, in host byte order.
     #[inline(always)]
     pub const fn halves(self) -> [u64; 2] {

@@ -49,6 +49,12 @@ counters! {
         "A packet was dropped because its service may not be used from its source address.";
     IcmpErrorForwarded = 10, "icmp_error_forwarded",
         "An ICMP error about a connection was forwarded to the connection's backend.";
+    PacketTooBigSent = 11, "packet_too_big_sent",
+        "A packet that does not fit into its backend's tunnel was answered with how long one may be.";
+    DropPacketTooBig = 12, "drop_packet_too_big",
+        "A packet that does not fit into its backend's tunnel was dropped without an answer, since its sender is no host.";
+    DropNoHeadroom = 13, "drop_no_headroom",
+        "A packet was dropped because the driver leaves no room for a tunnel's header in front of it.";
 }
 
 impl Counter {

@@ -9,11 +9,10 @@
 use crate::{
     counter::Counter,
     decision::{consults_records, is_for_us},
-    forward::direct_server_return,
     hash,
     headers::icmp::{self, Quoted},
-    layout::{FlowKey, NO_TARGET, ServiceKey, Target, flag, forward},
-    process::{Action, Engine},
+    layout::{FlowKey, NO_TARGET, ServiceKey, Target, flag},
+    process::{Action, Engine, drop, readdress},
     slot_rule,
 };
 
@@ -27,25 +26,24 @@ pub fn forward<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     if !is_for_us(packet, engine) {
         return Action::Pass;
     }
-    let Some(target) = target(&quoted, engine) else {
+    let Some((target, flow)) = target(&quoted, engine) else {
         return Action::Pass;
     };
-    let readdressed = match target.forward() {
-        forward::DSR => direct_server_return(packet, target),
-        _ => None,
-    };
-    if readdressed.is_none() {
-        return Action::Pass;
-    }
-    engine.count(Counter::IcmpErrorForwarded);
-    Action::Transmit {
-        egress: target.egress(),
+    match readdress(packet, target, flow) {
+        Ok(()) => {
+            engine.count(Counter::IcmpErrorForwarded);
+            Action::Transmit {
+                egress: target.egress(),
+            }
+        }
+        // Errors are short, and none is answered with an error.
+        Err(obstacle) => drop(obstacle.counter(), engine),
     }
 }
 
-/// The target on which a flow lives, if it can be one of ours.
+/// The target on which a flow lives, if it can be one of ours, and the flow's hash.
 #[inline(always)]
-fn target<'a>(quoted: &Quoted, engine: &'a impl Engine) -> Option<&'a Target> {
+fn target<'a>(quoted: &Quoted, engine: &'a impl Engine) -> Option<(&'a Target, u64)> {
     let Quoted {
         vip,
         port,
@@ -69,5 +67,6 @@ fn target<'a>(quoted: &Quoted, engine: &'a impl Engine) -> Option<&'a Target> {
     if id == NO_TARGET {
         return None;
     }
-    engine.target(id).filter(|target| target.is_resolved())
+    let target = engine.target(id).filter(|target| target.is_resolved())?;
+    Some((target, flow))
 }

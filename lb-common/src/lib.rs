@@ -14,6 +14,7 @@ pub mod address;
 pub mod affinity;
 pub mod clock;
 pub mod counter;
+pub mod decapsulate;
 pub mod decision;
 pub mod flood;
 pub mod forward;

@@ -27,6 +27,18 @@ pub trait PacketMut: Packet {
     /// Writes `bytes` at `offset`. Returns `None`, and changes nothing, when the frame ends before.
     #[must_use]
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+
+    /// Writes words, given in host byte order, at `offset` in network byte order. Returns `None` when the frame ends before.
+    ///
+    /// For headers: in the kernel program, words are stored whole after one comparison, an array of bytes is not.
+    #[inline(always)]
+    #[must_use]
+    fn write_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        for (index, word) in words.into_iter().enumerate() {
+            self.write(offset + index * 4, word.to_be_bytes())?;
+        }
+        Some(())
+    }
 }
 
 /// A frame that can also become longer or shorter.
@@ -71,7 +83,7 @@ mod buffer {
     use std::vec::Vec;
 
     /// Room for a jumbo frame and what is put before it, in bytes: more than any tunnel needs.
-    const ROOM: usize = 16_384;
+    pub const ROOM: usize = 16_384;
 
     impl Packet for Vec<u8> {
         fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -115,6 +127,9 @@ mod buffer {
         }
     }
 }
+
+#[cfg(any(test, feature = "testing"))]
+pub use buffer::ROOM;
 
 #[cfg(test)]
 mod tests {

@@ -3,8 +3,12 @@
 use crate::{
     counter::Counter,
     decision::{Tables, Verdict, decide},
-    forward::{self, direct_server_return},
+    forward::{
+        self, direct_server_return,
+        ipip::{self, Obstacle},
+    },
     icmp_error,
+    layout::{Target, forward as mode},
     packet::{Packet as _, PacketBuffer},
 };
 
@@ -61,10 +65,15 @@ pub trait Engine: Tables {
     fn count_forwarded(&self, id: u16, bytes: usize, new_flow: bool);
 
     /// Makes of a frame an [RST back to its sender](forward::reset).
-    ///
     #[inline(always)]
     fn reset(&self, packet: &mut Self::Frame) -> Option<()> {
         forward::reset(packet)
+    }
+
+    /// Makes of a frame the [answer that it is too big](forward::packet_too_big).
+    #[inline(always)]
+    fn packet_too_big(&self, packet: &mut Self::Frame, limit: u16) -> Option<()> {
+        forward::packet_too_big(packet, limit)
     }
 
     /// Forwards an [ICMP error](icmp_error::forward) about a flow.
@@ -96,24 +105,42 @@ pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
         Verdict::Forward {
             id,
             target,
-            flow: _,
+            flow,
             new_flow,
         } => {
             let bytes = packet.length();
-            if direct_server_return(packet, target).is_none() {
-                return drop(Counter::DropTruncated, engine);
-            }
-            engine.count_forwarded(id, bytes, new_flow);
-            Action::Transmit {
-                egress: target.egress(),
+            match readdress(packet, target, flow) {
+                Ok(()) => {
+                    engine.count_forwarded(id, bytes, new_flow);
+                    Action::Transmit {
+                        egress: target.egress(),
+                    }
+                }
+                Err(Obstacle::TooBig) => {
+                    if engine.packet_too_big(packet, ipip::inner_mtu(target)).is_none() {
+                        return drop(Counter::DropPacketTooBig, engine);
+                    }
+                    engine.count(Counter::PacketTooBigSent);
+                    Action::Transmit { egress: 0 }
+                }
+                Err(obstacle) => drop(obstacle.counter(), engine),
             }
         }
     }
 }
 
+/// Makes of a frame what is sent to a target.
+#[inline(always)]
+pub(crate) fn readdress(packet: &mut impl PacketBuffer, target: &Target, flow: u64) -> Result<(), Obstacle> {
+    match target.forward() {
+        mode::IPIP => ipip::wrap(packet, target, flow),
+        _ => direct_server_return(packet, target).ok_or(Obstacle::Truncated),
+    }
+}
+
 /// Drops a frame and says why.
 #[inline(always)]
-fn drop(counter: Counter, engine: &impl Engine) -> Action {
+pub(crate) fn drop(counter: Counter, engine: &impl Engine) -> Action {
     engine.count(counter);
     Action::Drop
 }
@@ -121,10 +148,15 @@ fn drop(counter: Counter, engine: &impl Engine) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
+    use crate::layout::{Forwarding, NextHop};
+    use crate::packet::ROOM;
     use crate::testing::{
-        self, Case, HostTables, Outcome,
+        self, Case, Frame, HostTables, Outcome,
+        cases::CLIENT,
         frame::{BALANCER_MAC, CLIENT_MAC},
-        tables::TARGETS,
+        opened::open,
+        tables::{TARGETS, TUNNEL_V4_BACKEND, TUNNEL_V4_SOURCE, TUNNEL_V4_TARGET, V4_IN_V4, next_hop},
     };
     use std::vec::Vec;
 
@@ -147,16 +179,32 @@ mod tests {
                 Outcome::Pass
             }
             (Action::Drop, &[counter], []) => Outcome::Drop(counter),
-            (Action::Transmit { egress: 0 }, [], &[id]) => Outcome::Forward {
-                id,
-                new_flow: tables.forwarded(id).new_flows == 1,
-            },
-            (Action::Transmit { egress: 0 }, [Counter::IcmpErrorForwarded], []) => {
-                assert_eq!(frame[12..], case.frame[12..], "{}", case.sentence);
-                let id = (1..TARGETS).find(|&id| tables.targets[usize::from(id)].addresses() == frame[..12]);
-                Outcome::ForwardError {
-                    id: id.expect("it goes to a target"),
+            (Action::Transmit { egress: 0 }, [], &[id]) => {
+                let traffic = tables.forwarded(id);
+                assert_eq!(traffic.bytes, case.frame.len() as u64, "{}", case.sentence);
+                let target = &tables.targets[usize::from(id)];
+                assert_eq!(frame[..12], target.addresses(), "{}", case.sentence);
+                Outcome::Forward {
+                    id,
+                    new_flow: traffic.new_flows == 1,
                 }
+            }
+            (Action::Transmit { egress: 0 }, [Counter::PacketTooBigSent], []) => {
+                assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &BALANCER_MAC[..]));
+                assert!(frame.len() < case.frame.len(), "an answer amplifies nothing");
+                open(&frame);
+                Outcome::TooBig
+            }
+            (Action::Transmit { egress: 0 }, [Counter::IcmpErrorForwarded], []) => {
+                let id = (1..TARGETS).find(|&id| tables.targets[usize::from(id)].addresses() == frame[..12]);
+                let id = id.expect("it goes to a target");
+                if tables.targets[usize::from(id)].forward() == mode::IPIP {
+                    let opened = open(&frame);
+                    assert!(case.frame.ends_with(&opened.content), "{}", case.sentence);
+                } else {
+                    assert_eq!(frame[12..], case.frame[12..], "{}", case.sentence);
+                }
+                Outcome::ForwardError { id }
             }
             (Action::Transmit { egress: 0 }, &[counter], []) => {
                 assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &BALANCER_MAC[..]));
@@ -179,6 +227,8 @@ mod tests {
         for &counter in Counter::ALL
             .iter()
             .filter(|counter| counter.name().starts_with("drop_"))
+            // Not a matter of the frame alone: it has a test of its own.
+            .filter(|&&counter| counter != Counter::DropNoHeadroom)
         {
             assert!(
                 cases.iter().any(|case| case.outcome == Outcome::Drop(counter)),
@@ -186,6 +236,22 @@ mod tests {
                 counter.name()
             );
         }
+    }
+
+    #[test]
+    fn what_the_driver_leaves_no_room_for_is_dropped_and_counted() {
+        let mut tables = HostTables::fixture();
+        let wide = NextHop {
+            mtu: u16::MAX,
+            ..next_hop([2; 6])
+        };
+        let source = Address::v4(TUNNEL_V4_SOURCE.octets());
+        let backend = Address::v4(TUNNEL_V4_BACKEND.octets());
+        tables.targets[usize::from(TUNNEL_V4_TARGET)] =
+            Target::new(backend, Forwarding::Ipip { source }, Some(wide));
+        let mut frame = Frame::new(CLIENT, V4_IN_V4).payload(&[0; ROOM - 54 - 19]).bytes();
+        assert_eq!(process(&mut frame, &tables), Action::Drop);
+        assert_eq!(tables.counted(Counter::DropNoHeadroom), 1);
     }
 
     #[test]

@@ -131,6 +131,16 @@ impl PacketMut for Frame {
         unsafe { address.write_unaligned(bytes) };
         Some(())
     }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        let address = self.range(offset, size_of::<[u32; N]>())? as *mut u32;
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: `range` has checked that there are N words from `address`; else as in `write`.
+            unsafe { address.wrapping_add(index).write_unaligned(word.to_be()) };
+        }
+        Some(())
+    }
 }
 
 impl PacketBuffer for Frame {

@@ -295,6 +295,11 @@ impl Engine for Maps {
     }
 
     #[inline(always)]
+    fn packet_too_big(&self, packet: &mut Frame, limit: u16) -> Option<()> {
+        rare::packet_too_big(packet.context(), limit).then_some(())
+    }
+
+    #[inline(always)]
     fn forward_icmp_error(&self, packet: &mut Frame) -> Action {
         Action::from_bits(rare::forward_icmp_error(packet.context()))
     }

@@ -26,6 +26,12 @@ pub(crate) fn reset(context: *mut xdp_md) -> bool {
     forward::reset(&mut Frame::of(&XdpContext::new(context))).is_some()
 }
 
+/// Makes of the frame the [answer that it is too big](forward::packet_too_big), and returns whether it has.
+#[inline(never)]
+pub(crate) fn packet_too_big(context: *mut xdp_md, limit: u16) -> bool {
+    forward::packet_too_big(&mut Frame::of(&XdpContext::new(context)), limit).is_some()
+}
+
 /// Forwards an [ICMP error](icmp_error::forward) about a flow, and returns the action as bits.
 #[inline(never)]
 pub(crate) fn forward_icmp_error(context: *mut xdp_md) -> u64 {

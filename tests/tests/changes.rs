@@ -1,4 +1,4 @@
-//! Tier 2: a thousand connections that live through everything an operator does on purpose, two hundred times over.
+//! Tier 2: connections, in every way of forwarding, that live through everything an operator does on purpose, time and again.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,24 +7,66 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::{env, fmt};
 
 use anyhow::{Context as _, Result, ensure};
-use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE};
+use lab::Lab;
+use lab::balancing::{Balancer, Configuration, Decap, HS2_PORT, MIXTURES, Mixture, PATIENCE};
 use lab::random::Random;
 use lab::steady::{Server, Steady, start_servers};
-use lab::{Host, Lab};
 
 const BACKENDS: u8 = 5;
-/// On each of the services.
-const CONNECTIONS: u16 = 500;
-const CHANGES: u32 = 200;
+/// If it is set, every mode is tried as long and with as many connections as the first.
+const FULL: &str = "LAB_FULL";
 /// After how many changes every connection has to have exchanged data: breaks in between are noticed as well.
 const ROUND: u32 = 10;
 const HIGHEST_WEIGHT: usize = 4;
 /// The order of the changes follows from it.
 const SEED: u64 = 0x1a7e;
+
+/// A way of forwarding, and how much it has to stand.
+#[derive(Debug)]
+struct Mode {
+    forward: &'static str,
+    services: &'static [Mixture],
+    /// Over all services.
+    connections: usize,
+    changes: u32,
+}
+
+/// Whatever goes on with slots, records and targets is the same in all modes, so one of them stands for all.
+const MODES: [Mode; 2] = [
+    Mode {
+        forward: "dsr",
+        services: MIXTURES.first_chunk::<2>().unwrap(),
+        connections: 1000,
+        changes: 200,
+    },
+    Mode {
+        forward: "ipip",
+        services: &MIXTURES,
+        connections: 300,
+        changes: 60,
+    },
+];
+
+impl Mode {
+    fn of(forward: &str) -> Self {
+        let mut modes = MODES.into_iter();
+        let mut mode = modes.find(|mode| mode.forward == forward).unwrap();
+        if env::var_os(FULL).is_some() {
+            let [first, ..] = MODES;
+            (mode.connections, mode.changes) = (first.connections, first.changes);
+        }
+        mode
+    }
+
+    /// On each of the services.
+    fn share(&self) -> u16 {
+        u16::try_from(self.connections / self.services.len()).unwrap()
+    }
+}
 
 /// Something that an operator, or fate, does to a balancer, and that must break no connection.
 #[derive(Clone, Copy, Debug)]
@@ -89,35 +131,44 @@ impl fmt::Display for Weights {
 
 /// A balancer in front of servers that say who they are.
 struct Cluster {
+    mode: Mode,
     weights: Weights,
     balancer: Balancer,
+    _decaps: Vec<Decap>,
     _servers: Vec<Server>,
     // Last: what runs in the lab ends before it.
     lab: Lab,
 }
 
 impl Cluster {
-    fn start() -> Self {
-        let lab = Lab::builder().backends(BACKENDS).start().unwrap();
+    fn start(mode: Mode) -> Self {
+        let lab = Lab::builder().backends(BACKENDS).vips(2).start().unwrap();
+        let decaps = if mode.forward == "ipip" {
+            Decap::start_on_backends(&lab).unwrap()
+        } else {
+            Vec::new()
+        };
         let servers = start_servers(&lab, HS2_PORT).unwrap();
         let weights = Weights([Some(1); BACKENDS as usize]);
-        let configuration = configuration(&lab, &weights);
+        let configuration = configuration(&lab, &mode, &weights);
         Self {
+            mode,
             weights,
             balancer: Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap(),
+            _decaps: decaps,
             _servers: servers,
             lab,
         }
     }
 
-    /// A thousand connections, half of them over each family.
+    /// The connections, the same number to each service.
     fn hold(&self) -> Vec<Steady> {
-        let vip = self.lab.vips()[0];
         let client = &self.lab.clients()[0];
-        let services = [IpAddr::from(vip.v4), vip.v6.into()].map(|vip| SocketAddr::new(vip, HS2_PORT));
-        services
-            .map(|service| Steady::start(client, Steady::options(client, service, CONNECTIONS)).unwrap())
-            .into()
+        let hold = |service: &Mixture| {
+            let address = SocketAddr::new((service.vip)(&self.lab), HS2_PORT);
+            Steady::start(client, Steady::options(client, address, self.mode.share())).unwrap()
+        };
+        self.mode.services.iter().map(hold).collect()
     }
 
     /// Does it, if there is something to do. Says whether there was.
@@ -135,7 +186,8 @@ impl Cluster {
                 let Some(weights) = self.weights.after(change) else {
                     return Ok(false);
                 };
-                self.balancer.reconfigure(configuration(&self.lab, &weights))?;
+                self.balancer
+                    .reconfigure(configuration(&self.lab, &self.mode, &weights))?;
                 let output = self.balancer.lb_ctl(&["reload"])?;
                 ensure!(output.code == Some(0), "reload said {output:?}");
                 self.weights = weights;
@@ -145,34 +197,42 @@ impl Cluster {
     }
 }
 
-/// The services of both families, with the same backends.
-fn configuration(lab: &Lab, weights: &Weights) -> Configuration {
-    let backends = |address: fn(&Host) -> IpAddr| -> Vec<(&str, IpAddr, u32)> {
+/// All services of the mode, with the same backends.
+fn configuration(lab: &Lab, mode: &Mode, weights: &Weights) -> Configuration {
+    let empty = Configuration::of(lab, &lab.balancers()[0]);
+    mode.services.iter().fold(empty, |configuration, service| {
         let hosts = lab.backends().iter().zip(weights.0);
-        hosts
-            .filter_map(|(host, weight)| Some((host.name(), address(host), weight?)))
-            .collect()
-    };
-    let vip = lab.vips()[0];
-    Configuration::of(lab, &lab.balancers()[0])
-        .service("impala4", vip.v4.into(), &backends(|host| host.v4().into()))
-        .service("impala6", vip.v6.into(), &backends(|host| host.v6().into()))
+        let backends: Vec<(&str, IpAddr, u32)> = hosts
+            .filter_map(|(host, weight)| Some((host.name(), (service.backend)(host), weight?)))
+            .collect();
+        configuration.service_by(mode.forward, service.name, (service.vip)(lab), &backends)
+    })
 }
 
 #[test]
 fn a_thousand_connections_outlast_two_hundred_changes() {
-    let mut cluster = Cluster::start();
+    outlast(Mode::of("dsr"));
+}
+
+#[test]
+fn connections_in_tunnels_outlast_changes() {
+    outlast(Mode::of("ipip"));
+}
+
+fn outlast(mode: Mode) {
+    let (share, changes) = (mode.share(), mode.changes);
+    let mut cluster = Cluster::start(mode);
     let mut steady = cluster.hold();
     let mut random = Random::of(SEED);
-    let mut made = 0;
-    while made < CHANGES {
+    let mut done = 0;
+    while done < changes {
         let change = Change::any(&mut random);
-        let context = format!("change {made}, {change:?}, before it {}", cluster.weights);
+        let context = format!("change {done}, {change:?}, before it {}", cluster.weights);
         if !cluster.apply(change).context(context.clone()).unwrap() {
             continue;
         }
-        made += 1;
-        if made.is_multiple_of(ROUND) {
+        done += 1;
+        if done.is_multiple_of(ROUND) {
             for connections in &mut steady {
                 connections.expect_unbroken().context(context.clone()).unwrap();
             }
@@ -185,6 +245,6 @@ fn a_thousand_connections_outlast_two_hundred_changes() {
     for connections in steady {
         let summary = connections.finish().unwrap();
         assert_eq!(summary.broken, []);
-        assert_eq!(summary.progress.connections, u64::from(CONNECTIONS));
+        assert_eq!(summary.progress.connections, u64::from(share));
     }
 }

@@ -1,7 +1,10 @@
 //! What forwarding changes in a packet, and what is answered instead.
 
+pub mod ipip;
+mod packet_too_big;
 mod reset;
 
+pub use packet_too_big::packet_too_big;
 pub use reset::reset;
 
 use crate::{layout::Target, packet::PacketMut};

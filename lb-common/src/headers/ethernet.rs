@@ -2,6 +2,8 @@
 
 use crate::packet::Packet;
 
+/// Length of a MAC address, in bytes. The destination's comes first, then the source's.
+pub const ADDRESS_LENGTH: usize = 6;
 /// Length of an Ethernet header without tags, in bytes.
 pub const HEADER_LENGTH: usize = 14;
 /// Length of one VLAN tag, in bytes.

@@ -50,8 +50,8 @@ pub struct Quoted {
 
 /// The segment that the error in a frame quotes.
 ///
-/// `None` for all else: other messages, fragments of errors, and errors that quote something else than the beginning of a
-/// segment which their receiver has sent. The checksum is left to the receiver.
+/// `None` for all else: other messages, fragments of errors, errors that are shorter than they say, and those that quote something
+/// else than the beginning of a segment which their receiver has sent. The checksum is left to the receiver.
 #[inline(always)]
 pub fn quoted(packet: &(impl Packet + ?Sized)) -> Option<Quoted> {
     match ethernet::payload(packet)? {
@@ -133,7 +133,8 @@ fn quoted_tcp(
 ) -> Option<Quoted> {
     let [port_high, port_low, client_port_high, client_port_low, ..] =
         packet.read::<QUOTED_TCP_LENGTH>(offset)?;
-    if receiver != vip || offset + QUOTED_TCP_LENGTH > end {
+    // Whoever forwards it in a tunnel goes by its length.
+    if receiver != vip || offset + QUOTED_TCP_LENGTH > end || !packet.has_length(end) {
         return None;
     }
     Some(Quoted {

@@ -1,10 +1,13 @@
 //! IPv4, RFC 791.
 
+use super::checksum::Sum;
 use crate::address::Address;
 
 /// Length of a header without options, in bytes.
 pub const MIN_HEADER_LENGTH: usize = 20;
 
+/// Where the checksum is, in bytes from the start of the header.
+pub const CHECKSUM_OFFSET: usize = 10;
 /// The bits of the field of flags and fragment offset that are the offset.
 const OFFSET_MASK: u16 = 0x1fff;
 
@@ -30,6 +33,12 @@ impl Header {
     #[inline(always)]
     pub const fn header_length(&self) -> usize {
         ((self.0[0] & 0x0f) as usize) * 4
+    }
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn class(&self) -> u8 {
+        self.0[1]
     }
 
     /// Length of the packet from the first byte of this header, in bytes.
@@ -68,4 +77,23 @@ impl Header {
     pub const fn destination(&self) -> Address {
         Address::v4([self.0[16], self.0[17], self.0[18], self.0[19]])
     }
+}
+
+/// A header of our own, in words of host byte order: without options, not to be fragmented, and therefore without an
+/// identification (RFC 6864, 4.1).
+///
+/// `class` is DSCP and ECN; `length` is that of the whole packet in bytes; addresses are in host byte order.
+#[inline(always)]
+pub const fn header_words(class: u8, length: u16, protocol: u8, source: u32, destination: u32) -> [u32; 5] {
+    const DONT_FRAGMENT: u32 = 0x4000;
+    let first = 0x45 << 24 | (class as u32) << 16 | length as u32;
+    let third = (super::HOP_LIMIT as u32) << 24 | (protocol as u32) << 16;
+    let checksum = Sum::ZERO
+        .plus(first)
+        .plus(DONT_FRAGMENT)
+        .plus(third)
+        .plus(source)
+        .plus(destination)
+        .checksum();
+    [first, DONT_FRAGMENT, third | checksum as u32, source, destination]
 }

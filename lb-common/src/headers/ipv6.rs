@@ -34,6 +34,12 @@ impl Header {
         self.0[0] >> 4 == 6
     }
 
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn class(&self) -> u8 {
+        self.0[0] << 4 | self.0[1] >> 4
+    }
+
     /// Length of what follows this header, in bytes. 0 in a jumbogram, which TCP over Ethernet does not use.
     #[inline(always)]
     pub const fn payload_length(&self) -> usize {
@@ -57,6 +63,35 @@ impl Header {
     pub const fn destination(&self) -> Address {
         address(&self.0, 24)
     }
+}
+
+/// A header of our own, in words of host byte order.
+///
+/// `class` is DSCP and ECN; `label` has 20 bits; `length` is that of what follows in bytes; the addresses are words of host
+/// byte order.
+#[inline(always)]
+pub const fn header_words(
+    class: u8,
+    label: u32,
+    length: u16,
+    next_header: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+) -> [u32; 10] {
+    let [a, b, c, d] = source;
+    let [first, second, third, fourth] = destination;
+    [
+        6 << 28 | (class as u32) << 20 | label,
+        (length as u32) << 16 | (next_header as u32) << 8 | super::HOP_LIMIT as u32,
+        a,
+        b,
+        c,
+        d,
+        first,
+        second,
+        third,
+        fourth,
+    ]
 }
 
 /// The 16 bytes at `offset`, at most 24.

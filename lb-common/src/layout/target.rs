@@ -19,7 +19,7 @@ pub enum Forwarding {
     Dsr,
     /// IP in IP.
     Ipip {
-        /// The address of the outer packet's source, whose last 16 bits are filled in by flow.
+        /// The outer packet's source, of the backend's family: its last 16 bits, with IPv6 32, are 0 and filled in by flow.
         source: Address,
     },
     /// Full network address translation.

@@ -1,5 +1,7 @@
 //! One frame, one fate: the cases that host and kernel must agree on.
 
+mod tunnels;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{vec, vec::Vec};
 
@@ -26,18 +28,20 @@ pub enum Outcome {
     Drop(Counter),
     /// An RST goes back to its sender, counted under this counter.
     Reset(Counter),
-    /// It is an ICMP error, and leaves towards this target with nothing but its MAC addresses changed.
+    /// It is an ICMP error, and leaves towards this target changed as its flow's own packets are.
     ForwardError {
         /// The target's id.
         id: u16,
     },
-    /// It leaves towards this target, with nothing but its MAC addresses changed.
+    /// It leaves towards this target, changed as that is reached: see [`forward`](crate::forward).
     Forward {
         /// The target's id.
         id: u16,
         /// Whether it is counted as a new flow.
         new_flow: bool,
     },
+    /// It does not fit the way to its target. Its sender is told how long it may be.
+    TooBig,
 }
 
 /// A frame, what must happen to it under [`HostTables::fixture`](super::HostTables::fixture), and why.
@@ -261,6 +265,7 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
+    cases.extend(tunnels::cases());
     cases.extend(refusals());
     cases.extend(restrictions());
     cases.extend(icmp::cases());

@@ -20,6 +20,7 @@ pub struct Frame {
     client: SocketAddr,
     service: SocketAddr,
     tags: Vec<u16>,
+    class: u8,
     ethertype: Option<u16>,
     protocol: u8,
     flags: u8,
@@ -44,6 +45,7 @@ impl Frame {
             client,
             service,
             tags: Vec::new(),
+            class: 0,
             ethertype: None,
             protocol: tcp::PROTOCOL,
             flags: Flags::ACK,
@@ -93,6 +95,13 @@ impl Frame {
     #[must_use]
     pub fn tag(mut self, ethertype: u16) -> Self {
         self.tags.push(ethertype);
+        self
+    }
+
+    /// Sets IPv4's type of service or IPv6's traffic class: DSCP and ECN.
+    #[must_use]
+    pub fn class(mut self, class: u8) -> Self {
+        self.class = class;
         self
     }
 
@@ -206,7 +215,7 @@ impl Frame {
         let total = u16::try_from(header + tcp.len()).expect("the packet fits");
         let mut packet = Vec::new();
         packet.push(self.version.unwrap_or(4) << 4 | self.header_words.unwrap_or(words));
-        packet.push(0);
+        packet.push(self.class);
         packet.extend(self.total_length.unwrap_or(total).to_be_bytes());
         packet.extend([0x12, 0x34]);
         packet.extend(self.fragment.to_be_bytes());
@@ -224,7 +233,12 @@ impl Frame {
         let tcp = self.tcp(&[client, service].concat());
         let length = u16::try_from(tcp.len()).expect("the packet fits");
         let mut packet = Vec::new();
-        packet.extend([self.version.unwrap_or(6) << 4, 0, 0, 0]);
+        packet.extend([
+            self.version.unwrap_or(6) << 4 | self.class >> 4,
+            self.class << 4,
+            0,
+            0,
+        ]);
         packet.extend(self.total_length.unwrap_or(length).to_be_bytes());
         packet.extend([self.protocol, 64]);
         packet.extend(client);

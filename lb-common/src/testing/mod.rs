@@ -10,8 +10,10 @@
 
 mod affinity;
 pub mod cases;
+pub mod endpoint;
 pub mod frame;
 pub mod icmp;
+pub mod opened;
 pub mod tables;
 
 pub use cases::{Case, Outcome, cases};

@@ -61,10 +61,37 @@ pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
 pub const DANGLING: SocketAddr = SocketAddr::new(VIP, 21054);
 
+/// A service whose packets reach their only backend through IPv4 in IPv4.
+pub const V4_IN_V4: SocketAddr = SocketAddr::new(VIP, 21060);
+/// A service whose packets reach their only backend through IPv4 in IPv6.
+pub const V4_IN_V6: SocketAddr = SocketAddr::new(VIP, 21061);
+/// A service whose packets reach their only backend through IPv6 in IPv4.
+pub const V6_IN_V4: SocketAddr = SocketAddr::new(VIP6, 21060);
+/// A service whose packets reach their only backend through IPv6 in IPv6.
+pub const V6_IN_V6: SocketAddr = SocketAddr::new(VIP6, 21061);
+
+/// The id of the target in [`HostTables::fixture`] that is reached through IPv4.
+pub const TUNNEL_V4_TARGET: u16 = 5;
+/// The id of the target in [`HostTables::fixture`] that is reached through IPv6.
+pub const TUNNEL_V6_TARGET: u16 = 6;
+/// The outer source of packets to [`TUNNEL_V4_TARGET`], to be completed by flow.
+pub const TUNNEL_V4_SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+/// The outer source of packets to [`TUNNEL_V6_TARGET`], to be completed by flow.
+pub const TUNNEL_V6_SOURCE: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0);
+/// The address of the backend behind [`TUNNEL_V4_TARGET`].
+pub const TUNNEL_V4_BACKEND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 105);
+/// The address of the backend behind [`TUNNEL_V6_TARGET`].
+pub const TUNNEL_V6_BACKEND: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x106);
+
+/// A service whose packets reach their only backend through IPv4 in IPv4, on links with an MTU of 9000 bytes.
+pub const JUMBO_TUNNEL: SocketAddr = SocketAddr::new(VIP, 21062);
+/// The id of the target of [`JUMBO_TUNNEL`] in [`HostTables::fixture`].
+pub const JUMBO_TUNNEL_TARGET: u16 = 7;
+
 /// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
 pub const UNRESOLVED_TARGET: u16 = 4;
 /// How many entries the table of targets has in [`HostTables::fixture`].
-pub const TARGETS: u16 = 5;
+pub const TARGETS: u16 = 8;
 
 /// Service, slot and target tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -146,6 +173,13 @@ impl HostTables {
         }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
+        for service in [V4_IN_V4, V6_IN_V4] {
+            tables.add_service(service, |_| TUNNEL_V4_TARGET);
+        }
+        for service in [V4_IN_V6, V6_IN_V6] {
+            tables.add_service(service, |_| TUNNEL_V6_TARGET);
+        }
+        tables.add_service(JUMBO_TUNNEL, |_| JUMBO_TUNNEL_TARGET);
         tables
     }
 
@@ -244,14 +278,20 @@ const fn plain_service() -> Service {
 fn fixture_target(id: u16) -> Target {
     let [high, low] = id.to_be_bytes();
     let backend = Address::v4([192, 0, 2, 100 + low]);
+    let hop = next_hop([0x02, 0, 0, 1, high, low]);
+    let tunnel_over = |mtu, backend: IpAddr, source: IpAddr| {
+        let source = source.into();
+        let hop = NextHop { mtu, ..hop };
+        Target::new(backend.into(), Forwarding::Ipip { source }, Some(hop))
+    };
+    let tunnel = |backend, source| tunnel_over(hop.mtu, backend, source);
     match id {
         NO_TARGET => Target::NONE,
         UNRESOLVED_TARGET => Target::new(backend, Forwarding::Dsr, None),
-        _ => Target::new(
-            backend,
-            Forwarding::Dsr,
-            Some(next_hop([0x02, 0, 0, 1, high, low])),
-        ),
+        TUNNEL_V4_TARGET => tunnel(TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
+        TUNNEL_V6_TARGET => tunnel(TUNNEL_V6_BACKEND.into(), TUNNEL_V6_SOURCE.into()),
+        JUMBO_TUNNEL_TARGET => tunnel_over(9000, TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
+        _ => Target::new(backend, Forwarding::Dsr, Some(hop)),
     }
 }
 

@@ -6,21 +6,28 @@
 /// The load balancer itself.
 pub static BALANCER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer"));
 
+/// The decapsulator, for backends.
+pub static DECAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_object_is_a_bpf_program_with_type_information() {
-        // Little-endian 64-bit ELF, relocatable, machine 247: EM_BPF.
-        assert_eq!(BALANCER[..6], *b"\x7fELF\x02\x01");
-        assert_eq!(BALANCER[16..20], [1, 0, 247, 0]);
-        // A name of a section: its type information.
-        assert!(BALANCER.windows(5).any(|bytes| bytes == b".BTF\0"));
+    fn the_objects_are_bpf_programs_with_type_information() {
+        for object in [BALANCER, DECAP] {
+            // Little-endian 64-bit ELF, relocatable, machine 247: EM_BPF.
+            assert_eq!(object[..6], *b"\x7fELF\x02\x01");
+            assert_eq!(object[16..20], [1, 0, 247, 0]);
+            // A name of a section: its type information.
+            assert!(object.windows(5).any(|bytes| bytes == b".BTF\0"));
+        }
     }
 
     #[test]
-    fn the_object_is_aligned_for_its_parser() {
-        assert_eq!(BALANCER.as_ptr().align_offset(8), 0);
+    fn the_objects_are_aligned_for_their_parser() {
+        for object in [BALANCER, DECAP] {
+            assert_eq!(object.as_ptr().align_offset(8), 0);
+        }
     }
 }

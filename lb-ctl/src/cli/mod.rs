@@ -1,5 +1,6 @@
 //! The command line.
 
+mod decap;
 mod detach;
 mod exit;
 mod explain;
@@ -105,6 +106,11 @@ enum Action {
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
+    /// On a backend of `ipip`: take packets of balancers out of their tunnels.
+    ///
+    /// Attaches an XDP program to an interface and ends; the program stays. Run it again after the VIPs of the host, or the
+    /// addresses of the interface, have changed.
+    Decap(decap::Decap),
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +160,7 @@ fn perform(command: &Command) -> anyhow::Result<()> {
         }
         Action::Reload { json } => reload::reload(command.socket(), *json),
         Action::Detach { node } => detach::detach(node.as_deref()),
+        Action::Decap(arguments) => decap::decap(arguments),
     }
 }
 

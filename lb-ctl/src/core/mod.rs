@@ -12,6 +12,8 @@ pub mod maglev;
 pub mod next_hops;
 pub mod placement;
 pub mod plan;
+pub mod prefix;
 pub mod slot_moves;
 pub mod status;
 pub mod time;
+pub mod tunnels;

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::{self, Affinity, Backend, NoBackend, Prefix},
+    config::{self, Affinity, Backend, DatapathConfig, Forward, NoBackend},
     maglev::{self, Candidate},
+    prefix::Prefix,
     time::ticks,
 };
 
@@ -53,6 +54,24 @@ pub struct PlannedTarget {
     pub sheds: bool,
 }
 
+/// How packets reach a backend of a service with this mode.
+pub(super) fn forwarding(forward: Forward, backend: &Backend, datapath: &DatapathConfig) -> Forwarding {
+    match forward {
+        Forward::Dsr => Forwarding::Dsr,
+        Forward::Ipip => {
+            let sources = if backend.address.is_ipv4() {
+                datapath.ipip_source_ipv4
+            } else {
+                datapath.ipip_source_ipv6
+            };
+            Forwarding::Ipip {
+                source: sources.address().into(),
+            }
+        }
+        Forward::Nat => Forwarding::Nat { port: backend.port },
+    }
+}
+
 /// What is special about a service.
 pub(super) fn flags(service: &config::Service) -> u32 {
     let resets = match service.no_backend {
@@ -90,12 +109,12 @@ pub(super) fn affinity_timeout(service: &config::Service) -> u32 {
 /// From where a service may be used, as the tables hold it; empty if from everywhere.
 pub(super) fn allowed(id: u16, service: &config::Service) -> Vec<AllowedKey> {
     let key = |prefix: &Prefix| {
-        let before = if prefix.address.is_ipv4() {
+        let before = if prefix.address().is_ipv4() {
             AllowedKey::V4_BITS
         } else {
             0
         };
-        AllowedKey::prefix(id, prefix.address.into(), before + u32::from(prefix.length))
+        AllowedKey::prefix(id, prefix.address().into(), before + u32::from(prefix.length()))
     };
     service.allow.iter().map(key).collect()
 }

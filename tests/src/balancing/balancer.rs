@@ -40,10 +40,28 @@ impl Configuration {
     /// Adds a service on HiveServer2's port with these backends: name, address, weight.
     #[must_use]
     pub fn service(mut self, name: &str, vip: IpAddr, backends: &[(&str, IpAddr, u32)]) -> Self {
+        self.write_service(name, vip, "", backends);
+        self
+    }
+
+    /// The same, with a way of forwarding: `dsr` or `ipip`.
+    #[must_use]
+    pub fn service_by(
+        mut self,
+        forward: &str,
+        name: &str,
+        vip: IpAddr,
+        backends: &[(&str, IpAddr, u32)],
+    ) -> Self {
+        self.write_service(name, vip, &format!("forward = \"{forward}\"\n"), backends);
+        self
+    }
+
+    fn write_service(&mut self, name: &str, vip: IpAddr, more: &str, backends: &[(&str, IpAddr, u32)]) {
         // Writing to a string cannot fail.
         let _ = write!(
             self.text,
-            "\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {HS2_PORT}\n"
+            "\n[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {HS2_PORT}\n{more}"
         );
         for (name, address, weight) in backends {
             let _ = write!(
@@ -51,7 +69,6 @@ impl Configuration {
                 "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n"
             );
         }
-        self
     }
 
     /// The service `impala` on the first VIP, IPv4, with all backends of the lab under their hosts' names.
@@ -252,7 +269,7 @@ impl Balancer {
 }
 
 /// Runs a command to its end.
-fn run(command: &mut Command) -> Result<Output> {
+pub(super) fn run(command: &mut Command) -> Result<Output> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;

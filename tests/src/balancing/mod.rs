@@ -2,9 +2,13 @@
 
 mod balancer;
 mod coordinators;
+mod decap;
+mod mixture;
 
 pub use balancer::{Balancer, Configuration, Output};
 pub use coordinators::{Coordinator, start_coordinators};
+pub use decap::Decap;
+pub use mixture::{MIXTURES, Mixture};
 
 use std::time::Duration;
 

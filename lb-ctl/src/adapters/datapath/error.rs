@@ -154,7 +154,9 @@ pub enum DatapathError {
         source: Box<PinError>,
     },
     /// A pinned link could not be used.
-    #[error("the XDP link pinned at {path} could not be used; `lb-ctl detach` removes it")]
+    #[error(
+        "the XDP link pinned at {path} could not be used; `lb-ctl detach`, or `lb-ctl decap --detach` on a backend, removes it"
+    )]
     Link {
         /// The path of the pin.
         path: PathBuf,

@@ -1,7 +1,8 @@
-//! The balancer's XDP program and its maps in the kernel.
+//! The XDP programs and their maps in the kernel: the balancer here, the decapsulator in a module of its own.
 
 mod attachment;
 mod bpf_call;
+pub mod decapsulator;
 mod error;
 mod flow_reader;
 mod force_detach;
@@ -299,18 +300,7 @@ impl Datapath {
 
     /// Runs the program once on a frame, without a network (`BPF_PROG_TEST_RUN`). The kernel wants at least 14 bytes.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<TestRunOutput, DatapathError> {
-        // Room for what forwarding may add to a frame.
-        let mut output = vec![0; frame.len() + 256];
-        let result = xdp(&mut self.ebpf)?.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut output),
-            ..TestRunOptions::default()
-        })?;
-        output.truncate(result.data_size_out as usize);
-        Ok(TestRunOutput {
-            action: result.return_value,
-            frame: output,
-        })
+        test_run(xdp(&mut self.ebpf)?, frame)
     }
 
     /// The loaded program, for whoever wants to know about it or to call it from another program.
@@ -410,6 +400,22 @@ impl WriteTables for Datapath {
         self.write_target(id, Target::NONE)?;
         self.write_name(id, TargetName::NOBODY)
     }
+}
+
+/// Runs a program once on a frame, without a network (`BPF_PROG_TEST_RUN`). The kernel wants at least 14 bytes.
+fn test_run(program: &Xdp, frame: &[u8]) -> Result<TestRunOutput, DatapathError> {
+    // Room for what forwarding may add to a frame.
+    let mut output = vec![0; frame.len() + 256];
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut output),
+        ..TestRunOptions::default()
+    })?;
+    output.truncate(result.data_size_out as usize);
+    Ok(TestRunOutput {
+        action: result.return_value,
+        frame: output,
+    })
 }
 
 /// A value that may be absent.

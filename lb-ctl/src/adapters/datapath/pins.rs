@@ -291,7 +291,8 @@ fn remove_directory(directory: &Path) -> Result<usize, DatapathError> {
     Ok(pins.len())
 }
 
-fn mount_bpf_file_system() -> Result<(), DatapathError> {
+/// Mounts the BPF file system where that has not been done.
+pub(super) fn mount_bpf_file_system() -> Result<(), DatapathError> {
     let mounted = statfs(BPF_FILE_SYSTEM)
         .map_err(|error| failed(BPF_FILE_SYSTEM, "looking for the BPF file system", error.into()))?;
     #[allow(
@@ -331,7 +332,8 @@ pub(super) fn detach_link(link: &Path) -> Result<(), DatapathError> {
     remove_file(link)
 }
 
-fn remove_file(path: &Path) -> Result<(), DatapathError> {
+/// Removes a pin. It need not be there.
+pub(super) fn remove_file(path: &Path) -> Result<(), DatapathError> {
     ignore_absence(fs::remove_file(path)).map_err(|error| failed(path, "removing the pin", error))
 }
 
@@ -342,7 +344,8 @@ fn ignore_absence(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn failed(path: impl Into<PathBuf>, what: &'static str, source: io::Error) -> DatapathError {
+/// The error about a path in the BPF file system.
+pub(super) fn failed(path: impl Into<PathBuf>, what: &'static str, source: io::Error) -> DatapathError {
     match source.kind() {
         // bpffs belongs to root.
         io::ErrorKind::PermissionDenied => DatapathError::NotPermitted,

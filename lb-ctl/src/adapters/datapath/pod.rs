@@ -1,5 +1,6 @@
 //! Values that are copied in and out of maps as bytes.
 
+use lb_common::decapsulate::{AddressKey, Sources};
 use lb_common::layout::{
     Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey,
     SettledFlow, Target, TargetName, Traffic,
@@ -37,6 +38,10 @@ unsafe impl aya::Pod for Raw<Node> {}
 unsafe impl aya::Pod for Raw<ReturnKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Return> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<AddressKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Sources> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<TargetName> {}
 // SAFETY: an integer.

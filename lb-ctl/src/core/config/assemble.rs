@@ -6,6 +6,7 @@ use super::model::{
     Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service, affinity_key,
 };
 use super::reader::At;
+use crate::core::prefix::Prefix;
 
 /// The typed configuration. `None` only if a required key is missing or was refused, which has been reported
 /// then.
@@ -65,6 +66,7 @@ fn line<T>(written: Option<&At<T>>) -> Option<usize> {
 }
 
 fn datapath(document: document::Datapath) -> DatapathConfig {
+    let source = |written, (address, length)| value_or(written, Prefix::of(address, length));
     DatapathConfig {
         interfaces: document
             .interfaces
@@ -76,6 +78,8 @@ fn datapath(document: document::Datapath) -> DatapathConfig {
         slots_per_service: value_or(document.slots_per_service, defaults::SLOTS_PER_SERVICE),
         max_services: value_or(document.max_services, defaults::MAX_SERVICES),
         max_backends: value_or(document.max_backends, defaults::MAX_BACKENDS),
+        ipip_source_ipv4: source(document.ipip_source_ipv4, defaults::IPIP_SOURCE_IPV4),
+        ipip_source_ipv6: source(document.ipip_source_ipv6, defaults::IPIP_SOURCE_IPV6),
         max_flows: value_or(document.max_flows, defaults::MAX_FLOWS),
         flow_idle_timeout: value_or(document.flow_idle_timeout, defaults::FLOW_IDLE_TIMEOUT),
     }

@@ -13,6 +13,7 @@ use super::document::{Backend, Datapath, Document, Service};
 use super::error::{ConfigError, Origin};
 use super::reader::At;
 use super::value;
+use crate::core::prefix::Prefix;
 
 /// The most memory that the slots may take, in the kernel and for as long as the program is loaded.
 const MAX_SLOT_BYTES: u64 = 1 << 30;
@@ -34,6 +35,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
         backend_families(service, errors);
         allowed_prefixes(service, errors);
     }
+    outer_sources_are_nobodys(document, errors);
 }
 
 fn node_name(document: &Document, host: &HostDefaults, errors: &mut Vec<ConfigError>) {
@@ -207,7 +209,7 @@ fn allowed_prefixes(service: &Service, errors: &mut Vec<ConfigError>) {
             )));
         }
         if let Some(vip) = &service.vip
-            && prefix.address.is_ipv6() != vip.value.is_ipv6()
+            && prefix.address().is_ipv6() != vip.value.is_ipv6()
         {
             errors.push(origin.error(format!(
                 "expected an {} prefix, like the VIP {} on line {}, found {prefix}; clients of the other family need a service \
@@ -224,8 +226,11 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-/// Packets reach the backend as they are, so it must speak the protocol in them.
+/// With `ipip` any backend address will do. Otherwise packets reach the backend under its own IP header, of their family.
 fn backend_families(service: &Service, errors: &mut Vec<ConfigError>) {
+    if value_or(service.forward.as_ref(), defaults::FORWARD) == Forward::Ipip {
+        return;
+    }
     let Some(vip) = &service.vip else { return };
     for address in service
         .backends
@@ -241,6 +246,48 @@ fn backend_families(service: &Service, errors: &mut Vec<ConfigError>) {
                 vip.origin.line,
                 address.value
             )));
+        }
+    }
+}
+
+/// The outer source of a tunnel must not look like a machine that is there: answers to it would go to that one, and the
+/// backend could not tell tunnels from its packets.
+fn outer_sources_are_nobodys(document: &Document, errors: &mut Vec<ConfigError>) {
+    let is_tunnel = |service: &Service| {
+        service
+            .forward
+            .as_ref()
+            .is_some_and(|it| it.value == Forward::Ipip)
+    };
+    if !document.services.iter().any(is_tunnel) {
+        return;
+    }
+    let Datapath {
+        ipip_source_ipv4,
+        ipip_source_ipv6,
+        ..
+    } = &document.datapath;
+    let networks = [
+        ("ipip_source_ipv4", ipip_source_ipv4, defaults::IPIP_SOURCE_IPV4),
+        ("ipip_source_ipv6", ipip_source_ipv6, defaults::IPIP_SOURCE_IPV6),
+    ]
+    .map(|(key, written, (address, length))| (key, value_or(written.as_ref(), Prefix::of(address, length))));
+    for service in &document.services {
+        let backends = service
+            .backends
+            .iter()
+            .filter_map(|backend| backend.address.as_ref());
+        for address in service.vip.iter().chain(backends) {
+            if let Some((key, network)) = networks
+                .iter()
+                .find(|(_, network)| network.contains(address.value))
+            {
+                errors.push(address.origin.error(format!(
+                    "expected an address outside of {network}, where tunnels pretend to come from, found {}; give \
+                     datapath.{key} a network in which no host is",
+                    address.value
+                )));
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The values that keys have when the file does not mention them.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 
@@ -19,6 +21,12 @@ pub(super) const MAX_FLOWS: u32 = 262_144;
 /// Six hours: longer than a connection pool leaves a connection unused.
 pub(super) const FLOW_IDLE_TIMEOUT: ConfigDuration = ConfigDuration::from_millis(6 * 3_600_000);
 pub(super) const XDP_MODE: XdpModeChoice = XdpModeChoice::Auto;
+/// The default of `datapath.ipip_source_ipv4`, as address and length. Set aside for benchmarks (RFC 2544), so that no host
+/// of a network in use has such an address; and unlike those of documentation, routers may forward it (RFC 6890).
+pub const IPIP_SOURCE_IPV4: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0)), 16);
+/// The default of `datapath.ipip_source_ipv6`, as address and length: the discard prefix (RFC 6666). No host has such an
+/// address, and routers may forward it.
+pub const IPIP_SOURCE_IPV6: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0)), 64);
 /// The default of `api.socket`.
 pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";
 pub(super) const FORWARD: Forward = Forward::Dsr;

@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::Origin;
-use super::prefix::{self, Prefix};
+use super::prefix;
 use super::reader::{At, TableReader};
 use super::value;
+use crate::core::prefix::Prefix;
 
 /// Services: each needs its own table of slots, so thousands of them are a mistake or need another design.
 const MAX_SERVICES: u32 = 4096;
@@ -79,6 +80,8 @@ pub(super) struct Datapath {
     pub(super) slots_per_service: Option<At<u32>>,
     pub(super) max_services: Option<At<u32>>,
     pub(super) max_backends: Option<At<u32>>,
+    pub(super) ipip_source_ipv4: Option<At<Prefix>>,
+    pub(super) ipip_source_ipv6: Option<At<Prefix>>,
     pub(super) max_flows: Option<At<u32>>,
     pub(super) flow_idle_timeout: Option<At<ConfigDuration>>,
 }
@@ -96,6 +99,8 @@ impl Datapath {
             max_backends: table.optional("max_backends", |value| {
                 value::integer(value, 1..=MAX_BACKENDS, "leave the key out to get 1024")
             }),
+            ipip_source_ipv4: table.optional("ipip_source_ipv4", value::ipip_source_ipv4),
+            ipip_source_ipv6: table.optional("ipip_source_ipv6", value::ipip_source_ipv6),
             max_flows: table.optional("max_flows", |value| {
                 value::integer(value, MAX_FLOWS, "leave the key out to get 262144")
             }),

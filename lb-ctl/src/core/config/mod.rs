@@ -32,12 +32,11 @@ mod tests;
 use toml::de::DeTable;
 
 pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
-pub use defaults::{API_SOCKET, HostDefaults};
+pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{affinity_refusal, refuse_fixed};
 pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
-pub use prefix::Prefix;
 pub use value::{bad_name, is_name};
 
 use document::Document;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
-use super::prefix::Prefix;
+use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,10 @@ pub struct DatapathConfig {
     pub max_services: u32,
     /// How many backends, counted once per service, the tables have room for.
     pub max_backends: u32,
+    /// The outer sources of `ipip` over IPv4: a network of 16 bits.
+    pub ipip_source_ipv4: Prefix,
+    /// The outer sources of `ipip` over IPv6: a network of 64 to 96 bits.
+    pub ipip_source_ipv6: Prefix,
     /// How many connections in tracked slots the tables have room for.
     pub max_flows: u32,
     /// After how long without a packet a connection counts as over.
@@ -159,7 +163,7 @@ pub struct Check {
 pub struct Backend {
     /// Its name, unique within the service; the same name in another service means the same address.
     pub name: String,
-    /// Its own address, of the same family as the VIP and never itself a VIP.
+    /// Its own address, never itself a VIP, and of the same family as the VIP unless forwarding is `ipip`.
     pub address: IpAddr,
     /// The port on which it serves.
     pub port: u16,

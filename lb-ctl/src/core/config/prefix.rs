@@ -1,45 +1,11 @@
-//! Address prefixes as an operator writes them: `10.0.0.0/8`, `2001:db8::/32`.
+//! Address prefixes as an operator writes them in the file: `10.0.0.0/8`, `2001:db8::/32`.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use toml::de::DeValue;
 
 use super::value::{self, shown};
-
-/// All addresses whose first bits are these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Prefix {
-    /// The first of them: the bits behind the prefix are 0.
-    pub address: IpAddr,
-    /// How many bits are fixed: at most 32 for IPv4, 128 for IPv6.
-    pub length: u8,
-}
-
-impl Prefix {
-    /// The prefix of that length around an address. `None` if the family has no prefixes of that length.
-    fn around(address: IpAddr, length: u8) -> Option<Self> {
-        let address = match address {
-            IpAddr::V4(address) => {
-                let behind = Ipv4Addr::BITS.checked_sub(length.into())?;
-                let mask = u32::MAX.checked_shl(behind).unwrap_or(0);
-                Ipv4Addr::from_bits(address.to_bits() & mask).into()
-            }
-            IpAddr::V6(address) => {
-                let behind = Ipv6Addr::BITS.checked_sub(length.into())?;
-                let mask = u128::MAX.checked_shl(behind).unwrap_or(0);
-                Ipv6Addr::from_bits(address.to_bits() & mask).into()
-            }
-        };
-        Some(Self { address, length })
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
+use crate::core::prefix::Prefix;
 
 /// A prefix from the file.
 pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
@@ -69,7 +35,8 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
     let Some(prefix) = length
         .parse()
         .ok()
-        .and_then(|length| Prefix::around(address, length))
+        .filter(|&length: &u8| length <= if address.is_ipv4() { 32 } else { 128 })
+        .map(|length| Prefix::of(address, length))
     else {
         return Err(expected(if address.is_ipv4() {
             "IPv4 has prefixes of 0 to 32 bits"
@@ -77,12 +44,12 @@ pub(super) fn prefix(value: &DeValue<'_>) -> Result<Prefix, String> {
             "IPv6 has prefixes of 0 to 128 bits"
         }));
     };
-    if prefix.address != address {
+    if prefix.address() != address {
         return Err(format!(
             "expected a prefix, found {}, which has bits behind its first {}; write \"{prefix}\", or \"{address}/{}\" for \
              the one address",
             shown(text),
-            prefix.length,
+            prefix.length(),
             if address.is_ipv4() { 32 } else { 128 }
         ));
     }
@@ -158,7 +125,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_prefix_around_an_address_reads_back(address: IpAddr, length in 0u8..=32) {
-            let prefix = Prefix::around(address, length).unwrap();
+            let prefix = Prefix::of(address, length);
             prop_assert_eq!(read(&prefix.to_string()), Ok(prefix));
         }
 

@@ -12,6 +12,7 @@ use toml::de::{DeInteger, DeValue};
 use super::choice::Choice;
 use super::duration::{ConfigDuration, ConfigDurationError};
 use super::{planned, prime};
+use crate::core::prefix::Prefix;
 
 /// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table, and a
 /// backend's into the kernel's table of targets.
@@ -161,6 +162,40 @@ fn unusable(address: IpAddr) -> Option<&'static str> {
         IpAddr::V6(address) if address.is_unicast_link_local() => Some("a link-local address"),
         IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 form"),
         _ => None,
+    }
+}
+
+/// The outer sources of `ipip` over IPv4: the flow fills in the last 16 bits.
+pub(super) fn ipip_source_ipv4(value: &DeValue<'_>) -> Result<Prefix, String> {
+    let example = r#""198.18.0.0/16""#;
+    ipip_source(value, example, |network| {
+        network.address().is_ipv4() && network.length() == 16
+    })
+}
+
+/// The outer sources of `ipip` over IPv6: the flow fills in the last 32 bits.
+pub(super) fn ipip_source_ipv6(value: &DeValue<'_>) -> Result<Prefix, String> {
+    let example = r#"a network of 64 to 96 bits like "100::/64""#;
+    ipip_source(value, example, |network| {
+        network.address().is_ipv6() && (64..=96).contains(&network.length())
+    })
+}
+
+fn ipip_source(value: &DeValue<'_>, example: &str, fits: impl Fn(Prefix) -> bool) -> Result<Prefix, String> {
+    let text = string(value, "a network")?;
+    let advice = format!("leave the key out, or write {example} in which no host is");
+    let network: Prefix = text.parse().map_err(|error| format!("{error}; {advice}"))?;
+    if let Some(kind) = unusable(network.address()) {
+        return Err(format!(
+            "expected a network of hosts, found {kind}, {text:?}; {advice}"
+        ));
+    }
+    if fits(network) {
+        Ok(network)
+    } else {
+        Err(format!(
+            "expected a network of another size or family, found {text:?}; {advice}"
+        ))
     }
 }
 

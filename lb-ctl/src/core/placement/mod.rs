@@ -15,7 +15,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
@@ -146,7 +146,7 @@ impl Placement {
                     id,
                     name,
                     address: backend.address,
-                    forwarding: Forwarding::Dsr,
+                    forwarding: plan::forwarding(service.forward, backend, &config.datapath),
                     sheds: backend.weight == 0,
                 });
                 targets.push(id);

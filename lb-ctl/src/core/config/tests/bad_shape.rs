@@ -125,7 +125,7 @@ fn wrong_types() {
         (
             &[6],
             "port = 21050\nforward = 1",
-            "7: service[impala].forward: expected \"dsr\" as a string, found the integer 1; write it in quotes",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\" as a string, found the integer 1; write it in quotes",
         ),
         (
             &[6],
@@ -276,8 +276,8 @@ fn planned_features() {
         ),
         (
             &[6],
-            "port = 21050\nforward = \"ipip\"",
-            "7: service[impala].forward: `service.forward = \"ipip\"` is not built yet in this version; use \"dsr\"",
+            "port = 21050\nforward = \"nat\"",
+            "7: service[impala].forward: `service.forward = \"nat\"` is not built yet in this version; use one of \"dsr\", \"ipip\"",
         ),
         (
             &[6],

@@ -214,12 +214,12 @@ fn unusable_values_of_services_and_backends() {
         (
             &[6],
             "port = 21050\nforward = \"dnat\"",
-            "7: service[impala].forward: expected \"dsr\", found \"dnat\"; use \"dsr\"",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", found \"dnat\"; use one of \"dsr\", \"ipip\"",
         ),
         (
             &[6],
             "port = 21050\nforward = \"Dsr\"",
-            "7: service[impala].forward: expected \"dsr\", found \"Dsr\"; did you mean \"dsr\"?",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", found \"Dsr\"; did you mean \"dsr\"?",
         ),
         (
             &[9],
@@ -363,6 +363,37 @@ fn conflicts() {
             &[2],
             "interfaces = [\"eth0\"]\nslots_per_service = 1048573\nmax_services = 200",
             "4: datapath.max_services: expected slot tables of at most 1024 MiB in all, found max_services 200 × slots_per_service 1048573 × 8 bytes = 1599 MiB; lower one of the two",
+        ),
+    ]);
+}
+
+#[test]
+fn outer_sources_of_tunnels() {
+    check_refusals(&[
+        (
+            &[6, 7, 8, 9],
+            "port = 21050\nforward = \"ipip\"\n[[service.backend]]\nname = \"a\"\naddress = \"198.18.7.7\"",
+            "10: service[impala].backend[a].address: expected an address outside of 198.18.0.0/16, where tunnels pretend to come from, found 198.18.7.7; give datapath.ipip_source_ipv4 a network in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv4 = \"198.18.0.0/15\"",
+            "3: datapath.ipip_source_ipv4: expected a network of another size or family, found \"198.18.0.0/15\"; leave the key out, or write \"198.18.0.0/16\" in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv4 = \"127.0.0.0/16\"",
+            "3: datapath.ipip_source_ipv4: expected a network of hosts, found a loopback address, \"127.0.0.0/16\"; leave the key out, or write \"198.18.0.0/16\" in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv6 = \"198.18.0.0/16\"",
+            "3: datapath.ipip_source_ipv6: expected a network of another size or family, found \"198.18.0.0/16\"; leave the key out, or write a network of 64 to 96 bits like \"100::/64\" in which no host is",
+        ),
+        (
+            &[2],
+            "interfaces = [\"eth0\"]\nipip_source_ipv6 = \"100::1/64\"",
+            "3: datapath.ipip_source_ipv6: expected a network, found the address of one of its hosts; write 100::/64; leave the key out, or write a network of 64 to 96 bits like \"100::/64\" in which no host is",
         ),
     ]);
 }

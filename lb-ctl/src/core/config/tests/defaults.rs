@@ -33,6 +33,8 @@ fn absent_keys_have_their_defaults() {
             slots_per_service: 65_537,
             max_services: 64,
             max_backends: 1024,
+            ipip_source_ipv4: "198.18.0.0/16".parse().unwrap(),
+            ipip_source_ipv6: "100::/64".parse().unwrap(),
             max_flows: 262_144,
             flow_idle_timeout: ConfigDuration::from_millis(6 * 3_600_000),
         },
@@ -80,6 +82,8 @@ fn written_keys_are_taken() {
         slots_per_service = 251
         max_services = 2
         max_backends = 3
+        ipip_source_ipv4 = "10.255.0.0/16"
+        ipip_source_ipv6 = "2001:db8:1:2:3:4::/96"
         max_flows = 4096
         flow_idle_timeout = "90s"
 
@@ -112,10 +116,6 @@ fn written_keys_are_taken() {
         "#,
     );
     assert_eq!(config.node.name, "lb-a.example");
-    assert_eq!(
-        config.affinity_origin(&config.services[0]),
-        origin(20, "service[impala_hs2].affinity")
-    );
     assert_eq!(config.api.socket, Path::new("/tmp/lb.sock"));
     let DatapathConfig {
         interfaces,
@@ -124,6 +124,8 @@ fn written_keys_are_taken() {
         slots_per_service,
         max_services,
         max_backends,
+        ipip_source_ipv4,
+        ipip_source_ipv6,
         max_flows,
         flow_idle_timeout,
     } = config.datapath;
@@ -136,11 +138,13 @@ fn written_keys_are_taken() {
     );
     assert_eq!((mode, hash_seed), (XdpModeChoice::Native, u64::MAX));
     assert_eq!((slots_per_service, max_services, max_backends), (251, 2, 3));
+    assert_eq!(ipip_source_ipv4.to_string(), "10.255.0.0/16");
+    assert_eq!(ipip_source_ipv6.to_string(), "2001:db8:1:2:3:4::/96");
     assert_eq!(
         (max_flows, flow_idle_timeout),
         (4096, ConfigDuration::from_millis(90_000))
     );
-    assert_eq!(config.places.origin("datapath.max_flows").line, 12);
+    assert_eq!(config.places.origin("datapath.max_flows").line, 14);
     assert_eq!(config.places.origin("datapath.unwritten").line, 1);
 
     let [hs2, http] = config.services.as_slice() else {
@@ -158,7 +162,7 @@ fn written_keys_are_taken() {
     assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
     assert_eq!(
         hs2.backends[1].address_origin,
-        origin(27, "service[impala_hs2].backend[b].address")
+        origin(29, "service[impala_hs2].backend[b].address")
     );
     let allowed: Vec<String> = hs2.allow.iter().map(ToString::to_string).collect();
     assert_eq!(allowed, ["10.0.0.0/8", "192.0.2.7/32"]);
@@ -199,6 +203,11 @@ fn windows_line_ends_change_nothing() {
 #[test]
 fn later_checks_can_name_line_and_key() {
     let config = accept(MINIMAL);
+    assert_eq!(
+        config.affinity_origin(&config.services[0]),
+        origin(3, "service[impala].affinity"),
+        "that of the service"
+    );
     let error = config.services[0].backends[0]
         .address_origin
         .error("expected a neighbour, found none; check the cable");
@@ -207,4 +216,16 @@ fn later_checks_can_name_line_and_key() {
         errors.to_string(),
         "lb.toml:9: service[impala].backend[impala1].address: expected a neighbour, found none; check the cable"
     );
+}
+
+#[test]
+fn tunnels_may_lead_to_the_other_family() {
+    let text = MINIMAL.replace("port = 21050", "port = 21050\nforward = \"ipip\"");
+    let config = accept(&text.replace("192.0.2.21", "2001:db8::21"));
+    assert_eq!(config.services[0].forward, Forward::Ipip);
+}
+
+#[test]
+fn outer_sources_matter_only_where_there_are_tunnels() {
+    accept(&MINIMAL.replace("192.0.2.21", "198.18.7.7"));
 }
