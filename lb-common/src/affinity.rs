@@ -68,13 +68,8 @@ pub fn note(
 
 /// Whether a client was there within the timeout.
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_wrap,
-    reason = "timeouts are hours, and half of all ticks are decades"
-)]
 pub const fn is_fresh(noted: &Affinity, now: u32, timeout: u32) -> bool {
-    // Another CPU may have noted a later time than the one that was read here.
-    clock::since(now, noted.last_seen).cast_signed() <= timeout as i32
+    clock::since(now, noted.last_seen) <= timeout
 }
 
 #[cfg(test)]

@@ -12,7 +12,24 @@ pub const fn ticks(nanoseconds: u64) -> u32 {
 pub const TICK: u64 = 1 << 30;
 
 /// The ticks that have passed between two times, the later one given first.
+///
+/// None if the other is later: two CPUs can read the clock in another order than they write what they have read, and half of
+/// all differences would be as absurd as they are long.
 #[inline(always)]
 pub const fn since(now: u32, then: u32) -> u32 {
-    now.wrapping_sub(then)
+    let passed = now.wrapping_sub(then);
+    if passed > u32::MAX / 2 { 0 } else { passed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_does_not_run_backwards() {
+        assert_eq!(since(7, 5), 2);
+        assert_eq!(since(5, 5), 0);
+        assert_eq!(since(5, 6), 0, "read by another CPU a moment later");
+        assert_eq!(since(1, u32::MAX), 2, "after the wrap");
+    }
 }

@@ -7,7 +7,8 @@
 //!   that number, within the first window, turns it into an *established* record. A spoofed or delayed SYN is never
 //!   continued, so it cannot pull a live connection to another target.
 //! - An established record in use decides alone. One that is closing, or idle for a minute, gives way to a new connection
-//!   between the same ports, once that has proved itself by its number.
+//!   between the same ports, once that has proved itself by its number. Anybody can forge a FIN or RST that both ends ignore
+//!   (RFC 5961), so a connection that goes on for a minute after one is taken to be alive again.
 //! - Whatever has no record goes to `settled`. So that operators see who still lives there, it is *noted*: once a tick, SYNs
 //!   not, and nothing is ever decided by it.
 //!
@@ -20,7 +21,7 @@
 
 use crate::{
     clock,
-    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, SettledFlow, Slot},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
 };
 
 /// After how many ticks without a packet an established record gives way to a new connection: a minute.
@@ -64,7 +65,7 @@ pub trait Records {
     fn takes_new_flows(&self, target: u16) -> bool;
 }
 
-/// What is to be remembered of a packet that was forwarded.
+/// What is to be remembered of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
@@ -77,6 +78,8 @@ pub enum Effect {
     Seen,
     /// The flow is ending: its established record was seen now, and gives way from now on.
     Closing,
+    /// The flow was not ending: its established record was seen now, and decides alone again.
+    Reopened,
     /// The flow gets a half-open record, in place of an earlier one.
     Open(HalfOpen),
     /// The flow gets an established record, in place of an earlier one and of the half-open one.
@@ -88,7 +91,7 @@ pub enum Effect {
 pub struct Choice {
     /// The target's id.
     pub target: u16,
-    /// What is to be remembered if the packet is forwarded.
+    /// What is to be remembered, whether or not the target can be reached.
     pub effect: Effect,
 }
 
@@ -154,11 +157,29 @@ const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
     record.closing == 0 && clock::since(now, record.last_seen) <= IDLE
 }
 
+/// A time as a record keeps it in which a FIN or RST was seen: in ticks modulo 2^16, odd so that it is never 0.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "kept modulo 2^16")]
+pub const fn closing_since(now: u32) -> u16 {
+    now as u16 | 1
+}
+
+/// Whether a packet that comes now shows that a FIN or RST was none: it is more than a minute younger, and whoever has ended
+/// a connection has no more to say by then. The time is kept for 9 hours, much longer than such a record is.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "kept modulo 2^16")]
+const fn has_outlived(closing: u16, now: u32) -> bool {
+    let passed = (now as u16).wrapping_sub(closing);
+    passed > IDLE as u16 && passed <= u16::MAX / 2
+}
+
 /// What a packet does to its flow's record.
 #[inline(always)]
 fn seen(event: Event, record: &FlowRecord, now: u32, remember: impl FnOnce(Effect)) {
     if event.closes {
         remember(Effect::Closing);
+    } else if record.closing != 0 && has_outlived(record.closing, now) {
+        remember(Effect::Reopened);
     } else if record.last_seen != now {
         remember(Effect::Seen);
     }
@@ -223,17 +244,22 @@ fn open(
     remember: impl FnOnce(Effect),
 ) -> u16 {
     let target = match records.half_open(key) {
-        // A retransmission, or another attempt from the same port: the newest number counts.
-        Some(earlier) => earlier.target,
-        // An old record would get the new connection's packets: it has to be overruled, wherever that goes.
-        None if has_record => slot.current,
+        // A retransmission, or another attempt from the same port: the newest number counts. Where nobody can have
+        // answered the earlier one there is nothing to be true to.
+        Some(earlier) if records.is_alive(earlier.target) => earlier.target,
+        // An old record would get the new connection's packets: it has to be overruled, wherever that goes. So has a
+        // half-open one.
+        earlier if has_record || earlier.is_some() => slot.current,
         // Without a record it goes to `settled`: nothing to remember if it belongs there, or may.
-        None if slot.current == slot.settled || (records.is_short() && records.is_alive(slot.settled)) => {
+        _ if slot.current == slot.settled || (records.is_short() && records.is_alive(slot.settled)) => {
             settled_used(slot, now, remember);
             return slot.settled;
         }
-        None => slot.current,
+        _ => slot.current,
     };
+    if target == NO_TARGET {
+        return target;
+    }
     remember(Effect::Open(HalfOpen {
         target,
         port: 0,
@@ -260,7 +286,7 @@ fn follow(
         let target = half_open.target;
         remember(Effect::Establish(FlowRecord {
             target,
-            closing: u16::from(event.closes),
+            closing: if event.closes { closing_since(now) } else { 0 },
             last_seen: now,
             port: half_open.port,
             reserved: [0; 3],
@@ -268,7 +294,7 @@ fn follow(
         return target;
     }
     if let Some(record) = record {
-        // It closes, or has been idle. A record that closes stays so; an idle flow that speaks again is in use.
+        // It closes, or has been idle. A record that closes stays so for now; an idle flow that speaks again is in use.
         seen(event, record, now, remember);
         record.target
     } else {
@@ -292,6 +318,7 @@ mod tests {
     use super::*;
     use crate::{
         address::Address,
+        decision::Memory,
         layout::Target,
         testing::{HostTables, tables::resolved_target},
     };
@@ -422,6 +449,93 @@ mod tests {
             ..note(NOW, 0)
         };
         assert_eq!(after(elsewhere, data(5)), Effect::Noted(note(NOW, 0)));
+    }
+
+    #[test]
+    fn a_connection_that_goes_on_for_a_minute_after_its_end_has_not_ended() {
+        let end = Event {
+            closes: true,
+            ..data(5)
+        };
+        let mut tables = with_record(NOW, 0);
+        let effect = |tables: &HostTables, event| choose(event, SLOT, &key(), tables).effect;
+        assert_eq!(effect(&tables, end), Effect::Closing);
+        tables.perform(&Memory {
+            flow: key(),
+            slot: 0,
+            effect: Effect::Closing,
+        });
+        // The mark is up to a tick older than the end.
+        tables.now = NOW + IDLE;
+        assert_eq!(
+            effect(&tables, data(5)),
+            Effect::Seen,
+            "the last acknowledgements"
+        );
+        tables.now = NOW + IDLE + 2;
+        assert_eq!(effect(&tables, data(5)), Effect::Reopened);
+        assert_eq!(
+            effect(&tables, end),
+            Effect::Closing,
+            "sent again, or another one"
+        );
+        assert_eq!(choose(data(5), SLOT, &key(), &tables).target, 1);
+        tables.perform(&Memory {
+            flow: key(),
+            slot: 0,
+            effect: Effect::Reopened,
+        });
+        let record = tables.flows[&key()];
+        assert_eq!((record.closing, record.last_seen), (0, NOW + IDLE + 2));
+    }
+
+    #[test]
+    fn a_syn_is_true_to_an_earlier_one_that_can_have_been_answered() {
+        let mut tables = tables();
+        tables.half_open.insert(
+            key(),
+            HalfOpen {
+                target: 1,
+                port: 0,
+                sequence: 1000,
+                opened: NOW,
+            },
+        );
+        assert_eq!(choose(SYN, SLOT, &key(), &tables).target, 1);
+        tables.targets[1] = Target::default();
+        assert_eq!(
+            choose(SYN, SLOT, &key(), &tables),
+            Choice {
+                target: 2,
+                effect: Effect::Open(HalfOpen {
+                    target: 2,
+                    port: 0,
+                    sequence: 1000,
+                    opened: NOW,
+                }),
+            }
+        );
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_who_was_given_to_nobody() {
+        let slot = Slot {
+            current: NO_TARGET,
+            ..SLOT
+        };
+        assert_eq!(
+            choose(SYN, slot, &key(), &tables()),
+            Choice {
+                target: NO_TARGET,
+                effect: Effect::Nothing,
+            }
+        );
+    }
+
+    #[test]
+    fn a_record_that_another_cpu_has_just_seen_is_in_use() {
+        let tables = with_record(NOW + 1, 0);
+        assert_eq!(choose(SYN, SLOT, &key(), &tables).target, 1);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use lb_common::{
         Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
-    slot_rule::{Effect, Event, Records},
+    slot_rule::{self, Effect, Event, Records},
 };
 
 use crate::{frame::Frame, rare};
@@ -154,15 +154,24 @@ impl Tables for Maps {
                 // Where it fails there is one flow less to see.
                 let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
             }
-            Effect::Seen | Effect::Closing => {
+            Effect::Seen | Effect::Closing | Effect::Reopened => {
                 if let Some(record) = FLOWS.get_ptr_mut(flow) {
-                    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. Fields are
-                    // written whole; that another CPU writes to the same record at once does no harm.
-                    let record = unsafe { &mut *record };
-                    record.last_seen = self.now();
-                    if *effect == Effect::Closing {
-                        record.closing = 1;
-                    }
+                    let now = self.now();
+                    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is
+                    // made, since others look at the record.
+                    let last_seen = unsafe { &raw mut (*record).last_seen };
+                    // SAFETY: as above.
+                    let closing = unsafe { &raw mut (*record).closing };
+                    // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same
+                    // time does no harm.
+                    unsafe { last_seen.write_volatile(now) };
+                    let mark = match effect {
+                        Effect::Closing => slot_rule::closing_since(now),
+                        Effect::Reopened => 0,
+                        _ => return,
+                    };
+                    // SAFETY: as above.
+                    unsafe { closing.write_volatile(mark) };
                 }
             }
             Effect::Open(half_open) => {

@@ -17,7 +17,7 @@ use lb_common::testing::cases::CLIENT;
 use lb_common::testing::tables::{ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
-use lb_ctl::core::census::Census;
+use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
 use rustix::time::{ClockId, clock_gettime};
 
 /// In ticks.
@@ -98,7 +98,7 @@ impl Kernel {
     /// A pass that takes the time to be so many ticks later than it is.
     fn pass(&self, later: u32, service: Service, reset: &[u16]) -> Census {
         let reset: BTreeSet<u16> = reset.iter().copied().collect();
-        let census = Census::new(ticks() + later, IDLE_TIMEOUT, [service], reset);
+        let census = Census::new(ticks() + later, IDLE_TIMEOUT, false, [service], reset);
         self.datapath.sweep().unwrap().run(census).unwrap()
     }
 
@@ -133,7 +133,7 @@ fn a_pass_counts_every_record_and_deletes_those_that_are_over() {
     assert_eq!(census.established(), 9000);
     assert_eq!(kernel.records(), (0, 9000));
     kernel.send(PORTS.start, Flags::FIN | Flags::ACK, 101);
-    kernel.pass(120, kernel.service, &[]);
+    kernel.pass(CLOSING_TIMEOUT + 2, kernel.service, &[]);
     assert_eq!(kernel.records(), (0, 8999), "one was closing");
     let census = kernel.pass(IDLE_TIMEOUT + 2, kernel.service, &[]);
     assert_eq!((census.established(), kernel.records()), (0, (0, 0)));

@@ -15,6 +15,15 @@ pub mod extension {
     pub const FRAGMENT: u8 = 44;
     /// Options for the destination.
     pub const DESTINATION_OPTIONS: u8 = 60;
+
+    /// Whether TCP can follow, now or behind another extension header, when an extension header names this as the next.
+    #[inline(always)]
+    pub const fn may_precede_tcp(next: u8) -> bool {
+        matches!(
+            next,
+            crate::headers::tcp::PROTOCOL | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS
+        )
+    }
 }
 
 /// The fixed 40 bytes of a header, as on the wire.

@@ -161,14 +161,30 @@ fn parse_ipv6(packet: &(impl Packet + ?Sized), offset: usize) -> Result<IpPacket
     let Some(ip) = packet.read(offset).map(ipv6::Header::new) else {
         return Err(Parsed::Foreign);
     };
+    // No such address is on any wire (RFC 4291, 2.5.5.2, and RFC 6052 for what is): it would pass for the IPv4 one.
+    if ip.source().is_v4() || ip.destination().is_v4() {
+        return Err(Parsed::Foreign);
+    }
     let content = match ip.next_header() {
         tcp::PROTOCOL => Ok(Content {
             offset: offset + ipv6::HEADER_LENGTH,
             length: ip.payload_length(),
         }),
-        ipv6::extension::FRAGMENT => Err(Fault::Fragment),
-        ipv6::extension::HOP_BY_HOP | ipv6::extension::ROUTING | ipv6::extension::DESTINATION_OPTIONS => {
-            Err(Fault::ExtensionHeader)
+        // Whose TCP it would be cannot be told without looking behind it, but whether it can be TCP at all: a fragment of a
+        // long ping is the kernel's.
+        extension @ (ipv6::extension::FRAGMENT
+        | ipv6::extension::HOP_BY_HOP
+        | ipv6::extension::ROUTING
+        | ipv6::extension::DESTINATION_OPTIONS) => {
+            let next = packet.read(offset + ipv6::HEADER_LENGTH);
+            let [next] = next.unwrap_or([tcp::PROTOCOL]);
+            if !ipv6::extension::may_precede_tcp(next) {
+                return Err(Parsed::Foreign);
+            }
+            Err(match extension {
+                ipv6::extension::FRAGMENT => Fault::Fragment,
+                _ => Fault::ExtensionHeader,
+            })
         }
         icmp::PROTOCOL_V6 => return Err(Parsed::Icmp),
         _ => return Err(Parsed::Foreign),

@@ -190,7 +190,7 @@ impl FlowKey {
 pub struct FlowRecord {
     /// The target on which the connection lives.
     pub target: u16,
-    /// 1 once a FIN or RST has been seen, else 0.
+    /// Once a FIN or RST has been seen, [when](crate::slot_rule::closing_since); else 0.
     pub closing: u16,
     /// When the last packet came, in [ticks](crate::clock::ticks).
     pub last_seen: u32,

@@ -40,6 +40,8 @@ enum Step {
     Send { port: u16, bytes: u16, lost: Lost },
     /// A client ends its connection and frees the port.
     Close { port: u16, reset: bool, lost: Lost },
+    /// Somebody sends a FIN or RST in a client's name. Both ends ignore it.
+    ForgeEnd { port: u16, sequence: u32 },
     /// Somebody sends a SYN in a client's name.
     Spoof { port: u16, sequence: u32 },
     /// Time passes.
@@ -77,6 +79,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u16>(), any::<bool>(), lost)
             .prop_map(|(port, reset, lost)| Step::Close { port, reset, lost }),
         2 => (any::<u16>(), sequence).prop_map(|(port, sequence)| Step::Spoof { port, sequence }),
+        1 => (any::<u16>(), any::<u32>()).prop_map(|(port, sequence)| Step::ForgeEnd { port, sequence }),
         2 => (0u16..200).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Short),
         1 => (any::<u16>(), any::<Option<u16>>()).prop_map(|(port, target)| Step::Home { port, target }),
@@ -152,6 +155,7 @@ impl World {
             Step::Send { port, bytes, lost } => self.send(port % PORTS, bytes, lost)?,
             Step::Close { port, reset, lost } => self.close(port % PORTS, reset, lost)?,
             Step::Spoof { port, sequence } => self.spoof(port % PORTS, sequence),
+            Step::ForgeEnd { port, sequence } => self.forge_end(port % PORTS, sequence),
             Step::Wait(ticks) => self.wait(u32::from(ticks)),
             Step::Short(short) => self.tables.short = short,
             Step::Home { port, target } => {
@@ -354,6 +358,24 @@ impl World {
                 sequence,
             },
         );
+    }
+
+    /// Where it may be the end of a connection that is only beginning, the client is taken not to survive it.
+    fn forge_end(&mut self, port: u16, sequence: u32) {
+        if self
+            .connections
+            .get(&port)
+            .is_none_or(|connection| connection.established)
+        {
+            self.forward(
+                port,
+                Event {
+                    opens: false,
+                    closes: true,
+                    sequence,
+                },
+            );
+        }
     }
 
     fn wait(&mut self, ticks: u32) {

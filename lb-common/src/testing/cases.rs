@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     counter::Counter,
-    headers::{ethernet::ethertype, ipv6::extension, tcp::Flags},
+    headers::{ethernet::ethertype, icmp::PROTOCOL_V6, ipv6::extension, tcp::Flags},
 };
 
 /// What must happen to a frame.
@@ -413,6 +413,7 @@ fn restrictions() -> Vec<Case> {
 }
 
 /// The cases that are IPv6's own, and those that show that it is treated as IPv4 is.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn ipv6_cases() -> Vec<Case> {
     let to_target_1 = Outcome::Forward {
         id: 1,
@@ -471,8 +472,33 @@ fn ipv6_cases() -> Vec<Case> {
         ),
         case(
             "a fragment over IPv6 to a VIP is dropped",
-            ack().protocol(extension::FRAGMENT),
+            ack().extension(extension::FRAGMENT),
             Outcome::Drop(Counter::DropFragment),
+        ),
+        case(
+            "a fragment of a long ping over IPv6 is left to the kernel",
+            ack().protocol(PROTOCOL_V6).extension(extension::FRAGMENT),
+            Outcome::Pass,
+        ),
+        case(
+            "UDP behind an extension header is left to the kernel",
+            ack().protocol(17).extension(extension::DESTINATION_OPTIONS),
+            Outcome::Pass,
+        ),
+        case(
+            "a fragment behind another extension header may be one of TCP, and is dropped",
+            ack().extension(extension::FRAGMENT).extension(extension::ROUTING),
+            Outcome::Drop(Counter::DropExtensionHeader),
+        ),
+        case(
+            "an IPv4 client and VIP written as IPv6 addresses are none",
+            Frame::new(mapped(CLIENT), mapped(ONE)),
+            Outcome::Pass,
+        ),
+        case(
+            "an IPv4 client written as an IPv6 address is none",
+            Frame::new(mapped(CLIENT), ONE6),
+            Outcome::Pass,
         ),
         case(
             "a version other than 6 under IPv6's Ethernet type is malformed",
@@ -507,11 +533,19 @@ fn ipv6_cases() -> Vec<Case> {
     ] {
         cases.push(case(
             "an IPv6 extension header before TCP to a VIP is dropped",
-            ack().protocol(header),
+            ack().extension(header),
             Outcome::Drop(Counter::DropExtensionHeader),
         ));
     }
     cases
+}
+
+/// An IPv4 address in the notation of IPv6 that [`Address`](crate::address::Address) has for it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// Frames that go on in fragments, beyond the page that the program sees.

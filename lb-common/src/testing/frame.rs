@@ -29,6 +29,7 @@ pub struct Frame {
     version: Option<u8>,
     ip_options: Vec<u8>,
     fragment: u16,
+    extensions: Vec<u8>,
     header_words: Option<u8>,
     data_offset: Option<u8>,
     tcp_options: Vec<u8>,
@@ -53,6 +54,7 @@ impl Frame {
             acknowledgement: 2000,
             version: None,
             ip_options: Vec::new(),
+            extensions: Vec::new(),
             fragment: 0x4000, // don't fragment, as TCP senders set it
             header_words: None,
             data_offset: None,
@@ -163,6 +165,13 @@ impl Frame {
         self
     }
 
+    /// Puts an IPv6 extension header of this type before what is there.
+    #[must_use]
+    pub fn extension(mut self, kind: u8) -> Self {
+        self.extensions.insert(0, kind);
+        self
+    }
+
     /// Sets the bytes behind the TCP header.
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
@@ -230,8 +239,14 @@ impl Frame {
     }
 
     fn ipv6(&self, client: [u8; 16], service: [u8; 16]) -> Vec<u8> {
-        let tcp = self.tcp(&[client, service].concat());
-        let length = u16::try_from(tcp.len()).expect("the packet fits");
+        // Each names what comes behind it, and has the 6 bytes of its shortest form behind its length in units of 8 bytes.
+        let mut next = self.protocol;
+        let mut content = self.tcp(&[client, service].concat());
+        for &kind in self.extensions.iter().rev() {
+            content.splice(..0, [next, 0, 0, 0, 0, 0, 0, 0]);
+            next = kind;
+        }
+        let length = u16::try_from(content.len()).expect("the packet fits");
         let mut packet = Vec::new();
         packet.extend([
             self.version.unwrap_or(6) << 4 | self.class >> 4,
@@ -240,10 +255,10 @@ impl Frame {
             0,
         ]);
         packet.extend(self.total_length.unwrap_or(length).to_be_bytes());
-        packet.extend([self.protocol, 64]);
+        packet.extend([next, 64]);
         packet.extend(client);
         packet.extend(service);
-        packet.extend(tcp);
+        packet.extend(content);
         packet
     }
 

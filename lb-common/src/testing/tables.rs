@@ -17,7 +17,7 @@ use crate::{
         Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
     process::Engine,
-    slot_rule::{Effect, Records},
+    slot_rule::{self, Effect, Records},
 };
 
 /// How many slots each service of [`HostTables::fixture`] has.
@@ -215,10 +215,14 @@ impl HostTables {
                 self.settled_used(slot);
                 self.settled_flows.insert(flow, note);
             }
-            Effect::Seen | Effect::Closing => {
+            Effect::Seen | Effect::Closing | Effect::Reopened => {
                 if let Some(record) = self.flows.get_mut(&flow) {
                     record.last_seen = self.now;
-                    record.closing |= u16::from(effect == Effect::Closing);
+                    match effect {
+                        Effect::Closing => record.closing = slot_rule::closing_since(self.now),
+                        Effect::Reopened => record.closing = 0,
+                        _ => {}
+                    }
                 }
             }
             Effect::Open(half_open) => {

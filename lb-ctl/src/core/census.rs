@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
     address::Address,
-    affinity, hash,
+    affinity, clock, hash,
     layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
 
@@ -16,9 +16,13 @@ use super::slot_moves::Named;
 /// After how many ticks a half-open record is over: a minute. A client sends its SYN again sooner.
 pub const HALF_OPEN_TIMEOUT: u32 = 56;
 
-/// After how many ticks without a packet the record of a closing connection is over: two minutes, in which the last
-/// segments have been sent again or never will be.
-pub const CLOSING_TIMEOUT: u32 = 112;
+/// After how many ticks without a packet the record of a closing connection is over: eleven minutes. Its last segments take two.
+/// But anybody can forge a FIN or RST that both ends ignore (RFC 5961), and an idle Impala client speaks, by TCP's keepalive,
+/// every ten.
+pub const CLOSING_TIMEOUT: u32 = 620;
+
+/// The same while records run short: two minutes.
+pub const CLOSING_TIMEOUT_IN_NEED: u32 = 112;
 
 /// Records run short above this fill, in percent, …
 const SHORT_ABOVE: u64 = 90;
@@ -60,6 +64,7 @@ impl Record {
 pub struct Census {
     now: u32,
     idle_timeout: u32,
+    closing_timeout: u32,
     reset: BTreeSet<u16>,
     released: BTreeSet<u16>,
     services: BTreeMap<u16, Region>,
@@ -77,10 +82,11 @@ struct Region {
 
 impl Census {
     /// A pass that begins now (in ticks) over the records of these services. `idle_timeout` is in ticks; `reset` are the
-    /// targets whose flows are to be reset, that is, forgotten.
+    /// targets whose flows are to be reset, that is, forgotten. While records run `short`, closing ones are over sooner.
     pub fn new(
         now: u32,
         idle_timeout: u32,
+        short: bool,
         services: impl IntoIterator<Item = Service>,
         reset: BTreeSet<u16>,
     ) -> Self {
@@ -91,6 +97,11 @@ impl Census {
         Self {
             now,
             idle_timeout,
+            closing_timeout: if short {
+                CLOSING_TIMEOUT_IN_NEED
+            } else {
+                CLOSING_TIMEOUT
+            },
             reset,
             released: BTreeSet::new(),
             services: services.into_iter().map(region).collect(),
@@ -150,7 +161,7 @@ impl Census {
             Record::HalfOpen(record) => self.age(record.opened) > HALF_OPEN_TIMEOUT,
             Record::Established(record) => {
                 let age = self.age(record.last_seen);
-                age > self.idle_timeout || record.closing != 0 && age > CLOSING_TIMEOUT
+                age > self.idle_timeout || record.closing != 0 && age > self.closing_timeout
             }
         };
         is_old
@@ -224,10 +235,9 @@ impl Census {
         self.established
     }
 
-    /// The ticks since a time. A packet may have come since the pass began, and have stored a later time.
-    fn age(&self, then: u32) -> u32 {
-        let age = self.now.wrapping_sub(then);
-        if age > u32::MAX / 2 { 0 } else { age }
+    /// The ticks since a time; 0 for packets that have come since the pass began.
+    const fn age(&self, then: u32) -> u32 {
+        clock::since(self.now, then)
     }
 }
 
@@ -272,7 +282,7 @@ mod tests {
     fn census(every_flow: bool) -> Census {
         let flags = if every_flow { flag::TRANSLATES } else { 0 };
         let service = Service { flags, ..service(3) };
-        Census::new(NOW, IDLE, [service], BTreeSet::from([9]))
+        Census::new(NOW, IDLE, false, [service], BTreeSet::from([9]))
     }
 
     fn key(service: u16) -> FlowKey {
@@ -375,7 +385,7 @@ mod tests {
             affinity_timeout: TIMEOUT,
             ..service(3)
         };
-        let mut census = Census::new(NOW, IDLE, [affine], BTreeSet::from([9])).releasing([8]);
+        let mut census = Census::new(NOW, IDLE, false, [affine], BTreeSet::from([9])).releasing([8]);
         let client = |service| ClientKey::new(Address::v4([10, 0, 0, 1]), service);
         let noted = |target, age| Affinity {
             target,

@@ -12,7 +12,7 @@ use lb_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    census::{CLOSING_TIMEOUT, HALF_OPEN_TIMEOUT},
+    census::{CLOSING_TIMEOUT_IN_NEED, HALF_OPEN_TIMEOUT},
     time::seconds,
 };
 
@@ -194,7 +194,7 @@ fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterato
         let patience = if note.closing == 0 {
             context.idle_timeout
         } else {
-            CLOSING_TIMEOUT
+            CLOSING_TIMEOUT_IN_NEED
         };
         age(note.last_seen) <= patience
             && !recorded.contains(key)
@@ -385,7 +385,7 @@ mod tests {
     fn notes_that_are_no_longer_true_are_not_shown() {
         let untrue = [
             (key(1), note(1, IDLE_TIMEOUT + 1, 0)),
-            (key(3), note(1, CLOSING_TIMEOUT + 1, 1)),
+            (key(3), note(1, CLOSING_TIMEOUT_IN_NEED + 1, 1)),
             (key(5), note(3, 0, 0)),
             (key(6), note(1, 0, 0)),
         ];

@@ -58,6 +58,7 @@ impl Controller {
         let census = Census::new(
             ticks(),
             self.idle_timeout(),
+            self.datapath.are_records_short()?,
             self.placement.services().copied(),
             reset,
         )

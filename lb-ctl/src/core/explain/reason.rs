@@ -22,6 +22,8 @@ pub(super) struct Found<'a> {
     home: (u16, Home),
     /// Records are running short, and the settled target can do without.
     saves_records: bool,
+    /// Whether the target of the half-open record can have answered.
+    is_answered: bool,
 }
 
 /// Why a new connection of a client gets its target.
@@ -106,6 +108,9 @@ impl<'a> Found<'a> {
             slot,
             record: records.flow(key),
             half_open: records.half_open(key),
+            is_answered: records
+                .half_open(key)
+                .is_some_and(|half_open| records.is_alive(half_open.target)),
             note: records.settled_flow(key),
             now: records.now(),
             saves_records: records.is_short() && records.is_alive(slot.settled),
@@ -119,11 +124,11 @@ impl<'a> Found<'a> {
         match (self.record, self.half_open) {
             _ if !tracked => Rule::Untracked(current),
             (Some(record), _) if self.is_in_use(record) => Rule::RecordInUse(record.target),
-            (_, Some(half_open)) if event.opens => Rule::SynAgain(half_open.target),
-            (Some(_), None) if event.opens => Rule::Replaces(current),
+            (_, Some(half_open)) if event.opens && self.is_answered => Rule::SynAgain(half_open.target),
+            (Some(_), _) if event.opens => Rule::Replaces(current),
             (None, None) if event.opens && settled == current => Rule::NotMoved(settled),
             (None, None) if event.opens && self.saves_records => Rule::SavesRecord(settled),
-            (None, None) if event.opens => Rule::New(current),
+            (None, _) if event.opens => Rule::New(current),
             (_, Some(half_open)) if continues(event, half_open) => Rule::Continues(half_open.target),
             (Some(record), _) => Rule::OldRecord(record.target),
             (None, _) => Rule::NoRecord(settled),

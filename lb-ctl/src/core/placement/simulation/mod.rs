@@ -239,6 +239,7 @@ impl World {
         let mut census = Census::new(
             tables.now,
             FLOW_IDLE_TIMEOUT,
+            tables.short,
             self.placement.services().copied(),
             reset,
         )
