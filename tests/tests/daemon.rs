@@ -137,7 +137,7 @@ fn sigterm_leaves_the_datapath_and_detach_removes_it() {
     assert_eq!(detached.code, Some(0), "{detached:?}");
     for trace in [
         "detached the XDP program from eth0",
-        "removed 15 pinned maps",
+        "removed 16 pinned maps",
         "removed the VIP",
     ] {
         assert!(detached.stdout.contains(trace), "{}", detached.stdout);
