@@ -289,8 +289,8 @@ fn host_and_kernel_note_the_same() {
                 .prop_map(|(number, port, flags, sequence)| Step::Send { number, port, flags, sequence }),
         ];
         let config = ProptestConfig {
-            // Few, and long: each takes a second where a machine is emulated.
-            cases: 16,
+            // Few: each takes seconds where a machine is emulated.
+            cases: 8,
             failure_persistence: None,
             ..ProptestConfig::default()
         };
