@@ -107,6 +107,14 @@ pub enum Verdict<'a> {
         /// Whether the packet asks for a new connection.
         new_flow: bool,
     },
+    /// It is a client's packet to a service that translates: what becomes of it is in the
+    /// [connection's records](crate::translation::to_backend).
+    TranslateToBackend {
+        /// The service.
+        service: &'a Service,
+    },
+    /// It may be a backend's answer to a [translated connection](crate::translation::to_client).
+    TranslateToClient,
 }
 
 /// What is to be remembered of a packet, and under which names.
@@ -145,13 +153,19 @@ pub fn decide<'a>(packet: &(impl Packet + ?Sized), tables: &'a impl Tables) -> V
 #[inline(always)]
 fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a impl Tables) -> Verdict<'a> {
     let Some(service) = tables.service(&ServiceKey::tcp(segment.vip, segment.port)) else {
-        return Verdict::Pass;
+        return match tables.node() {
+            Some(node) if node.translates != 0 && is_for(packet, node) => Verdict::TranslateToClient,
+            _ => Verdict::Pass,
+        };
     };
     if !is_for_us(packet, tables) {
         return Verdict::Pass;
     }
     if service.flags & flag::RESTRICTED != 0 && !tables.allows(service.id, segment.client) {
         return Verdict::Drop(Counter::DropSourceNotAllowed);
+    }
+    if service.flags & flag::TRANSLATES != 0 {
+        return Verdict::TranslateToBackend { service };
     }
     let flow = hash::flow(
         service.hash_seed,
@@ -209,9 +223,17 @@ pub(crate) const fn consults_records(_service: &Service, slot: Slot) -> bool {
 /// would send such a frame to each other for ever, since `dsr` leaves the hop limit alone.
 #[inline(always)]
 pub(crate) fn is_for_us(packet: &(impl Packet + ?Sized), tables: &impl Tables) -> bool {
-    match (packet.read(0), tables.node()) {
-        (Some(destination), Some(node)) => node.has(destination),
-        _ => false,
+    match tables.node() {
+        Some(node) => is_for(packet, node),
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn is_for(packet: &(impl Packet + ?Sized), node: &Node) -> bool {
+    match packet.read(0) {
+        Some(destination) => node.has(destination),
+        None => false,
     }
 }
 

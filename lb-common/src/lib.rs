@@ -28,3 +28,4 @@ pub mod process;
 pub mod slot_rule;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod translation;

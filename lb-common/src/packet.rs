@@ -20,6 +20,15 @@ pub trait Packet {
     /// find out whether there are any costs time, and most frames have none. So the length covers whatever a packet's own
     /// headers claim, once they have been checked.
     fn length(&self) -> usize;
+
+    /// The same offset, of which the compiler knows nothing any more.
+    ///
+    /// For a second access behind an offset that is not constant: the compiler would prove its bounds check superfluous from the
+    /// first one's, and remove the very comparison that the kernel's verifier needs.
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        offset
+    }
 }
 
 /// A frame whose bytes can be changed in place.
@@ -56,6 +65,9 @@ pub trait PacketBuffer: PacketMut {
     /// nothing, when there is no room or it would have no Ethernet header left.
     #[must_use]
     fn set_length(&mut self, length: usize) -> Option<()>;
+
+    /// The index of the interface on which the frame came in.
+    fn ingress(&self) -> u32;
 }
 
 impl Packet for [u8] {
@@ -84,6 +96,9 @@ mod buffer {
 
     /// Room for a jumbo frame and what is put before it, in bytes: more than any tunnel needs.
     pub const ROOM: usize = 16_384;
+
+    /// The interface of all of them: the kernel's loopback interface, on which its test runs of programs are.
+    const INGRESS: u32 = 1;
 
     impl Packet for Vec<u8> {
         fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -124,6 +139,10 @@ mod buffer {
             }
             self.resize(length, 0);
             Some(())
+        }
+
+        fn ingress(&self) -> u32 {
+            INGRESS
         }
     }
 }

@@ -8,8 +8,9 @@ use crate::{
         ipip::{self, Obstacle},
     },
     icmp_error,
-    layout::{Target, forward as mode},
+    layout::{Service, Target, forward as mode},
     packet::{Packet as _, PacketBuffer},
+    translation::{self, Passage, WaysBack},
 };
 
 /// Where a frame goes.
@@ -55,7 +56,7 @@ impl Action {
 ///
 /// The provided methods are ways that are long or rare. They are methods so that an implementation can keep them out of the way of
 /// other packets.
-pub trait Engine: Tables {
+pub trait Engine: Tables + WaysBack {
     /// The frames that it deals with.
     type Frame: PacketBuffer;
 
@@ -84,6 +85,66 @@ pub trait Engine: Tables {
     {
         icmp_error::forward(packet, self)
     }
+
+    /// Forwards an [ICMP error](translation::forward_error) about a translated connection.
+    #[inline(always)]
+    fn translate_icmp_error(&self, packet: &mut Self::Frame) -> Action
+    where
+        Self: Sized,
+    {
+        translation::forward_error(packet, self)
+    }
+
+    /// Forwards a client's packet to a service that [translates](translation::translate).
+    #[inline(always)]
+    fn translate(
+        &self,
+        packet: &mut Self::Frame,
+        service: &Service,
+        passage: Passage,
+        bytes: usize,
+    ) -> Option<Action>
+    where
+        Self: Sized,
+    {
+        translation::translate(packet, service, passage, bytes, self)
+    }
+
+    /// [Admits](translation::admit) a packet of which something is to be remembered.
+    #[inline(always)]
+    fn admit(&self, packet: &Self::Frame, service: &Service) -> Passage
+    where
+        Self: Sized,
+    {
+        translation::admit(packet, service, self)
+    }
+
+    /// [Establishes](translation::establish) a half-open connection.
+    #[inline(always)]
+    fn establish(&self, packet: &Self::Frame, service: &Service) -> Passage
+    where
+        Self: Sized,
+    {
+        translation::establish(packet, service, self)
+    }
+
+    /// [Opens](translation::open) a way for a SYN.
+    #[inline(always)]
+    fn open(&self, packet: &Self::Frame, service: &Service) -> Passage
+    where
+        Self: Sized,
+    {
+        translation::open(packet, service, self)
+    }
+
+    /// Forwards a backend's answer to a [translated connection](translation::to_client).
+    #[inline(always)]
+    fn translate_to_client(&self, packet: &mut Self::Frame) -> Action
+    where
+        Self: Sized,
+    {
+        translation::to_client(packet, self)
+    }
 }
 
 /// Decides about a frame, counts it, and makes of it what is to be sent.
@@ -94,14 +155,11 @@ pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     match decide(packet, engine) {
         Verdict::Pass => Action::Pass,
         Verdict::Drop(counter) => drop(counter, engine),
-        Verdict::Icmp => engine.forward_icmp_error(packet),
-        Verdict::Reset { sent, dropped } => {
-            if engine.reset(packet).is_none() {
-                return drop(dropped, engine);
-            }
-            engine.count(sent);
-            Action::Transmit { egress: 0 }
-        }
+        Verdict::Icmp => match engine.forward_icmp_error(packet) {
+            Action::Pass => engine.translate_icmp_error(packet),
+            action => action,
+        },
+        Verdict::Reset { sent, dropped } => reset(packet, sent, dropped, engine),
         Verdict::Forward {
             id,
             target,
@@ -126,7 +184,19 @@ pub fn process<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
                 Err(obstacle) => drop(obstacle.counter(), engine),
             }
         }
+        Verdict::TranslateToBackend { service } => translation::to_backend(packet, service, engine),
+        Verdict::TranslateToClient => engine.translate_to_client(packet),
     }
+}
+
+/// Tells the sender of a frame by an RST that nobody takes it, or drops it where that is not to be [answered](forward::reset).
+#[inline(always)]
+pub(crate) fn reset<E: Engine>(packet: &mut E::Frame, sent: Counter, dropped: Counter, engine: &E) -> Action {
+    if engine.reset(packet).is_none() {
+        return drop(dropped, engine);
+    }
+    engine.count(sent);
+    Action::Transmit { egress: 0 }
 }
 
 /// Makes of a frame what is sent to a target.
@@ -195,16 +265,24 @@ mod tests {
                 open(&frame);
                 Outcome::TooBig
             }
-            (Action::Transmit { egress: 0 }, [Counter::IcmpErrorForwarded], []) => {
+            (Action::Transmit { egress: 0 | 1 }, [Counter::IcmpErrorForwarded], []) => {
                 let id = (1..TARGETS).find(|&id| tables.targets[usize::from(id)].addresses() == frame[..12]);
-                let id = id.expect("it goes to a target");
-                if tables.targets[usize::from(id)].forward() == mode::IPIP {
-                    let opened = open(&frame);
-                    assert!(case.frame.ends_with(&opened.content), "{}", case.sentence);
-                } else {
-                    assert_eq!(frame[12..], case.frame[12..], "{}", case.sentence);
+                match id.map(|id| (id, tables.targets[usize::from(id)].forward())) {
+                    Some((id, mode::IPIP)) => {
+                        let opened = open(&frame);
+                        assert!(case.frame.ends_with(&opened.content), "{}", case.sentence);
+                        Outcome::ForwardError { id }
+                    }
+                    Some((id, mode::DSR)) => {
+                        assert_eq!(frame[12..], case.frame[12..], "{}", case.sentence);
+                        Outcome::ForwardError { id }
+                    }
+                    // To a backend that translates, or back to a client.
+                    _ => {
+                        assert_ne!(frame[12..], case.frame[12..], "{}", case.sentence);
+                        Outcome::TranslateError
+                    }
                 }
-                Outcome::ForwardError { id }
             }
             (Action::Transmit { egress: 0 }, &[counter], []) => {
                 assert_eq!((&frame[..6], &frame[6..12]), (&CLIENT_MAC[..], &BALANCER_MAC[..]));

@@ -86,6 +86,31 @@ pub enum Effect {
     Establish(FlowRecord),
 }
 
+/// What a packet does to its flow's established record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It was seen now.
+    Seen,
+    /// It was seen now, and gives way from now on.
+    Closing,
+    /// It was seen now, and decides alone again.
+    Reopened,
+}
+
+impl Use {
+    /// By a packet that comes now.
+    #[inline(always)]
+    pub(crate) const fn of(record: &FlowRecord, closes: bool, now: u32) -> Self {
+        if closes {
+            Self::Closing
+        } else if record.closing != 0 && has_outlived(record.closing, now) {
+            Self::Reopened
+        } else {
+            Self::Seen
+        }
+    }
+}
+
 /// The rule's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -151,9 +176,9 @@ pub fn home(slot: Slot, key: &FlowKey, records: &impl Records) -> u16 {
     record.map_or(slot.settled, |record| record.target)
 }
 
-/// Whether a record decides alone.
+/// Whether a record decides alone: neither closing nor idle.
 #[inline(always)]
-const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
+pub(crate) const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
     record.closing == 0 && clock::since(now, record.last_seen) <= IDLE
 }
 
@@ -176,12 +201,12 @@ const fn has_outlived(closing: u16, now: u32) -> bool {
 /// What a packet does to its flow's record.
 #[inline(always)]
 fn seen(event: Event, record: &FlowRecord, now: u32, remember: impl FnOnce(Effect)) {
-    if event.closes {
-        remember(Effect::Closing);
-    } else if record.closing != 0 && has_outlived(record.closing, now) {
-        remember(Effect::Reopened);
-    } else if record.last_seen != now {
-        remember(Effect::Seen);
+    match Use::of(record, event.closes, now) {
+        Use::Closing => remember(Effect::Closing),
+        Use::Reopened => remember(Effect::Reopened),
+        Use::Seen if record.last_seen != now => remember(Effect::Seen),
+        // Most packets come in the same tick as the one before.
+        Use::Seen => {}
     }
 }
 

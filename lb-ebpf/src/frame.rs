@@ -28,17 +28,10 @@ impl Frame {
     /// The frame of `context`. No other may be in use after one has grown or shrunk.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
-        // Volatile, so that the compiler does not read the pointers before it calls a function that takes the context, and hand
-        // them over as numbers instead: to the verifier they would be no pointers any more.
         let context = context.ctx;
-        // SAFETY: the context is the one that the kernel gave.
-        let start = unsafe { &raw const (*context).data };
-        // SAFETY: as above.
-        let end = unsafe { &raw const (*context).data_end };
-        // SAFETY: a field of the context can be read.
-        let start = unsafe { core::ptr::read_volatile(start) };
-        // SAFETY: as above.
-        let end = unsafe { core::ptr::read_volatile(end) };
+        // SAFETY: the context is the one that the kernel gave, and valid while the program runs.
+        let fields = unsafe { &*context };
+        let (start, end) = (load(&fields.data), load(&fields.data_end));
         Self {
             context,
             start: start as usize,
@@ -66,11 +59,9 @@ impl Frame {
     /// The length of the linear part.
     #[inline(always)]
     fn linear_length(&self) -> usize {
-        let length = self.end - self.start;
-        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result: after a
-        // comparison with the length it would otherwise prove a later comparison with `end` superfluous and leave it
-        // out, but that comparison is the only proof that the verifier understands.
-        unsafe { core::ptr::read_volatile(&raw const length) }
+        // After a comparison with the length the compiler would otherwise prove a later comparison with `end` superfluous and
+        // leave it out, but that comparison is the only proof that the verifier understands.
+        Self::forget(self.end - self.start)
     }
 
     /// The length of the linear part and all fragments, by the kernel.
@@ -97,6 +88,14 @@ impl Frame {
     }
 }
 
+/// Loads a pointer from the context. Volatile, so that the compiler does not load it before it calls a function that takes the
+/// context, and hand it over as a number instead: to the verifier that would be no pointer any more.
+#[inline(always)]
+fn load(field: &u32) -> u32 {
+    // SAFETY: a reference can be read from.
+    unsafe { core::ptr::read_volatile(field) }
+}
+
 impl Packet for Frame {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -120,6 +119,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn length(&self) -> usize {
         self.linear_length() + self.fragments.get()
+    }
+
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        // SAFETY: a local variable can be read. Volatile, so that the compiler does not know the result.
+        unsafe { core::ptr::read_volatile(&raw const offset) }
     }
 }
 
@@ -182,5 +187,11 @@ impl PacketBuffer for Frame {
         let moved = self.moved(result);
         self.fragments.set(self.whole_length() - self.linear_length());
         moved
+    }
+
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the context is the one that the kernel gave, of which programs may read this field.
+        unsafe { (*self.context).ingress_ifindex }
     }
 }

@@ -3,10 +3,11 @@
 //! Sizes given here are those of the default configuration; the controller sets the real ones when it loads the program.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, xdp_md},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::map,
     maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    programs::XdpContext,
 };
 use lb_common::{
     address::Address,
@@ -18,7 +19,8 @@ use lb_common::{
         Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
-    slot_rule::{self, Effect, Event, Records},
+    slot_rule::{self, Effect, Event, Records, Use},
+    translation::{self, Passage, WaysBack},
 };
 
 use crate::{frame::Frame, rare};
@@ -154,36 +156,14 @@ impl Tables for Maps {
                 // Where it fails there is one flow less to see.
                 let _ = SETTLED_FLOWS.insert(flow, note, u64::from(BPF_ANY));
             }
-            Effect::Seen | Effect::Closing | Effect::Reopened => {
-                if let Some(record) = FLOWS.get_ptr_mut(flow) {
-                    let now = self.now();
-                    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is
-                    // made, since others look at the record.
-                    let last_seen = unsafe { &raw mut (*record).last_seen };
-                    // SAFETY: as above.
-                    let closing = unsafe { &raw mut (*record).closing };
-                    // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same
-                    // time does no harm.
-                    unsafe { last_seen.write_volatile(now) };
-                    let mark = match effect {
-                        Effect::Closing => slot_rule::closing_since(now),
-                        Effect::Reopened => 0,
-                        _ => return,
-                    };
-                    // SAFETY: as above.
-                    unsafe { closing.write_volatile(mark) };
-                }
-            }
-            Effect::Open(half_open) => {
-                // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
-                let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
-            }
+            Effect::Seen => self.flow_seen(flow, Use::Seen),
+            Effect::Closing => self.flow_seen(flow, Use::Closing),
+            Effect::Reopened => self.flow_seen(flow, Use::Reopened),
+            Effect::Open(half_open) => self.open_flow(flow, half_open),
             Effect::Establish(record) => {
-                if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
+                if !self.establish_flow(flow, record) {
                     // The half-open record stays: it serves the connection while it is in its first window.
                     self.count(Counter::RecordLost);
-                } else {
-                    let _ = HALF_OPEN.remove(flow);
                 }
             }
         }
@@ -237,6 +217,45 @@ impl Records for Maps {
             .get(u32::from(target))
             .is_some_and(Target::takes_new_flows)
     }
+}
+
+/// The way of a client's packet to a service that translates, in a function of its own: inlined it would take registers and
+/// stack from services that do not.
+#[inline(never)]
+fn translate(context: *mut xdp_md, service: &Service, passage: u64, bytes: usize) -> u64 {
+    let mut frame = Frame::of(&XdpContext::new(context));
+    match translation::translate(&mut frame, service, Passage::from_bits(passage), bytes, &Maps) {
+        Some(action) => action.to_bits(),
+        None => ADMIT,
+    }
+}
+
+/// What [`translate`] returns for a packet that has to be admitted first: no [`Action`].
+const ADMIT: u64 = u64::MAX;
+
+/// What is remembered of connections that are translated, in a function of its own because most packets leave nothing to remember.
+#[inline(never)]
+fn admit(context: *mut xdp_md, service: &Service) -> u64 {
+    translation::admit(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+}
+
+/// The records of a connection that is established.
+#[inline(never)]
+fn establish(context: *mut xdp_md, service: &Service) -> u64 {
+    translation::establish(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+}
+
+/// The search for a port for a new connection.
+#[inline(never)]
+fn open(context: *mut xdp_md, service: &Service) -> u64 {
+    translation::open(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+}
+
+/// The way of a backend's answer.
+#[inline(never)]
+fn translate_to_client(context: *mut xdp_md) -> u64 {
+    let mut frame = Frame::of(&XdpContext::new(context));
+    translation::to_client(&mut frame, &Maps).to_bits()
 }
 
 /// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets
@@ -295,6 +314,78 @@ fn settled_used(slot: u32) {
     }
 }
 
+impl WaysBack for Maps {
+    #[inline(always)]
+    fn flow_seen(&self, flow: &FlowKey, how: Use) {
+        let Some(record) = FLOWS.get_ptr_mut(flow) else {
+            return;
+        };
+        let now = self.now();
+        // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is made, since
+        // others look at the record.
+        let last_seen = unsafe { &raw mut (*record).last_seen };
+        // SAFETY: as above.
+        let closing = unsafe { &raw mut (*record).closing };
+        // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same time does no
+        // harm.
+        unsafe { last_seen.write_volatile(now) };
+        let mark = match how {
+            Use::Seen => return,
+            Use::Closing => slot_rule::closing_since(now),
+            Use::Reopened => 0,
+        };
+        // SAFETY: as above.
+        unsafe { closing.write_volatile(mark) };
+    }
+
+    #[inline(always)]
+    fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen) {
+        // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
+        let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) -> bool {
+        let is_recorded = FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_ok();
+        if is_recorded {
+            let _ = HALF_OPEN.remove(flow);
+        }
+        is_recorded
+    }
+
+    #[inline(always)]
+    fn way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        // SAFETY: as in `service`: any bits are a valid way back. The kernel replaces an entry as a whole, and frees the old one
+        // when no packet reads it any more.
+        unsafe { RETURNS.get(key) }
+    }
+
+    #[inline(always)]
+    fn half_open_way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        // SAFETY: any bits are a valid way back. An entry that is evicted while it is read may turn into another's: one answer
+        // to a SYN, in a flood of them.
+        unsafe { HALF_OPEN_RETURNS.get(key) }
+    }
+
+    #[inline(always)]
+    fn open_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool {
+        let flags = if replaces { BPF_ANY } else { BPF_NOEXIST };
+        HALF_OPEN_RETURNS.insert(key, way_back, u64::from(flags)).is_ok()
+    }
+
+    #[inline(always)]
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool {
+        let flags = if replaces { BPF_ANY } else { BPF_NOEXIST };
+        RETURNS.insert(key, way_back, u64::from(flags)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_half_open_way_back(&self, key: &ReturnKey) {
+        // It may be gone already.
+        let _ = HALF_OPEN_RETURNS.remove(key);
+    }
+}
+
 impl Engine for Maps {
     type Frame = Frame;
 
@@ -311,6 +402,45 @@ impl Engine for Maps {
     #[inline(always)]
     fn forward_icmp_error(&self, packet: &mut Frame) -> Action {
         Action::from_bits(rare::forward_icmp_error(packet.context()))
+    }
+
+    #[inline(always)]
+    fn translate_icmp_error(&self, packet: &mut Frame) -> Action {
+        Action::from_bits(rare::translate_icmp_error(packet.context()))
+    }
+
+    #[inline(always)]
+    fn translate(
+        &self,
+        packet: &mut Frame,
+        service: &Service,
+        passage: Passage,
+        bytes: usize,
+    ) -> Option<Action> {
+        match translate(packet.context(), service, passage.to_bits(), bytes) {
+            ADMIT => None,
+            action => Some(Action::from_bits(action)),
+        }
+    }
+
+    #[inline(always)]
+    fn admit(&self, packet: &Frame, service: &Service) -> Passage {
+        Passage::from_bits(admit(packet.context(), service))
+    }
+
+    #[inline(always)]
+    fn establish(&self, packet: &Frame, service: &Service) -> Passage {
+        Passage::from_bits(establish(packet.context(), service))
+    }
+
+    #[inline(always)]
+    fn open(&self, packet: &Frame, service: &Service) -> Passage {
+        Passage::from_bits(open(packet.context(), service))
+    }
+
+    #[inline(always)]
+    fn translate_to_client(&self, packet: &mut Frame) -> Action {
+        Action::from_bits(translate_to_client(packet.context()))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! Those that need the frame take the program's context and read it anew, because pointers into a frame are no arguments.
 
 use aya_ebpf::{bindings::xdp_md, maps::lpm_trie::Key, programs::XdpContext};
-use lb_common::{address::Address, forward, icmp_error, layout::AllowedKey};
+use lb_common::{address::Address, forward, icmp_error, layout::AllowedKey, translation};
 
 use crate::{
     frame::Frame,
@@ -36,4 +36,10 @@ pub(crate) fn packet_too_big(context: *mut xdp_md, limit: u16) -> bool {
 #[inline(never)]
 pub(crate) fn forward_icmp_error(context: *mut xdp_md) -> u64 {
     icmp_error::forward(&mut Frame::of(&XdpContext::new(context)), &Maps).to_bits()
+}
+
+/// Forwards an [ICMP error](translation::forward_error) about a translated connection, and returns the action as bits.
+#[inline(never)]
+pub(crate) fn translate_icmp_error(context: *mut xdp_md) -> u64 {
+    translation::forward_error(&mut Frame::of(&XdpContext::new(context)), &Maps).to_bits()
 }

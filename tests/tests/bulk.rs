@@ -9,7 +9,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE};
+use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, take_vips_off_backends};
 use lab::clients::iperf3::{Direction, transfer};
 use lab::{Host, Lab, TcpCounters, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,13 +24,16 @@ fn mtu(host: &Host) -> u64 {
 }
 
 /// Transfers in both directions, without a single wrong checksum on any host.
-fn expect_sound_transfers(vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> IpAddr) {
+fn expect_sound_transfers(forward: &str, vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> IpAddr) {
     let lab = Lab::builder().start().unwrap();
+    if forward == "nat" {
+        take_vips_off_backends(&lab).unwrap();
+    }
     let (client, backend) = (&lab.clients()[0], &lab.backends()[0]);
     let service = SocketAddr::new(vip(&lab), HS2_PORT);
     let backends = [(backend.name(), address(backend), 1)];
     let configuration =
-        Configuration::of(&lab, &lab.balancers()[0]).service("impala", service.ip(), &backends);
+        Configuration::of(&lab, &lab.balancers()[0]).service_by(forward, "impala", service.ip(), &backends);
     let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
     for host in lab.hosts() {
         assert_eq!(mtu(host), MTU, "{}", host.name());
@@ -80,12 +83,22 @@ fn expect_sound_transfers(vip: fn(&Lab) -> IpAddr, address: fn(&Host) -> IpAddr)
 
 #[test]
 fn bulk_data_arrives_without_a_wrong_checksum() {
-    expect_sound_transfers(|lab| lab.vips()[0].v4.into(), |host| host.v4().into());
+    expect_sound_transfers("dsr", |lab| lab.vips()[0].v4.into(), |host| host.v4().into());
 }
 
 #[test]
 fn bulk_data_arrives_without_a_wrong_checksum_over_ipv6() {
-    expect_sound_transfers(|lab| lab.vips()[0].v6.into(), |host| host.v6().into());
+    expect_sound_transfers("dsr", |lab| lab.vips()[0].v6.into(), |host| host.v6().into());
+}
+
+#[test]
+fn translated_bulk_data_arrives_without_a_wrong_checksum() {
+    expect_sound_transfers("nat", |lab| lab.vips()[0].v4.into(), |host| host.v4().into());
+}
+
+#[test]
+fn translated_bulk_data_arrives_without_a_wrong_checksum_over_ipv6() {
+    expect_sound_transfers("nat", |lab| lab.vips()[0].v6.into(), |host| host.v6().into());
 }
 
 #[test]

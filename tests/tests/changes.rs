@@ -12,7 +12,9 @@ use std::{env, fmt};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::Lab;
-use lab::balancing::{Balancer, Configuration, Decap, HS2_PORT, MIXTURES, Mixture, PATIENCE};
+use lab::balancing::{
+    Balancer, Configuration, Decap, HS2_PORT, MIXTURES, Mixture, PATIENCE, take_vips_off_backends,
+};
 use lab::random::Random;
 use lab::steady::{Server, Steady, start_servers};
 
@@ -36,7 +38,7 @@ struct Mode {
 }
 
 /// Whatever goes on with slots, records and targets is the same in all modes, so one of them stands for all.
-const MODES: [Mode; 2] = [
+const MODES: [Mode; 3] = [
     Mode {
         forward: "dsr",
         services: MIXTURES.first_chunk::<2>().unwrap(),
@@ -46,6 +48,12 @@ const MODES: [Mode; 2] = [
     Mode {
         forward: "ipip",
         services: &MIXTURES,
+        connections: 300,
+        changes: 60,
+    },
+    Mode {
+        forward: "nat",
+        services: MIXTURES.first_chunk::<2>().unwrap(),
         connections: 300,
         changes: 60,
     },
@@ -143,6 +151,9 @@ struct Cluster {
 impl Cluster {
     fn start(mode: Mode) -> Self {
         let lab = Lab::builder().backends(BACKENDS).vips(2).start().unwrap();
+        if mode.forward == "nat" {
+            take_vips_off_backends(&lab).unwrap();
+        }
         let decaps = if mode.forward == "ipip" {
             Decap::start_on_backends(&lab).unwrap()
         } else {
@@ -212,6 +223,11 @@ fn configuration(lab: &Lab, mode: &Mode, weights: &Weights) -> Configuration {
 #[test]
 fn a_thousand_connections_outlast_two_hundred_changes() {
     outlast(Mode::of("dsr"));
+}
+
+#[test]
+fn translated_connections_outlast_changes() {
+    outlast(Mode::of("nat"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The way back of translated connections (`nat`).
 
+use super::FlowKey;
 use crate::address::Address;
 
 /// Names a translated connection as its backend sees it: what an answer says of itself.
@@ -29,6 +30,11 @@ impl ReturnKey {
             reserved: 0,
         }
     }
+
+    /// The VIP's port that stands for the client's, host byte order.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
 }
 
 /// To whom an answer goes. Ports are in host byte order.
@@ -50,4 +56,12 @@ pub struct Return {
     pub addresses: [u32; 3],
     /// The index of the interface on which the client's frames came in. 0 stands for the one that an answer came in on.
     pub egress: u32,
+}
+
+impl Return {
+    /// The key of the client's flow, under which its record is.
+    #[inline(always)]
+    pub const fn flow(&self) -> FlowKey {
+        FlowKey::new(self.client, self.client_port, self.service)
+    }
 }

@@ -10,8 +10,8 @@ use super::{
     frame::Frame,
     icmp,
     tables::{
-        DANGLING, NONE, ONE, ONE6, REFUSING, REFUSING6, RESTRICTED, RESTRICTED6, THREE, THREE6, UNRESOLVED,
-        VIP, VIP6,
+        DANGLING, NAT, NAT_BACKEND, NAT_TARGET, NAT6, NAT6_TARGET, NONE, ONE, ONE6, REFUSING, REFUSING6,
+        RESTRICTED, RESTRICTED6, THREE, THREE6, UNRESOLVED, VIP, VIP6,
     },
 };
 use crate::{
@@ -33,6 +33,8 @@ pub enum Outcome {
         /// The target's id.
         id: u16,
     },
+    /// It is an ICMP error about a translated connection, and leaves translated.
+    TranslateError,
     /// It leaves towards this target, changed as that is reached: see [`forward`](crate::forward).
     Forward {
         /// The target's id.
@@ -62,6 +64,9 @@ pub const CLIENT6: SocketAddr = SocketAddr::new(
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0, 0, 0, 0x77)),
     40000,
 );
+/// A client all of whose possible ports other connections to [`NAT`] have.
+pub const CLIENT_WITHOUT_PORT: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), 40000);
 
 /// All cases.
 #[allow(clippy::too_many_lines, reason = "a table")]
@@ -265,6 +270,7 @@ pub fn cases() -> Vec<Case> {
     ];
 
     cases.extend(ipv6_cases());
+    cases.extend(translation_cases());
     cases.extend(tunnels::cases());
     cases.extend(refusals());
     cases.extend(restrictions());
@@ -537,6 +543,85 @@ fn ipv6_cases() -> Vec<Case> {
             Outcome::Drop(Counter::DropExtensionHeader),
         ));
     }
+    cases
+}
+
+/// The cases of services that translate, each by itself. What packets change for those after them is in
+/// [`translation`](crate::translation).
+fn translation_cases() -> Vec<Case> {
+    let case = |sentence, frame: Frame, outcome| Case {
+        sentence,
+        frame: frame.bytes(),
+        outcome,
+    };
+    let mut cases = vec![
+        case(
+            "a SYN that finds all its ports taken is dropped",
+            Frame::new(CLIENT_WITHOUT_PORT, NAT).flags(Flags::SYN),
+            Outcome::Drop(Counter::DropNoFreePort),
+        ),
+        case(
+            "a backend's segment that answers nobody is left to the kernel, which resets it",
+            Frame::new(NAT_BACKEND, SocketAddr::new(VIP, 40009)).hop_limit(1),
+            Outcome::Pass,
+        ),
+        case(
+            "a SYN to a service that translates, for another host, is left to the kernel",
+            Frame::new(CLIENT, NAT)
+                .flags(Flags::SYN)
+                .destination([0x02, 0, 0, 0, 0, 0x02]),
+            Outcome::Pass,
+        ),
+        case(
+            "a fragment to a service that translates is dropped as any other",
+            Frame::new(CLIENT, NAT).fragment(0x2000),
+            Outcome::Drop(Counter::DropFragment),
+        ),
+    ];
+    for (client, service, id) in [(CLIENT, NAT, NAT_TARGET), (CLIENT6, NAT6, NAT6_TARGET)] {
+        let from = |port| Frame::new(SocketAddr::new(client.ip(), port), service);
+        cases.push(case(
+            "a SYN to a service that translates goes to the slot's target",
+            from(50001).flags(Flags::SYN),
+            Outcome::Forward { id, new_flow: true },
+        ));
+        cases.push(case(
+            "any other segment without a record is answered by an RST where each connection has one",
+            from(50002).payload(b"late").tag(ethertype::VLAN),
+            Outcome::Reset(Counter::ResetNoRecord),
+        ));
+        cases.push(case(
+            "an RST without a record is not answered",
+            from(50002).flags(Flags::RST),
+            Outcome::Drop(Counter::DropNoRecord),
+        ));
+        for hops in [0, 1] {
+            cases.push(case(
+                "a packet whose hop limit is used up is not translated",
+                from(50003).flags(Flags::SYN).hop_limit(hops),
+                Outcome::Drop(Counter::DropTtlExpired),
+            ));
+        }
+        for tags in [1, 2] {
+            let tagged = (0..tags).fold(from(50003 + tags), |frame, _| frame.tag(ethertype::VLAN));
+            cases.push(case(
+                "VLAN tags stay on a frame that is translated",
+                tagged
+                    .flags(Flags::SYN)
+                    .tcp_options(&[2, 4, 5, 0xb4])
+                    .payload(&[7; 33]),
+                Outcome::Forward { id, new_flow: true },
+            ));
+        }
+    }
+    cases.push(case(
+        "IP options stay in a packet that is translated",
+        Frame::new(CLIENT, NAT).flags(Flags::SYN).ip_options(&[1; 40]),
+        Outcome::Forward {
+            id: NAT_TARGET,
+            new_flow: true,
+        },
+    ));
     cases
 }
 

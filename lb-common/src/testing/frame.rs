@@ -35,6 +35,8 @@ pub struct Frame {
     tcp_options: Vec<u8>,
     payload: Vec<u8>,
     total_length: Option<u16>,
+    hop_limit: u8,
+    source: [u8; 6],
     padding: usize,
 }
 
@@ -61,6 +63,8 @@ impl Frame {
             tcp_options: Vec::new(),
             payload: Vec::new(),
             total_length: None,
+            hop_limit: 64,
+            source: CLIENT_MAC,
             padding: 0,
         }
     }
@@ -69,6 +73,20 @@ impl Frame {
     #[must_use]
     pub fn destination(mut self, mac: [u8; 6]) -> Self {
         self.destination = mac;
+        self
+    }
+
+    /// Sets the source MAC address.
+    #[must_use]
+    pub fn from(mut self, mac: [u8; 6]) -> Self {
+        self.source = mac;
+        self
+    }
+
+    /// Sets IPv4's time to live or IPv6's hop limit.
+    #[must_use]
+    pub fn hop_limit(mut self, hops: u8) -> Self {
+        self.hop_limit = hops;
         self
     }
 
@@ -197,7 +215,7 @@ impl Frame {
     pub fn bytes(&self) -> Vec<u8> {
         let mut frame = Vec::new();
         frame.extend(self.destination);
-        frame.extend(CLIENT_MAC);
+        frame.extend(self.source);
         for tag in &self.tags {
             frame.extend(tag.to_be_bytes());
             frame.extend([0, 42]);
@@ -228,7 +246,7 @@ impl Frame {
         packet.extend(self.total_length.unwrap_or(total).to_be_bytes());
         packet.extend([0x12, 0x34]);
         packet.extend(self.fragment.to_be_bytes());
-        packet.extend([64, self.protocol, 0, 0]);
+        packet.extend([self.hop_limit, self.protocol, 0, 0]);
         packet.extend(client);
         packet.extend(service);
         packet.extend(&self.ip_options);
@@ -255,7 +273,7 @@ impl Frame {
             0,
         ]);
         packet.extend(self.total_length.unwrap_or(length).to_be_bytes());
-        packet.extend([next, 64]);
+        packet.extend([next, self.hop_limit]);
         packet.extend(client);
         packet.extend(service);
         packet.extend(content);

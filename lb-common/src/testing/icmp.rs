@@ -6,12 +6,18 @@ use std::{vec, vec::Vec};
 use super::{
     cases::{CLIENT, CLIENT6, Case, Outcome},
     frame::{BALANCER_MAC, CLIENT_MAC, Frame, internet_checksum, sum_of_words},
-    tables::{NONE, ONE, ONE6, REFUSING6, RESTRICTED, THREE, THREE6, UNRESOLVED, VIP},
+    tables::{
+        NAT, NAT_BACKEND, NAT_BACKEND6, NAT_CLIENT, NAT_CLIENT6, NAT6, NONE, ONE, ONE6, REFUSING6,
+        RESTRICTED, THREE, THREE6, UNRESOLVED, VIP,
+    },
 };
-use crate::headers::{
-    ethernet::ethertype,
-    icmp::{self, kind},
-    ipv6::extension,
+use crate::{
+    counter::Counter,
+    headers::{
+        ethernet::ethertype,
+        icmp::{self, kind},
+        ipv6::extension,
+    },
 };
 
 /// The router that sends the errors, over IPv4.
@@ -26,6 +32,9 @@ pub struct IcmpError {
     client: SocketAddr,
     service: SocketAddr,
     receiver: IpAddr,
+    sender: Option<IpAddr>,
+    source: [u8; 6],
+    hop_limit: u8,
     kind: u8,
     protocol: u8,
     outer_fragment: u16,
@@ -48,6 +57,9 @@ impl IcmpError {
             client,
             service,
             receiver: service.ip(),
+            sender: None,
+            source: CLIENT_MAC,
+            hop_limit: 64,
             kind: if v4 {
                 kind::UNREACHABLE
             } else {
@@ -76,6 +88,27 @@ impl IcmpError {
     #[must_use]
     pub fn receiver(self, receiver: IpAddr) -> Self {
         Self { receiver, ..self }
+    }
+
+    /// Sends it from another address than that of the router.
+    #[must_use]
+    pub fn sender(self, sender: IpAddr) -> Self {
+        Self {
+            sender: Some(sender),
+            ..self
+        }
+    }
+
+    /// Sets the source MAC address.
+    #[must_use]
+    pub fn from(self, source: [u8; 6]) -> Self {
+        Self { source, ..self }
+    }
+
+    /// Sets the error's own hop limit.
+    #[must_use]
+    pub fn hop_limit(self, hop_limit: u8) -> Self {
+        Self { hop_limit, ..self }
     }
 
     /// Sets the type.
@@ -160,7 +193,7 @@ impl IcmpError {
     pub fn bytes(&self) -> Vec<u8> {
         let mut frame = Vec::new();
         frame.extend(self.destination);
-        frame.extend(CLIENT_MAC);
+        frame.extend(self.source);
         for _ in 0..self.tags {
             frame.extend(ethertype::VLAN.to_be_bytes());
             frame.extend([0, 42]);
@@ -174,11 +207,15 @@ impl IcmpError {
             IpAddr::V6(receiver) => {
                 frame.extend(ethertype::IPV6.to_be_bytes());
                 let length = u16::try_from(icmp::HEADER_LENGTH + inner.len()).expect("it fits");
-                let addresses = [ROUTER6, receiver.octets()].concat();
+                let sender = match self.sender {
+                    Some(IpAddr::V6(sender)) => sender.octets(),
+                    _ => ROUTER6,
+                };
+                let addresses = [sender, receiver.octets()].concat();
                 let pseudo = sum_of_words(&addresses) + u32::from(length) + u32::from(icmp::PROTOCOL_V6);
                 frame.extend([0x60, 0, 0, 0]);
                 frame.extend(length.to_be_bytes());
-                frame.extend([self.protocol, 64]);
+                frame.extend([self.protocol, self.hop_limit]);
                 frame.extend(addresses);
                 frame.extend(self.error(pseudo, &inner));
             }
@@ -224,8 +261,11 @@ impl IcmpError {
         packet.extend(total.to_be_bytes());
         packet.extend([0, 0]);
         packet.extend(self.outer_fragment.to_be_bytes());
-        packet.extend([64, self.protocol, 0, 0]);
-        packet.extend(ROUTER);
+        packet.extend([self.hop_limit, self.protocol, 0, 0]);
+        packet.extend(match self.sender {
+            Some(IpAddr::V4(sender)) => sender.octets(),
+            _ => ROUTER,
+        });
         packet.extend(receiver);
         packet.resize(header, 1);
         let checksum = internet_checksum(0, &packet);
@@ -233,6 +273,83 @@ impl IcmpError {
         packet.extend(error);
         packet
     }
+}
+
+/// Errors about connections that are translated, from either side.
+fn translated_cases() -> Vec<Case> {
+    let case = |sentence, error: IcmpError, outcome| Case {
+        sentence,
+        frame: error.bytes(),
+        outcome,
+    };
+    let mut cases = Vec::new();
+    for (client, service, backend) in [(NAT_CLIENT, NAT, NAT_BACKEND), (NAT_CLIENT6, NAT6, NAT_BACKEND6)] {
+        let stranger = SocketAddr::new(client.ip(), client.port() + 1);
+        let on_vip = |port| SocketAddr::new(service.ip(), port);
+        let from_client = || IcmpError::about(client, service);
+        let from_backend = || IcmpError::about(backend, on_vip(client.port()));
+        for (sentence, error) in [
+            (
+                "an error about a translated answer goes to the backend",
+                from_client(),
+            ),
+            (
+                "an error about a translated packet goes to the client",
+                from_backend(),
+            ),
+        ] {
+            for error in [
+                error.clone(),
+                error.clone().quote(8),
+                error.clone().quote(17),
+                error.clone().quote(18).tags(2),
+                error.payload(500),
+            ] {
+                cases.push(case(sentence, error, Outcome::TranslateError));
+            }
+        }
+        for error in [from_client(), from_backend()] {
+            cases.push(case(
+                "an error about a translated connection may use up its hop limit",
+                error.clone().hop_limit(1),
+                Outcome::Drop(Counter::DropTtlExpired),
+            ));
+            cases.push(case(
+                "7 quoted bytes do not tell a translated connection",
+                error.clone().quote(7),
+                Outcome::Pass,
+            ));
+            cases.push(case(
+                "an error about a translated connection for another host is left to the kernel",
+                error.destination([0x02, 0, 0, 0, 0, 0x02]),
+                Outcome::Pass,
+            ));
+        }
+        cases.push(case(
+            "an error about a connection that the service does not have is left to the kernel",
+            IcmpError::about(stranger, service),
+            Outcome::Pass,
+        ));
+        cases.push(case(
+            "an error about a connection that the backend does not have is left to the kernel",
+            IcmpError::about(backend, on_vip(stranger.port())),
+            Outcome::Pass,
+        ));
+        cases.push(case(
+            "an error about a translated packet to somebody else is left to the kernel",
+            IcmpError::about(stranger, on_vip(client.port())),
+            Outcome::Pass,
+        ));
+    }
+    cases.push(case(
+        "IP options, the error's own and quoted ones, stay where they are in an error that is translated",
+        IcmpError::about(NAT_CLIENT, NAT)
+            .outer_options(40)
+            .inner_options(40)
+            .quote(8),
+        Outcome::TranslateError,
+    ));
+    cases
 }
 
 /// All cases.
@@ -372,6 +489,7 @@ pub(super) fn cases() -> Vec<Case> {
             Outcome::Pass,
         ),
     ];
+    cases.extend(translated_cases());
     // Every type there could be: errors about segments are forwarded, echo and all else is the kernel's.
     for kind in 0..=u8::MAX {
         let is_error = matches!(kind, 3 | 4 | 11 | 12);

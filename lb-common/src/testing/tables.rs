@@ -7,17 +7,20 @@ use std::{
     vec::Vec,
 };
 
-use super::frame::BALANCER_MAC;
+use super::{cases::CLIENT_WITHOUT_PORT, frame::BALANCER_MAC};
 use crate::{
     address::Address,
     counter::Counter,
     decision::{Memory, Tables},
+    headers::tcp::Flags,
     layout::{
         Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node,
-        Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
+        Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
-    process::Engine,
-    slot_rule::{self, Effect, Records},
+    process::{Action, Engine, process},
+    slot_rule::{self, Effect, Records, Use},
+    testing::frame::Frame,
+    translation::WaysBack,
 };
 
 /// How many slots each service of [`HostTables::fixture`] has.
@@ -60,6 +63,26 @@ pub const AFFINITY_TIMEOUT: u32 = 839;
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
 pub const DANGLING: SocketAddr = SocketAddr::new(VIP, 21054);
+/// A service that translates, whose slots all name [`NAT_TARGET`].
+pub const NAT: SocketAddr = SocketAddr::new(VIP, 8006);
+/// Like [`NAT`], over IPv6, with [`NAT6_TARGET`].
+pub const NAT6: SocketAddr = SocketAddr::new(VIP6, 8006);
+/// The backend behind [`NAT`].
+pub const NAT_BACKEND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 105)), 21050);
+/// The backend behind [`NAT6`].
+pub const NAT_BACKEND6: SocketAddr = SocketAddr::new(
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x106)),
+    21050,
+);
+/// A client with an established connection to [`NAT`], for which its own port stands.
+pub const NAT_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 50_200);
+/// The same for [`NAT6`].
+pub const NAT_CLIENT6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 7)), 50_200);
+/// The MAC address behind [`NAT`].
+pub const NAT_MAC: [u8; 6] = [0x02, 0, 0, 1, 0, 8];
+/// The MAC address behind [`NAT6`].
+pub const NAT_MAC6: [u8; 6] = [0x02, 0, 0, 1, 0, 9];
 
 /// A service whose packets reach their only backend through IPv4 in IPv4.
 pub const V4_IN_V4: SocketAddr = SocketAddr::new(VIP, 21060);
@@ -90,8 +113,12 @@ pub const JUMBO_TUNNEL_TARGET: u16 = 7;
 
 /// The id of the target in [`HostTables::fixture`] whose MAC address is not known.
 pub const UNRESOLVED_TARGET: u16 = 4;
+/// The id of the target of [`NAT`] in [`HostTables::fixture`].
+pub const NAT_TARGET: u16 = 8;
+/// The id of the target of [`NAT6`] in [`HostTables::fixture`].
+pub const NAT6_TARGET: u16 = 9;
 /// How many entries the table of targets has in [`HostTables::fixture`].
-pub const TARGETS: u16 = 8;
+pub const TARGETS: u16 = 10;
 
 /// Service, slot and target tables in memory.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +137,10 @@ pub struct HostTables {
     pub flows: BTreeMap<FlowKey, FlowRecord>,
     /// The half-open records.
     pub half_open: BTreeMap<FlowKey, HalfOpen>,
+    /// The ways back of established connections.
+    pub returns: BTreeMap<ReturnKey, Return>,
+    /// The ways back of half-open connections.
+    pub half_open_returns: BTreeMap<ReturnKey, Return>,
     /// The notes of flows without a record.
     pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
     /// Where clients of affine services are at home.
@@ -121,13 +152,21 @@ pub struct HostTables {
     /// How many established records there can be; `None`: as many as come.
     pub room: Option<usize>,
     /// What decisions wanted remembered, and has not been carried out.
-    memories: RefCell<Vec<Memory>>,
-    /// What is to be noted of clients, likewise.
-    clients: RefCell<Vec<(ClientKey, Affinity)>>,
+    notes: RefCell<Vec<Note>>,
     /// What was counted, by [`Counter`].
     counters: RefCell<BTreeMap<u32, u64>>,
     /// What was forwarded, by target id.
     traffic: RefCell<BTreeMap<u16, Traffic>>,
+}
+
+/// What is to be carried out.
+#[derive(Clone, Debug)]
+enum Note {
+    Memory(Memory),
+    Client(ClientKey, Affinity),
+    OpenWayBack(ReturnKey, Return),
+    EstablishWayBack(ReturnKey, Return),
+    RemoveHalfOpenWayBack(ReturnKey),
 }
 
 impl HostTables {
@@ -136,7 +175,7 @@ impl HostTables {
         let targets = (0..TARGETS).map(fixture_target).collect();
         let mut tables = Self {
             targets,
-            node: Some(Node::new([BALANCER_MAC], false)),
+            node: Some(Node::new([BALANCER_MAC], true)),
             ..Self::default()
         };
         for vip in [VIP, VIP6] {
@@ -180,6 +219,16 @@ impl HostTables {
             tables.add_service(service, |_| TUNNEL_V6_TARGET);
         }
         tables.add_service(JUMBO_TUNNEL, |_| JUMBO_TUNNEL_TARGET);
+        for (id, (service, target)) in (5..).zip([(NAT, NAT_TARGET), (NAT6, NAT6_TARGET)]) {
+            let service = tables.add_service(service, |_| target);
+            service.flags = flag::TRANSLATES;
+            service.id = id;
+        }
+        tables.exhaust(CLIENT_WITHOUT_PORT, NAT);
+        tables.connect(NAT_CLIENT, NAT);
+        tables.connect(NAT_CLIENT6, NAT6);
+        tables.counters.take();
+        tables.traffic.take();
         tables
     }
 
@@ -199,10 +248,52 @@ impl HostTables {
 
     /// Carries out what decisions have wanted remembered.
     pub fn carry_out(&mut self) {
-        for memory in self.memories.take() {
-            self.perform(&memory);
+        for note in self.notes.take() {
+            match note {
+                Note::Memory(memory) => self.perform(&memory),
+                Note::Client(client, affinity) => {
+                    self.affinity.insert(client, affinity);
+                }
+                Note::OpenWayBack(key, way_back) => {
+                    self.half_open_returns.insert(key, way_back);
+                }
+                Note::EstablishWayBack(key, way_back) => {
+                    self.returns.insert(key, way_back);
+                }
+                Note::RemoveHalfOpenWayBack(key) => {
+                    self.half_open_returns.remove(&key);
+                }
+            }
         }
-        self.affinity.extend(self.clients.take());
+    }
+
+    /// Gives every port that is tried for a client to connections of others, so that it finds none.
+    fn exhaust(&mut self, client: SocketAddr, service: SocketAddr) {
+        let syn = Frame::new(client, service).flags(Flags::SYN).bytes();
+        while let Action::Transmit { .. } = process(&mut syn.clone(), self) {
+            self.carry_out();
+            self.half_open.clear();
+            for (key, way_back) in std::mem::take(&mut self.half_open_returns) {
+                let client_port = way_back.client_port ^ 1;
+                self.returns.insert(
+                    key,
+                    Return {
+                        client_port,
+                        ..way_back
+                    },
+                );
+            }
+        }
+        self.carry_out();
+    }
+
+    /// Lets a client open a connection.
+    fn connect(&mut self, client: SocketAddr, service: SocketAddr) {
+        for (flags, sequence) in [(Flags::SYN, 1), (Flags::ACK, 2)] {
+            let frame = Frame::new(client, service).flags(flags).sequence(sequence);
+            process(&mut frame.bytes(), self);
+            self.carry_out();
+        }
     }
 
     /// Carries out what a decision wants remembered, as the XDP program does.
@@ -295,8 +386,16 @@ fn fixture_target(id: u16) -> Target {
         TUNNEL_V4_TARGET => tunnel(TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
         TUNNEL_V6_TARGET => tunnel(TUNNEL_V6_BACKEND.into(), TUNNEL_V6_SOURCE.into()),
         JUMBO_TUNNEL_TARGET => tunnel_over(9000, TUNNEL_V4_BACKEND.into(), TUNNEL_V4_SOURCE.into()),
+        NAT_TARGET => nat_target(NAT_BACKEND, NAT_MAC),
+        NAT6_TARGET => nat_target(NAT_BACKEND6, NAT_MAC6),
         _ => Target::new(backend, Forwarding::Dsr, Some(hop)),
     }
+}
+
+/// A target that translates.
+pub fn nat_target(backend: SocketAddr, mac: [u8; 6]) -> Target {
+    let forwarding = Forwarding::Nat { port: backend.port() };
+    Target::new(backend.ip().into(), forwarding, Some(next_hop(mac)))
 }
 
 /// A `dsr` target of which nothing matters but that its MAC address is known.
@@ -337,11 +436,67 @@ impl Tables for HostTables {
     }
 
     fn remember(&self, memory: &Memory) {
-        self.memories.borrow_mut().push(*memory);
+        self.note(Note::Memory(*memory));
     }
 
     fn note_client(&self, client: &ClientKey, affinity: &Affinity) {
-        self.clients.borrow_mut().push((*client, *affinity));
+        self.note(Note::Client(*client, *affinity));
+    }
+}
+
+impl HostTables {
+    fn note(&self, note: Note) {
+        self.notes.borrow_mut().push(note);
+    }
+
+    fn note_flow(&self, flow: &FlowKey, effect: Effect) {
+        self.note(Note::Memory(Memory {
+            flow: *flow,
+            slot: 0,
+            effect,
+        }));
+    }
+}
+
+impl WaysBack for HostTables {
+    fn flow_seen(&self, flow: &FlowKey, how: Use) {
+        let effect = match how {
+            Use::Seen => Effect::Seen,
+            Use::Closing => Effect::Closing,
+            Use::Reopened => Effect::Reopened,
+        };
+        self.note_flow(flow, effect);
+    }
+
+    fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen) {
+        self.note_flow(flow, Effect::Open(*half_open));
+    }
+
+    fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) -> bool {
+        self.note_flow(flow, Effect::Establish(*record));
+        true
+    }
+
+    fn way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        self.returns.get(key)
+    }
+
+    fn half_open_way_back(&self, key: &ReturnKey) -> Option<&Return> {
+        self.half_open_returns.get(key)
+    }
+
+    fn open_way_back(&self, key: &ReturnKey, way_back: &Return, _replaces: bool) -> bool {
+        self.note(Note::OpenWayBack(*key, *way_back));
+        true
+    }
+
+    fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, _replaces: bool) -> bool {
+        self.note(Note::EstablishWayBack(*key, *way_back));
+        true
+    }
+
+    fn remove_half_open_way_back(&self, key: &ReturnKey) {
+        self.note(Note::RemoveHalfOpenWayBack(*key));
     }
 }
 

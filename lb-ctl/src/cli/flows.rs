@@ -33,10 +33,11 @@ fn render(flows: &Flows) -> String {
                 flow.backend.clone(),
                 flow.state.name().to_owned(),
                 flow.idle_seconds.to_string(),
+                flow.nat_port.as_ref().map_or_else(String::new, u16::to_string),
             ]
         });
-        let headings = ["client", "service", "backend", "state", "idle s"];
-        text.push_str(&table(headings, rows, &[4]));
+        let headings = ["client", "service", "backend", "state", "idle s", "nat port"];
+        text.push_str(&table(headings, rows, &[4, 5]));
     }
     if flows.more > 0 {
         text.extend(["and ", &flows.more.to_string(), " more (--limit shows more)\n"]);

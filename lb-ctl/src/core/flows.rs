@@ -85,6 +85,8 @@ pub struct FlowStatus {
     pub client: SocketAddr,
     /// What is known of it.
     pub state: FlowState,
+    /// With `nat`, the VIP's port that stands for the client's.
+    pub nat_port: Option<u16>,
 }
 
 /// How many flows a backend of a service has.
@@ -135,6 +137,8 @@ struct Entry<'a> {
     target: u16,
     last_seen: u32,
     state: FlowState,
+    /// The VIP's port that stands for the client's; 0 if none does.
+    port: u16,
 }
 
 /// Lists and counts flows.
@@ -178,6 +182,7 @@ fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterato
         target: record.target,
         last_seen: record.last_seen,
         state: FlowState::of_record(record.closing),
+        port: record.port,
     });
     let half_open = tables
         .half_open
@@ -188,6 +193,7 @@ fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterato
             target: half_open.target,
             last_seen: half_open.opened,
             state: FlowState::HalfOpen,
+            port: half_open.port,
         });
     // A note outlives what it says: its flow may have got a record, its slot may have settled.
     let is_true = move |key: &FlowKey, note: &SettledFlow| {
@@ -212,6 +218,7 @@ fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterato
                 0 => FlowState::Unrecorded,
                 _ => FlowState::Closing,
             },
+            port: 0,
         });
     established.chain(half_open).chain(settled)
 }
@@ -224,6 +231,7 @@ fn status(entry: &Entry<'_>, now: u32, context: &Context<'_>) -> Option<FlowStat
         idle_seconds: seconds(clock::since(now, entry.last_seen)),
         client: SocketAddr::new(IpAddr::from(entry.key.client()), entry.key.client_port()),
         state: entry.state,
+        nat_port: (entry.port != 0).then_some(entry.port),
     })
 }
 

@@ -54,6 +54,17 @@ pub struct PlannedTarget {
     pub sheds: bool,
 }
 
+impl Plan {
+    /// Whether any service translates.
+    pub fn translates(&self) -> bool {
+        let flags = |service: &PlannedService| service.entry.flags;
+        self.services
+            .iter()
+            .map(flags)
+            .any(|flags| flags & flag::TRANSLATES != 0)
+    }
+}
+
 /// How packets reach a backend of a service with this mode.
 pub(super) fn forwarding(forward: Forward, backend: &Backend, datapath: &DatapathConfig) -> Forwarding {
     match forward {
@@ -87,7 +98,11 @@ pub(super) fn flags(service: &config::Service) -> u32 {
         Affinity::Client => flag::AFFINE,
         Affinity::None => 0,
     };
-    resets | restricted | affine
+    let translates = match service.forward {
+        Forward::Nat => flag::TRANSLATES,
+        Forward::Dsr | Forward::Ipip => 0,
+    };
+    resets | restricted | affine | translates
 }
 
 /// The bits of the client's port that the flow hash takes in.

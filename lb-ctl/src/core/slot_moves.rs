@@ -39,6 +39,17 @@ impl Named {
     }
 }
 
+/// What flows without a record there can be on a slot's settled target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrecorded {
+    /// Some, as long as there have been packets lately.
+    Possible,
+    /// None: the service has a record of each of its flows. Clients of whom nothing is noted may be at home there all the same.
+    Nothing,
+    /// None that matter: the target is down, and its flows are to be reset. Nobody is at home there any more.
+    Reset,
+}
+
 /// What to store into a slot so that new connections go to `target`; `None` if they do already.
 ///
 /// `is_affine` says that the slot is of a service with affinity, so that a grace period begins when it becomes tracked.
@@ -77,27 +88,26 @@ pub fn grace_over(slot: Slot, now: u32, timeout: u32) -> Option<Slot> {
 
 /// What to store into a tracked slot once all its flows are on `current`; `None` as long as that is not certain.
 ///
-/// `named` is what its records and its clients' affinity name; `idle_timeout` is in ticks; `settled_is_reset` says that the settled target is down and
-/// its flows are to be reset, so that it does not matter whether there are any.
+/// `named` is what its records and its clients' affinity name; `idle_timeout` is in ticks; `unrecorded` says what flows without a
+/// record there can be on the settled target.
 pub fn settled(
     slot: Slot,
     named: Named,
     now: u32,
     idle_timeout: u32,
-    settled_is_reset: bool,
+    unrecorded: Unrecorded,
 ) -> Option<Slot> {
     let recorded = match named {
         Named::Nothing => true,
         Named::One(target) => target == slot.current,
         Named::Several => false,
     };
-    let unrecorded = slot.settled == slot.current
-        || slot.settled == NO_TARGET
-        || settled_is_reset
-        || idle(slot.settled_seen, now) > idle_timeout;
-    let homeless =
-        slot.grace == 0 || slot.settled == slot.current || slot.settled == NO_TARGET || settled_is_reset;
-    (slot.tracked && recorded && unrecorded && homeless).then(|| Slot::untracked(slot.current))
+    // With the target go both its flows and its clients' affinity.
+    let is_gone =
+        slot.settled == slot.current || slot.settled == NO_TARGET || unrecorded == Unrecorded::Reset;
+    let is_empty = unrecorded == Unrecorded::Nothing || idle(slot.settled_seen, now) > idle_timeout;
+    let is_homeless = slot.grace == 0;
+    (slot.tracked && recorded && (is_gone || is_empty && is_homeless)).then(|| Slot::untracked(slot.current))
 }
 
 /// For how many ticks a slot's settled path has not been used. Beyond 2^16 it begins at 0 again: such a slot settles
@@ -198,17 +208,31 @@ mod tests {
             grace: GRACE,
             ..tracked(1, 2, long_ago)
         };
-        assert_eq!(settled(slot, Named::Nothing, NOW, TIMEOUT, false), None);
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            None
+        );
         let arrived = Some(Slot::untracked(2));
         assert_eq!(
-            settled(slot, Named::Nothing, NOW, TIMEOUT, true),
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Reset),
             arrived,
             "it is reset"
         );
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Nothing),
+            None,
+            "that all its flows are recorded does not say that nobody is at home there"
+        );
         let back = Slot { settled: 2, ..slot };
-        assert_eq!(settled(back, Named::Nothing, NOW, TIMEOUT, false), arrived);
+        assert_eq!(
+            settled(back, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            arrived
+        );
         let over = Slot { grace: 0, ..slot };
-        assert_eq!(settled(over, Named::Nothing, NOW, TIMEOUT, false), arrived);
+        assert_eq!(
+            settled(over, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            arrived
+        );
     }
 
     #[test]
@@ -222,16 +246,42 @@ mod tests {
             (Named::One(1), None),
             (Named::Several, None),
         ] {
-            assert_eq!(settled(slot, named, NOW, TIMEOUT, false), expected, "{named:?}");
+            assert_eq!(
+                settled(slot, named, NOW, TIMEOUT, Unrecorded::Possible),
+                expected,
+                "{named:?}"
+            );
         }
         let recently = tracked(1, 2, truncated(NOW - TIMEOUT));
-        assert_eq!(settled(recently, Named::Nothing, NOW, TIMEOUT, false), None);
-        assert_eq!(settled(recently, Named::Nothing, NOW, TIMEOUT, true), arrived);
-        assert_eq!(settled(recently, Named::One(3), NOW, TIMEOUT, true), None);
-        let back = tracked(2, 2, truncated(NOW));
-        assert_eq!(settled(back, Named::One(2), NOW, TIMEOUT, false), arrived);
         assert_eq!(
-            settled(Slot::untracked(2), Named::Nothing, NOW, TIMEOUT, false),
+            settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            None
+        );
+        assert_eq!(
+            settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Reset),
+            arrived
+        );
+        assert_eq!(
+            settled(recently, Named::One(3), NOW, TIMEOUT, Unrecorded::Reset),
+            None
+        );
+        assert_eq!(
+            settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Nothing),
+            arrived
+        );
+        let back = tracked(2, 2, truncated(NOW));
+        assert_eq!(
+            settled(back, Named::One(2), NOW, TIMEOUT, Unrecorded::Possible),
+            arrived
+        );
+        assert_eq!(
+            settled(
+                Slot::untracked(2),
+                Named::Nothing,
+                NOW,
+                TIMEOUT,
+                Unrecorded::Possible
+            ),
             None
         );
     }
@@ -239,6 +289,9 @@ mod tests {
     #[test]
     fn a_packet_that_came_after_the_time_was_read_is_not_taken_for_an_old_one() {
         let slot = tracked(1, 2, truncated(NOW + 1));
-        assert_eq!(settled(slot, Named::Nothing, NOW, TIMEOUT, false), None);
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            None
+        );
     }
 }

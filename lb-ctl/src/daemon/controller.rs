@@ -76,13 +76,15 @@ impl Controller {
         netlink: Netlink,
         watch: Watch,
     ) -> Self {
+        // Where services of an earlier run translate, answers are recognised without a break.
+        let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
             file: file.to_owned(),
             config,
             plan: Plan::default(),
             placement,
             datapath,
-            network: Network::new(netlink, host.interfaces),
+            network,
             events: Box::new(watch.events()),
             routes_due: None,
             pins,

@@ -26,16 +26,19 @@ pub(super) struct Network {
     next_hops: NextHops,
     /// Whether the program has been attached, so that an interface without one has lost it.
     is_attached: bool,
+    /// Whether packets to our addresses may be answers to translated connections.
+    translates: bool,
 }
 
 impl Network {
-    /// With these interfaces, and no targets.
-    pub(super) fn new(netlink: Netlink, interfaces: Interfaces) -> Self {
+    /// With these interfaces, and no targets. `translates` as for [`Self::set_translates`].
+    pub(super) fn new(netlink: Netlink, interfaces: Interfaces, translates: bool) -> Self {
         Self {
             netlink,
             interfaces,
             next_hops: NextHops::default(),
             is_attached: false,
+            translates,
         }
     }
 
@@ -95,9 +98,16 @@ impl Network {
         self.is_attached = true;
     }
 
+    /// Says whether packets to our addresses may be answers to translated connections. The program looks for their ways back only
+    /// then.
+    pub(super) fn set_translates(&mut self, translates: bool, datapath: &mut Datapath) -> anyhow::Result<()> {
+        self.translates = translates;
+        self.write_interfaces(datapath)
+    }
+
     /// Writes what the program knows of our interfaces.
     pub(super) fn write_interfaces(&self, datapath: &mut Datapath) -> anyhow::Result<()> {
-        datapath.write_node(&Node::new(self.interfaces.macs(), false))?;
+        datapath.write_node(&Node::new(self.interfaces.macs(), self.translates))?;
         let indices = self
             .interfaces
             .existing()

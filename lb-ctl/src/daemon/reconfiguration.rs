@@ -82,7 +82,12 @@ impl Controller {
         timeout(RESOLUTION_GRACE, self.resolve(&unknown))
             .await
             .unwrap_or(Ok(()))?;
+        // Answers to a service that is new must be recognised from its first connection on.
+        let translates = self.placement.translates() || plan.translates();
+        self.network.set_translates(translates, &mut self.datapath)?;
         let moved = self.placement.apply(&plan, ticks(), &mut self.datapath)?;
+        self.network
+            .set_translates(self.placement.translates(), &mut self.datapath)?;
         self.config = config;
         self.plan = plan;
         // What a pass takes to be free has not been named by a packet for as long as that.

@@ -107,7 +107,8 @@ impl Controller {
                 let unknown = self.take_in_targets(&plan)?;
                 self.placement.apply(&plan, 0, &mut self.datapath)?;
                 self.plan = plan;
-                self.network.write_interfaces(&mut self.datapath)?;
+                self.network
+                    .set_translates(self.placement.translates(), &mut self.datapath)?;
                 tokio::select! {
                     // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
                     resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,7 +44,7 @@ impl Configuration {
         self
     }
 
-    /// The same, with a way of forwarding: `dsr` or `ipip`.
+    /// The same, with a way of forwarding: `dsr`, `ipip` or `nat`.
     #[must_use]
     pub fn service_by(
         mut self,
@@ -69,6 +69,27 @@ impl Configuration {
                 "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n"
             );
         }
+    }
+
+    /// Adds a service with `forward = "nat"`: its address and port, and the name, address and port of each backend.
+    #[must_use]
+    pub fn nat_service(mut self, name: &str, service: SocketAddr, backends: &[(&str, SocketAddr)]) -> Self {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            self.text,
+            "\n[[service]]\nname = \"{name}\"\nvip = \"{}\"\nport = {}\nforward = \"nat\"\n",
+            service.ip(),
+            service.port()
+        );
+        for (name, backend) in backends {
+            let _ = write!(
+                self.text,
+                "\n[[service.backend]]\nname = \"{name}\"\naddress = \"{}\"\nport = {}\n",
+                backend.ip(),
+                backend.port()
+            );
+        }
+        self
     }
 
     /// The service `impala` on the first VIP, IPv4, with all backends of the lab under their hosts' names.

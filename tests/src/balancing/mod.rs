@@ -12,6 +12,10 @@ pub use mixture::{MIXTURES, Mixture};
 
 use std::time::Duration;
 
+use anyhow::Result;
+
+use crate::hosts::lab::Lab;
+
 /// Longer than anything takes on a busy machine, short enough to wait for in vain.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -20,3 +24,11 @@ pub const HS2_PORT: u16 = 21050;
 
 /// The port of a coordinator's web pages.
 pub const WEB_PORT: u16 = 25000;
+
+/// Takes the VIPs off all backends, which then know nothing of a balancer: as `nat` finds them.
+pub fn take_vips_off_backends(lab: &Lab) -> Result<()> {
+    for backend in lab.backends() {
+        backend.run(&["ip", "address", "flush", "dev", "lo", "scope", "global"])?;
+    }
+    Ok(())
+}

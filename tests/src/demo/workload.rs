@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
@@ -24,6 +24,23 @@ pub struct Answers {
 
 /// Runs `connections` connections with `queries` queries each, and returns when the last has ended.
 pub fn run(lab: &Lab, client: &Host, vip: Ipv4Addr, connections: u32, queries: u32) -> Result<Answers> {
+    run_against(
+        lab,
+        client,
+        SocketAddr::from((vip, HS2_PORT)),
+        connections,
+        queries,
+    )
+}
+
+/// The same against a service on a port of its own.
+pub fn run_against(
+    lab: &Lab,
+    client: &Host,
+    service: SocketAddr,
+    connections: u32,
+    queries: u32,
+) -> Result<Answers> {
     let script = lab.directory().join("queries.py");
     fs::write(&script, include_str!("queries.py"))
         .with_context(|| format!("cannot write {}", script.display()))?;
@@ -31,8 +48,8 @@ pub fn run(lab: &Lab, client: &Host, vip: Ipv4Addr, connections: u32, queries: u
         .command(programs::python()?)?
         .arg(&script)
         .args([
-            vip.to_string(),
-            HS2_PORT.to_string(),
+            service.ip().to_string(),
+            service.port().to_string(),
             connections.to_string(),
             queries.to_string(),
         ])

@@ -17,6 +17,7 @@ mod pod;
 mod shape;
 mod slots;
 mod sweep;
+mod ways_back;
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Slot, map};
+use lb_common::{
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Slot, map},
+    translation,
+};
 
 use super::{Datapath, DatapathError, find, hash_table::HashTable, slots::SlotTable};
 use crate::core::census::{Census, Record};
@@ -12,6 +15,8 @@ pub struct Sweep {
     half_open: HashTable<FlowKey, HalfOpen>,
     flows: HashTable<FlowKey, FlowRecord>,
     clients: HashTable<ClientKey, Affinity>,
+    returns: HashTable<ReturnKey, Return>,
+    half_open_returns: HashTable<ReturnKey, Return>,
     slots: Arc<SlotTable>,
 }
 
@@ -22,6 +27,8 @@ impl Datapath {
             half_open: HashTable::of(find(&self.ebpf, map::HALF_OPEN)?)?,
             flows: HashTable::of(find(&self.ebpf, map::FLOWS)?)?,
             clients: HashTable::of(find(&self.ebpf, map::AFFINITY)?)?,
+            returns: HashTable::of(find(&self.ebpf, map::RETURNS)?)?,
+            half_open_returns: HashTable::of(find(&self.ebpf, map::HALF_OPEN_RETURNS)?)?,
             slots: Arc::clone(&self.slots),
         })
     }
@@ -35,7 +42,42 @@ impl Sweep {
         pass(&self.half_open, &self.slots, &mut census)?;
         pass(&self.flows, &self.slots, &mut census)?;
         pass_clients(&self.clients, &self.slots, &mut census)?;
+        self.remove_orphans(&self.half_open_returns)?;
+        self.remove_orphans(&self.returns)?;
         Ok(census)
+    }
+
+    /// Deletes the ways back of connections that have no record any more: the pass has deleted it, it was evicted, or another
+    /// connection of the same client has taken its place.
+    ///
+    /// The program writes the way back of a half-open connection just before its record; while the connection becomes
+    /// established, one of its records is there all the time.
+    fn remove_orphans(&self, ways_back: &HashTable<ReturnKey, Return>) -> Result<(), DatapathError> {
+        ways_back.for_each(|key, way_back| {
+            if !self.is_needed(&key, &way_back)? {
+                // Where a table cannot be read, the way back stays.
+                ways_back.delete_if(&key, |way_back| {
+                    matches!(self.is_needed(&key, &way_back), Ok(false))
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether a record names a way back.
+    fn is_needed(&self, key: &ReturnKey, way_back: &Return) -> Result<bool, DatapathError> {
+        let flow = way_back.flow();
+        let names = |target, port| translation::is_way_back_of(key, way_back, target, port);
+        let established = || {
+            let record = self.flows.get(&flow)?;
+            Ok::<_, DatapathError>(record.is_some_and(|record| names(record.target, record.port)))
+        };
+        if established()? {
+            return Ok(true);
+        }
+        let half_open = self.half_open.get(&flow)?;
+        // It may have become established between the two looks.
+        Ok(half_open.is_some_and(|record| names(record.target, record.port)) || established()?)
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
     vips_are_no_backends(&document.services, errors);
     for service in &document.services {
         affinity_timeout(service, errors);
+        affinity_that_translates(service, errors);
         backend_ports(service, errors);
         backend_families(service, errors);
         allowed_prefixes(service, errors);
@@ -151,14 +152,18 @@ fn services_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
     }
 }
 
-/// Within a service names and addresses are unique. Across services a name always means the same address of a family,
+/// Within a service names and addresses are unique; where ports are translated, addresses with their ports. Across services a name always means the same address of a family,
 /// because operators drain backends by name: draining `impala1` must not take two machines out.
 fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
     let mut machines: HashMap<(&str, bool), &At<IpAddr>> = HashMap::new();
     for service in services {
         let mut names = FirstSeen::default();
         let mut addresses = FirstSeen::default();
-        for Backend { name, address, .. } in &service.backends {
+        let translates = value_or(service.forward.as_ref(), defaults::FORWARD) == Forward::Nat;
+        for Backend {
+            name, address, port, ..
+        } in &service.backends
+        {
             let repeated = name
                 .as_ref()
                 .and_then(|name| names.earlier(&name.value, &name.origin));
@@ -170,11 +175,20 @@ fn backends_apart(services: &[Service], errors: &mut Vec<ConfigError>) {
                 )));
             }
             let Some(address) = address else { continue };
-            if let Some(first) = addresses.earlier(address.value, &address.origin) {
+            let port = port.as_ref().or(service.port.as_ref()).filter(|_| translates);
+            let port = port.map(|port| port.value);
+            if let Some(first) = addresses.earlier((address.value, port), &address.origin) {
+                let (what, found) = match port {
+                    Some(port) => (
+                        "an address and port",
+                        SocketAddr::new(address.value, port).to_string(),
+                    ),
+                    None => ("an address", address.value.to_string()),
+                };
                 errors.push(address.origin.error(format!(
-                    "expected an address that no other backend of the service has, found {} a second time (first on \
+                    "expected {what} that no other backend of the service has, found {found} a second time (first on \
                      line {}); change or remove one",
-                    address.value, first.line
+                    first.line
                 )));
             }
             let (Some(name), None) = (name, repeated) else {
@@ -322,6 +336,21 @@ fn affinity_timeout(service: &Service, errors: &mut Vec<ConfigError>) {
         errors.push(at.origin.error(
             "expected affinity = \"client\" in the same service, found \"none\", with which nothing is timed; add it, or \
              remove the key",
+        ));
+    }
+}
+
+/// The records of translated connections are made from the slot alone, which knows no client's home once it has moved.
+fn affinity_that_translates(service: &Service, errors: &mut Vec<ConfigError>) {
+    let forward = value_or(service.forward.as_ref(), defaults::FORWARD);
+    if let Some(at) = service
+        .affinity
+        .as_ref()
+        .filter(|at| at.value == Affinity::Client && forward == Forward::Nat)
+    {
+        errors.push(at.origin.error(
+            "expected affinity = \"none\" in a service with forward = \"nat\", found \"client\", which does not yet work together \
+             with translation; remove the key, or use \"dsr\" or \"ipip\"",
         ));
     }
 }

@@ -8,7 +8,6 @@ pub(super) const PLANNED: &[&str] = &[
     HIGHER_TIERS,
     "node.state_dir",
     "http",
-    r#"service.forward = "nat""#,
     r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
     "service.on_down",

@@ -12,15 +12,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
     clock,
+    counter::Counter,
     decision::{Tables, Verdict, decide},
     hash,
-    layout::{FlowKey, NO_TARGET, ServiceKey, Slot},
+    layout::{FlowKey, NO_TARGET, ServiceKey, Slot, Target, flag, forward},
     slot_rule::Event,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{flows::FlowState, interface::format_mac, time::seconds};
-use reason::Found;
+use reason::{Found, Rule};
 
 /// What an operator asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +153,7 @@ pub fn explain(
     let slot = hash::slot(flow, entry.slots);
     let found = Found::of(
         tables.slot(entry.first_slot + slot)?,
+        entry.flags & flag::TRANSLATES != 0,
         &FlowKey::new(client.ip().into(), client.port(), entry.id),
         entry.affinity_timeout,
         tables,
@@ -262,31 +264,48 @@ fn fate(
     };
     let frame = probe::frame(event, client, service, node);
     let why = found.why(event, names);
+    let dropped = |counter: Counter| Fate {
+        action: "drop".to_owned(),
+        counter: Some(counter.name().to_owned()),
+        reason: format!(
+            "{why}; but it is dropped ({})",
+            counter.meaning().trim_end_matches('.')
+        ),
+        ..nothing.clone()
+    };
+    let reset = |sent: Counter| Fate {
+        action: "reset".to_owned(),
+        counter: Some(sent.name().to_owned()),
+        reason: format!("{why}; so the client is told by a TCP reset"),
+        ..nothing.clone()
+    };
+    let forwarded = |id: u16, target: &Target| Fate {
+        action: "forward".to_owned(),
+        backend: Some((names.backend)(id)),
+        next_hop: target.next_hop().map(format_mac),
+        egress: Some((names.interface)(target.egress())),
+        reason: why.clone(),
+        ..nothing.clone()
+    };
     match decide(frame.as_slice(), tables) {
         // The probe is TCP, so no question of ICMP.
-        Verdict::Pass | Verdict::Icmp => nothing,
-        Verdict::Reset { sent, .. } => Fate {
-            action: "reset".to_owned(),
-            counter: Some(sent.name().to_owned()),
-            reason: format!("{why}; so the client is told by a TCP reset"),
-            ..nothing
-        },
-        Verdict::Drop(counter) => Fate {
-            action: "drop".to_owned(),
-            counter: Some(counter.name().to_owned()),
-            reason: format!(
-                "{why}; but it is dropped ({})",
-                counter.meaning().trim_end_matches('.')
-            ),
-            ..nothing
-        },
-        Verdict::Forward { id, target, .. } => Fate {
-            action: "forward".to_owned(),
-            backend: Some((names.backend)(id)),
-            next_hop: target.next_hop().map(format_mac),
-            egress: Some((names.interface)(target.egress())),
-            reason: why,
-            ..nothing
+        Verdict::Pass | Verdict::Icmp | Verdict::TranslateToClient => nothing,
+        Verdict::Drop(counter) => dropped(counter),
+        Verdict::Reset { sent, .. } => reset(sent),
+        Verdict::Forward { id, target, .. } => forwarded(id, target),
+        // What is more, only the connection's records say.
+        Verdict::TranslateToBackend { service } => match found.rule(event) {
+            Rule::Unknown => reset(Counter::ResetNoRecord),
+            rule if rule.target() == NO_TARGET && service.flags & flag::RESETS != 0 => {
+                reset(Counter::ResetSent)
+            }
+            rule if rule.target() == NO_TARGET => dropped(Counter::DropNoBackend),
+            rule => match tables.target(rule.target()) {
+                Some(target) if target.forward() != forward::NAT => dropped(Counter::DropTableInconsistent),
+                Some(target) if target.is_resolved() => forwarded(rule.target(), target),
+                Some(_) => dropped(Counter::DropNextHopUnknown),
+                None => dropped(Counter::DropTableInconsistent),
+            },
         },
     }
 }

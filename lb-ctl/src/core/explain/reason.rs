@@ -22,6 +22,8 @@ pub(super) struct Found<'a> {
     home: (u16, Home),
     /// Records are running short, and the settled target can do without.
     saves_records: bool,
+    /// The service translates: each of its connections has a record, and no slot is asked about them.
+    translates: bool,
     /// Whether the target of the half-open record can have answered.
     is_answered: bool,
 }
@@ -62,6 +64,8 @@ pub(super) enum Rule {
     SavesRecord(u16),
     /// A SYN.
     New(u16),
+    /// Each connection of the service has a record, except this one.
+    Unknown,
 }
 
 impl Rule {
@@ -77,13 +81,22 @@ impl Rule {
             | Self::NotMoved(target)
             | Self::SavesRecord(target)
             | Self::New(target) => target,
+            Self::Unknown => NO_TARGET,
         }
     }
 }
 
 impl<'a> Found<'a> {
-    /// `affinity_timeout` is the service's.
-    pub(super) fn of(slot: Slot, key: &FlowKey, affinity_timeout: u32, records: &'a impl Records) -> Self {
+    /// `translates` and `affinity_timeout` are the service's.
+    pub(super) fn of(
+        slot: Slot,
+        translates: bool,
+        key: &FlowKey,
+        affinity_timeout: u32,
+        records: &'a impl Records,
+    ) -> Self {
+        // A record without a port is of a time when the service did not translate.
+        let counts = |port: u16| !translates || port != 0;
         let client = ClientKey::new(key.client(), key.service());
         let noted = match affinity_timeout {
             0 => None,
@@ -106,14 +119,15 @@ impl<'a> Found<'a> {
             noted,
             home,
             slot,
-            record: records.flow(key),
-            half_open: records.half_open(key),
+            record: records.flow(key).filter(|record| counts(record.port)),
+            half_open: records.half_open(key).filter(|half_open| counts(half_open.port)),
             is_answered: records
                 .half_open(key)
                 .is_some_and(|half_open| records.is_alive(half_open.target)),
             note: records.settled_flow(key),
             now: records.now(),
             saves_records: records.is_short() && records.is_alive(slot.settled),
+            translates,
         }
     }
 
@@ -122,15 +136,17 @@ impl<'a> Found<'a> {
         let Slot { settled, tracked, .. } = self.slot;
         let current = if tracked { self.home.0 } else { self.slot.current };
         match (self.record, self.half_open) {
-            _ if !tracked => Rule::Untracked(current),
+            _ if !tracked && !self.translates => Rule::Untracked(current),
             (Some(record), _) if self.is_in_use(record) => Rule::RecordInUse(record.target),
             (_, Some(half_open)) if event.opens && self.is_answered => Rule::SynAgain(half_open.target),
             (Some(_), _) if event.opens => Rule::Replaces(current),
+            (None, _) if event.opens && self.translates => Rule::New(current),
             (None, None) if event.opens && settled == current => Rule::NotMoved(settled),
             (None, None) if event.opens && self.saves_records => Rule::SavesRecord(settled),
             (None, _) if event.opens => Rule::New(current),
             (_, Some(half_open)) if continues(event, half_open) => Rule::Continues(half_open.target),
             (Some(record), _) => Rule::OldRecord(record.target),
+            (None, _) if self.translates => Rule::Unknown,
             (None, _) => Rule::NoRecord(settled),
         }
     }
@@ -195,6 +211,7 @@ impl<'a> Found<'a> {
             Rule::SavesRecord(_) => format!(
                 "records are running short, so new connections stay on {target}, which needs none, instead of {current}"
             ),
+            Rule::Unknown => "no record: every connection of a service that translates has one".to_owned(),
             Rule::New(_) => format!("{}, and are recorded", self.new_connections(names)),
         }
     }

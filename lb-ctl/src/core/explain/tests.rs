@@ -2,12 +2,16 @@ use super::*;
 use lb_common::{
     address::Address,
     affinity,
-    layout::{Affinity, ClientKey, FlowRecord, HalfOpen, SettledFlow},
+    layout::{Affinity, ClientKey, FlowRecord, Forwarding, HalfOpen, SettledFlow},
+    process::{Action, process},
     slot_rule::{IDLE, choose},
     testing::{
         HostTables,
         cases::{CLIENT, CLIENT6},
-        tables::{AFFINE, AFFINE6, AFFINITY_TIMEOUT, NONE, ONE, ONE6, SLOTS, THREE, UNRESOLVED},
+        tables::{
+            AFFINE, AFFINE6, AFFINITY_TIMEOUT, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, NAT6_TARGET,
+            NONE, ONE, ONE6, SLOTS, TARGETS, THREE, UNRESOLVED, UNRESOLVED_TARGET, nat_target,
+        },
     },
 };
 use proptest::prelude::*;
@@ -369,7 +373,7 @@ proptest! {
         let event = Event { opens, closes: false, sequence };
         if slot.tracked {
             let timeout = entry.affinity_timeout;
-            let rule = Found::of(slot, &key, timeout, &tables).rule(event);
+            let rule = Found::of(slot, false, &key, timeout, &tables).rule(event);
             let seen = if opens && timeout != 0 {
                 let client = ClientKey::new(client.ip().into(), entry.id);
                 affinity::seen_by(&client, slot, timeout, &tables)
@@ -379,4 +383,82 @@ proptest! {
             prop_assert_eq!(rule.target(), choose(event, seen, &key, &tables).target, "{:?}", rule);
         }
     }
+}
+
+/// A record of a time when the service did not translate has no port.
+fn any_nat_port() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => Just(40_000), 1 => Just(0)]
+}
+
+proptest! {
+    /// Of a service that translates, too, what is explained is what happens; except that an explanation does not see that a half-open
+    /// connection has lost its port to another, in a flood.
+    #[test]
+    fn the_explanation_of_a_translated_connection_is_its_fate(
+        v6: bool,
+        current in prop_oneof![1 => Just(NO_TARGET), 1 => Just(UNRESOLVED_TARGET), 4 => NAT_TARGET..=NAT6_TARGET],
+        resets: bool,
+        record in proptest::option::of((NAT_TARGET..=NAT6_TARGET, 0..2 * IDLE, 0u16..2, any_nat_port())),
+        half_open in proptest::option::of((NAT_TARGET..=NAT6_TARGET, 0..2 * IDLE, any_nat_port())),
+    ) {
+        let (client, service) = if v6 { (CLIENT6, NAT6) } else { (CLIENT, NAT) };
+        let record = record.map(|(target, age, closing, port)| FlowRecord { port, ..self::record(target, age, closing) });
+        let half_open = half_open.map(|(target, age, port)| HalfOpen { port, ..self::half_open(target, age) });
+        let mut tables = tables(service, client, Slot::untracked(current), record, half_open);
+        if resets {
+            tables.services.get_mut(&ServiceKey::tcp(service.ip().into(), service.port())).unwrap().flags |= flag::RESETS;
+        }
+        tables.returns.clear();
+        // Both of one family.
+        tables.targets[usize::from(NAT_TARGET)] = nat_target(if v6 { NAT_BACKEND6 } else { NAT_BACKEND }, [2; 6]);
+        tables.targets[usize::from(NAT6_TARGET)] = nat_target(if v6 { NAT_BACKEND6 } else { NAT_BACKEND }, [4; 6]);
+        let unresolved = Forwarding::Nat { port: 21_050 };
+        tables.targets[usize::from(UNRESOLVED_TARGET)] = Target::new(service.ip().into(), unresolved, None);
+        let found = explained(client, service, &tables);
+        let has_port = record.is_some_and(|record| record.port != 0);
+        prop_assert_eq!(has_port, found.records.iter().any(|it| it.state != FlowState::HalfOpen && it.nat_port.is_some()));
+        let sequence = half_open.filter(|it| it.port != 0).map_or(0, |it| it.sequence.wrapping_add(1));
+        for (opens, explained) in [(false, &found.packet), (true, &found.new_connection)] {
+            let event = Event { opens, closes: false, sequence };
+            let tables = tables.clone();
+            let mut frame = probe::frame(event, client, service, tables.node.as_ref().unwrap());
+            let action = process(&mut frame, &tables);
+            let backend = (1..TARGETS).find(|&id| tables.forwarded(id).packets > 0).map(|id| format!("impala{id}"));
+            let counter = Counter::ALL.iter().find(|&&it| it != Counter::RecordLost && tables.counted(it) > 0);
+            let action = match action {
+                Action::Pass => "pass",
+                Action::Drop => "drop",
+                Action::Transmit { .. } if backend.is_some() => "forward",
+                Action::Transmit { .. } => "reset",
+            };
+            prop_assert_eq!(
+                (explained.action.as_str(), &explained.backend, explained.counter.as_deref()),
+                (action, &backend, counter.map(|it| it.name())),
+                "{}", explained.reason
+            );
+        }
+    }
+}
+
+#[test]
+fn a_translated_connection_is_explained_by_its_record() {
+    let slot = Slot::untracked(NAT_TARGET);
+    let unknown = explained(CLIENT, NAT, &tables(NAT, CLIENT, slot, None, None));
+    assert_eq!(unknown.packet.action, "reset");
+    assert_eq!(
+        unknown.packet.reason,
+        "no record: every connection of a service that translates has one; so the client is told by a TCP reset"
+    );
+    assert_eq!(unknown.new_connection.backend.as_deref(), Some("impala8"));
+    let record = FlowRecord {
+        port: 40_000,
+        ..record(NAT_TARGET, 3, 0)
+    };
+    let known = explained(CLIENT, NAT, &tables(NAT, CLIENT, slot, Some(record), None));
+    assert_eq!(known.packet.backend.as_deref(), Some("impala8"));
+    assert_eq!(
+        known.packet.reason,
+        "its established record, last used 3 s ago, names impala8"
+    );
+    assert_eq!(known.records[0].nat_port, Some(40_000));
 }

@@ -15,7 +15,7 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
@@ -197,6 +197,12 @@ impl Placement {
     /// The targets that get no new flows, whatever affinity says.
     pub fn shedding(&self) -> impl Iterator<Item = u16> {
         self.shedding.iter().copied()
+    }
+
+    /// Whether a service in the table translates.
+    pub fn translates(&self) -> bool {
+        self.services()
+            .any(|service| service.flags & flag::TRANSLATES != 0)
     }
 
     /// The services in the table.

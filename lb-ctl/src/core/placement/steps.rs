@@ -8,7 +8,7 @@ use super::{Placement, allowing};
 use crate::core::{
     census::Census,
     plan::{Plan, PlannedService, PlannedTarget},
-    slot_moves,
+    slot_moves::{self, Unrecorded},
 };
 
 /// The kernel's tables, as the controller changes them. Each method leaves them in order, whether or not another follows.
@@ -204,8 +204,15 @@ impl Placement {
                     found = over;
                 }
                 let named = census.named_in(service.id, slot);
-                let reset = census.is_reset(found.settled);
-                let settled = slot_moves::settled(found, named, census.now(), census.idle_timeout(), reset);
+                let unrecorded = if census.is_reset(found.settled) {
+                    Unrecorded::Reset
+                } else if service.flags & flag::TRANSLATES != 0 {
+                    Unrecorded::Nothing
+                } else {
+                    Unrecorded::Possible
+                };
+                let settled =
+                    slot_moves::settled(found, named, census.now(), census.idle_timeout(), unrecorded);
                 // A packet that has used the settled path since then keeps the slot from settling.
                 if let Some(settled) = settled
                     && tables.replace_slot(index, found, settled)?

@@ -125,7 +125,7 @@ fn wrong_types() {
         (
             &[6],
             "port = 21050\nforward = 1",
-            "7: service[impala].forward: expected one of \"dsr\", \"ipip\" as a string, found the integer 1; write it in quotes",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", \"nat\" as a string, found the integer 1; write it in quotes",
         ),
         (
             &[6],
@@ -273,11 +273,6 @@ fn planned_features() {
             "[[vrrp]]\nname = \"VI_1\"\n[peer]\nlisten = \"192.0.2.1:7000\"\n[datapath]",
             "1: vrrp: `vrrp` is not built yet in this version; remove it\n\
              3: peer: `peer` is not built yet in this version; remove it",
-        ),
-        (
-            &[6],
-            "port = 21050\nforward = \"nat\"",
-            "7: service[impala].forward: `service.forward = \"nat\"` is not built yet in this version; use one of \"dsr\", \"ipip\"",
         ),
         (
             &[6],

@@ -214,12 +214,12 @@ fn unusable_values_of_services_and_backends() {
         (
             &[6],
             "port = 21050\nforward = \"dnat\"",
-            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", found \"dnat\"; use one of \"dsr\", \"ipip\"",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", \"nat\", found \"dnat\"; did you mean \"nat\"?",
         ),
         (
             &[6],
             "port = 21050\nforward = \"Dsr\"",
-            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", found \"Dsr\"; did you mean \"dsr\"?",
+            "7: service[impala].forward: expected one of \"dsr\", \"ipip\", \"nat\", found \"Dsr\"; did you mean \"dsr\"?",
         ),
         (
             &[9],
@@ -416,6 +416,28 @@ fn tables_that_are_too_small() {
 }
 
 #[test]
+fn where_ports_are_translated_backends_may_share_an_address() {
+    let backends = |ports: [u16; 2]| {
+        let mut text = MINIMAL.replace("port = 21050", "port = 8006\nforward = \"nat\"");
+        writeln!(text, "port = {}", ports[0]).unwrap();
+        write!(
+            text,
+            "[[service.backend]]\nname = \"impala2\"\naddress = \"192.0.2.21\"\nport = {}\n",
+            ports[1]
+        )
+        .unwrap();
+        text
+    };
+    let config = accept(&backends([21050, 31050]));
+    let ports: Vec<u16> = config.services[0].backends.iter().map(|it| it.port).collect();
+    assert_eq!(ports, [21050, 31050]);
+    assert_eq!(
+        refuse(&backends([21050, 21050])),
+        "lb.toml:14: service[impala].backend[impala2].address: expected an address and port that no other backend of the service has, found 192.0.2.21:21050 a second time (first on line 10); change or remove one"
+    );
+}
+
+#[test]
 fn more_backends_than_slots() {
     let mut text = MINIMAL.replace("[datapath]", "[datapath]\nslots_per_service = 251");
     for backend in 0..250 {
@@ -485,6 +507,11 @@ mod = "auto"
 #[test]
 fn unusable_affinity() {
     check_refusals(&[
+        (
+            &[6],
+            "port = 21050\nforward = \"nat\"\naffinity = \"client\"",
+            "8: service[impala].affinity: expected affinity = \"none\" in a service with forward = \"nat\", found \"client\", which does not yet work together with translation; remove the key, or use \"dsr\" or \"ipip\"",
+        ),
         (
             &[6],
             "port = 21050\naffinity = \"source\"\naffinity_timeout = \"0s\"",

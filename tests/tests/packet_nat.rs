@@ -1,0 +1,307 @@
+//! Tier 1: translated connections in the kernel. The same packets, one after the other and from both sides, through the XDP program
+//! with its maps and through the decision with ordinary collections: same frames, same memory, and the same end of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use lb_common::counter::Counter;
+use lb_common::headers::tcp::Flags;
+use lb_common::layout::{FlowKey, ReturnKey, Service, ServiceKey, Slot};
+use lb_common::process::{Action, process};
+use lb_common::testing::cases::{CLIENT, CLIENT6};
+use lb_common::testing::tables::{NAT, NAT_BACKEND, NAT_BACKEND6, NAT6, TARGETS};
+use lb_common::testing::{Frame, HostTables};
+use lb_ctl::adapters::datapath::{Datapath, Sizes};
+use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
+use proptest::prelude::*;
+use rustix::time::{ClockId, clock_gettime};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+/// In ticks.
+const IDLE_TIMEOUT: u32 = 1000;
+const PORT: u16 = 40_000;
+
+/// The program and the host's tables, filled alike, and one service.
+struct Twins {
+    kernel: Datapath,
+    host: HostTables,
+    client: SocketAddr,
+    service: SocketAddr,
+    backend: SocketAddr,
+}
+
+impl Twins {
+    fn new(v6: bool) -> Self {
+        let mut host = HostTables::fixture();
+        // Only what the tests send.
+        host.flows.clear();
+        host.returns.clear();
+        let sizes = Sizes {
+            services: u32::try_from(host.services.len()).unwrap(),
+            slots: u32::try_from(host.slots.len()).unwrap(),
+            targets: u32::from(TARGETS),
+            flows: 1024,
+            half_open: 1024,
+        };
+        let mut kernel = Datapath::load(sizes).expect("tests need root");
+        for (index, &bits) in (0..).zip(&host.slots) {
+            kernel.write_slot(index, Slot::from_bits(bits)).unwrap();
+        }
+        for (id, &target) in (0..).zip(&host.targets) {
+            kernel.write_target(id, target).unwrap();
+        }
+        for (&key, &service) in &host.services {
+            kernel.write_service(key, service).unwrap();
+        }
+        kernel.write_node(&host.node.unwrap()).unwrap();
+        let (client, service, backend) = if v6 {
+            (CLIENT6, NAT6, NAT_BACKEND6)
+        } else {
+            (CLIENT, NAT, NAT_BACKEND)
+        };
+        Self {
+            kernel,
+            host,
+            client,
+            service,
+            backend,
+        }
+    }
+
+    fn entry(&self) -> Service {
+        self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())]
+    }
+
+    /// A client of this number, all with the same port.
+    fn client(&self, number: u8) -> SocketAddr {
+        let mut address = match self.client {
+            SocketAddr::V4(client) => client.ip().to_ipv6_mapped().octets(),
+            SocketAddr::V6(client) => client.ip().octets(),
+        };
+        address[15] = number;
+        SocketAddr::new(
+            std::net::IpAddr::from(std::net::Ipv6Addr::from(address)).to_canonical(),
+            PORT,
+        )
+    }
+
+    fn flow(&self, number: u8) -> FlowKey {
+        FlowKey::new(self.client(number).ip().into(), PORT, self.entry().id)
+    }
+
+    fn return_key(&self, port: u16) -> ReturnKey {
+        ReturnKey::new(
+            self.backend.ip().into(),
+            self.backend.port(),
+            self.service.ip().into(),
+            port,
+        )
+    }
+
+    /// The port that stands for a client, by its record of either kind; 0 without one.
+    fn port_of(&self, number: u8) -> u16 {
+        let established = self.host.flows.get(&self.flow(number)).map(|it| it.port);
+        let half_open = self.host.half_open.get(&self.flow(number)).map(|it| it.port);
+        established.or(half_open).unwrap_or_default()
+    }
+
+    /// Sends a frame through both, which must agree, and returns whether it was transmitted.
+    fn send(&mut self, frame: &Frame) -> bool {
+        let frame = frame.bytes();
+        self.host.now = ticks();
+        let mut expected = frame.clone();
+        let action = process(&mut expected, &self.host);
+        self.host.carry_out();
+        let output = self.kernel.test_run(&frame).unwrap();
+        let transmitted = matches!(action, Action::Transmit { .. });
+        let found = match action {
+            Action::Pass => XDP_PASS,
+            Action::Drop => XDP_DROP,
+            Action::Transmit { .. } => XDP_TX,
+        };
+        assert_eq!(output.action, found);
+        if action != Action::Drop {
+            assert_eq!(output.frame, expected);
+        }
+        transmitted
+    }
+
+    fn client_sends(&mut self, number: u8, flags: u8, sequence: u32) -> bool {
+        let frame = Frame::new(self.client(number), self.service)
+            .flags(flags)
+            .sequence(sequence)
+            .payload(b"select 1");
+        self.send(&frame)
+    }
+
+    fn backend_sends(&mut self, port: u16, flags: u8) -> bool {
+        let frame = Frame::new(self.backend, SocketAddr::new(self.service.ip(), port))
+            .flags(flags)
+            .payload(b"1 row");
+        self.send(&frame)
+    }
+
+    /// Compares what both remember of a client. Times may differ by the tick that began in between.
+    fn compare(&self, number: u8) {
+        let flow = self.flow(number);
+        let kernel = self.kernel.flow_record(flow).unwrap();
+        let host = self.host.flows.get(&flow);
+        assert_eq!(
+            kernel.map(|it| (it.target, it.closing, it.port)),
+            host.map(|it| (it.target, it.closing, it.port))
+        );
+        let kernel = self.kernel.half_open_record(flow).unwrap();
+        let host = self.host.half_open.get(&flow);
+        assert_eq!(
+            kernel.map(|it| (it.target, it.port, it.sequence)),
+            host.map(|it| (it.target, it.port, it.sequence))
+        );
+        let key = self.return_key(self.port_of(number));
+        assert_eq!(
+            self.kernel.way_back(key).unwrap(),
+            self.host.returns.get(&key).copied()
+        );
+        assert_eq!(
+            self.kernel.half_open_way_back(key).unwrap(),
+            self.host.half_open_returns.get(&key).copied()
+        );
+    }
+
+    /// Which ways back there are to a port: established, half open.
+    fn ways_back(&self, port: u16) -> (bool, bool) {
+        let key = self.return_key(port);
+        (
+            self.kernel.way_back(key).unwrap().is_some(),
+            self.kernel.half_open_way_back(key).unwrap().is_some(),
+        )
+    }
+
+    /// A pass over the kernel's records, that many ticks later.
+    fn pass(&self, later: u32, services: &[Service]) {
+        let census = Census::new(
+            ticks() + later,
+            IDLE_TIMEOUT,
+            false,
+            services.iter().copied(),
+            BTreeSet::new(),
+        );
+        self.kernel.sweep().unwrap().run(census).unwrap();
+    }
+}
+
+fn ticks() -> u32 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanoseconds =
+        u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap();
+    lb_common::clock::ticks(nanoseconds)
+}
+
+#[test]
+fn a_connection_is_the_same_to_host_and_kernel_from_its_syn_to_its_end() {
+    for v6 in [false, true] {
+        let mut twins = Twins::new(v6);
+        for number in [1, 2] {
+            for _ in 0..2 {
+                assert!(twins.client_sends(number, Flags::SYN, 100));
+                twins.compare(number);
+            }
+            let port = twins.port_of(number);
+            assert_eq!(port == PORT, number == 1, "the second finds the port taken");
+            assert_eq!(twins.ways_back(port), (false, true));
+            assert!(twins.backend_sends(port, Flags::SYN | Flags::ACK));
+            assert!(twins.client_sends(number, Flags::ACK, 101));
+            assert_eq!(twins.ways_back(port), (true, false));
+            for _ in 0..2 {
+                assert!(twins.backend_sends(port, Flags::ACK));
+                assert!(twins.client_sends(number, Flags::ACK, 109));
+            }
+            twins.compare(number);
+        }
+        assert!(twins.backend_sends(PORT, Flags::FIN | Flags::ACK));
+        twins.compare(1);
+        assert!(twins.client_sends(2, Flags::RST, 110));
+        twins.compare(2);
+        // An RST of nobody, and a segment of nobody, which is answered by one.
+        assert!(!twins.client_sends(3, Flags::RST, 7));
+        assert!(twins.client_sends(3, Flags::ACK, 7));
+        assert_eq!(twins.kernel.counter(Counter::DropNoRecord).unwrap(), 1);
+        assert_eq!(twins.kernel.counter(Counter::ResetNoRecord).unwrap(), 1);
+        assert!(
+            !twins.backend_sends(PORT + 1, Flags::ACK),
+            "an answer to nobody is the kernel's"
+        );
+    }
+}
+
+#[test]
+fn ways_back_go_with_their_records() {
+    for v6 in [false, true] {
+        let mut twins = Twins::new(v6);
+        let entry = twins.entry();
+        twins.client_sends(1, Flags::SYN, 100);
+        twins.client_sends(1, Flags::ACK, 101);
+        twins.client_sends(2, Flags::SYN, 100);
+        let ports = [1, 2].map(|number| twins.port_of(number));
+        let ways_back = |twins: &Twins| ports.map(|port| twins.ways_back(port));
+        twins.pass(0, &[entry]);
+        assert_eq!(ways_back(&twins), [(true, false), (false, true)], "none is over");
+        twins.pass(60, &[entry]);
+        assert_eq!(
+            ways_back(&twins),
+            [(true, false), (false, false)],
+            "a handshake that is not completed ends after a minute"
+        );
+        twins.client_sends(1, Flags::FIN | Flags::ACK, 102);
+        twins.pass(CLOSING_TIMEOUT + 2, &[entry]);
+        assert_eq!(
+            ways_back(&twins),
+            [(false, false); 2],
+            "a closing one after eleven minutes"
+        );
+
+        let mut twins = Twins::new(v6);
+        twins.client_sends(1, Flags::SYN, 100);
+        twins.client_sends(1, Flags::ACK, 101);
+        twins.client_sends(2, Flags::SYN, 100);
+        twins.pass(0, &[]);
+        assert_eq!(ways_back(&twins), [(false, false); 2], "all with their service");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes from three clients and their backend, in whatever order.
+    #[test]
+    fn host_and_kernel_remember_the_same_of_any_packets(
+        v6: bool,
+        packets in proptest::collection::vec(
+            (any::<bool>(), 1u8..4, prop_oneof![
+                3 => Just(Flags::SYN), 6 => Just(Flags::ACK), 1 => Just(Flags::FIN | Flags::ACK), 1 => Just(Flags::RST),
+            ], prop_oneof![Just(100u32), Just(101), Just(70_000), any::<u32>()]),
+            1..200,
+        ),
+    ) {
+        let mut twins = Twins::new(v6);
+        for (from_client, number, flags, sequence) in packets {
+            if from_client {
+                twins.client_sends(number, flags, sequence);
+            } else {
+                let port = twins.port_of(number);
+                twins.backend_sends(port, flags);
+            }
+            for number in 1..4 {
+                twins.compare(number);
+            }
+        }
+    }
+}
