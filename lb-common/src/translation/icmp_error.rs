@@ -41,9 +41,8 @@ pub fn forward_error<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
 /// From the client's side: the segment was an answer, already translated.
 #[inline(always)]
 fn to_backend<E: Engine>(packet: &mut E::Frame, quoted: &Quoted, service: &Service, engine: &E) -> Action {
-    if service.flags & flag::TRANSLATES == 0
-        || service.flags & flag::RESTRICTED != 0 && !engine.allows(service.id, quoted.client)
-    {
+    // Whether the client may use the service was asked when its record was made, and is asked about each of its packets.
+    if service.flags & flag::TRANSLATES == 0 {
         return Action::Pass;
     }
     let home = home(
