@@ -65,6 +65,8 @@ counters! {
         "A packet to a service with forward = \"nat\" was answered with a TCP reset because it belongs to no connection that is known.";
     AnswerForwarded = 18, "answer_forwarded",
         "A backend's answer was translated and forwarded to its client, as it should be.";
+    DropRecordsAwaited = 19, "drop_records_awaited",
+        "A packet was dropped because the records that say where it belongs were being moved to tables of other sizes.";
 }
 
 impl Counter {

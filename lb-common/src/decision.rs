@@ -165,6 +165,10 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
         return Verdict::Drop(Counter::DropSourceNotAllowed);
     }
     if service.flags & flag::TRANSLATES != 0 {
+        // As below: what is dropped is sent again.
+        if awaits_records(tables) {
+            return Verdict::Drop(Counter::DropRecordsAwaited);
+        }
         return Verdict::TranslateToBackend { service };
     }
     let flow = hash::flow(
@@ -177,6 +181,10 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
         return Verdict::Drop(Counter::DropTableInconsistent);
     };
     let id = if consults_records(service, slot) {
+        // What is dropped is sent again. What went to the wrong target would be reset by it.
+        if awaits_records(tables) {
+            return Verdict::Drop(Counter::DropRecordsAwaited);
+        }
         let key = FlowKey::new(segment.client, segment.client_port, service.id);
         let event = Event {
             opens: segment.flags.opens(),
@@ -215,6 +223,12 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
 #[inline(always)]
 pub(crate) const fn consults_records(_service: &Service, slot: Slot) -> bool {
     slot.tracked
+}
+
+/// Whether records are missing that an earlier run's tables still have.
+#[inline(always)]
+pub(crate) fn awaits_records(tables: &impl Tables) -> bool {
+    tables.node().is_some_and(|node| node.awaits_records != 0)
 }
 
 /// Whether the frame is addressed to one of our interfaces.
@@ -263,6 +277,42 @@ mod tests {
         assert_eq!(after[6..12], testing::frame::BALANCER_MAC);
         assert_eq!(after[12..], before[12..]);
         assert_eq!(direct_server_return(&mut after[..11], target), None);
+    }
+
+    #[test]
+    fn while_records_are_missing_what_depends_on_them_is_dropped_and_nothing_else() {
+        let mut tables = HostTables::fixture();
+        let fate = |tables: &mut HostTables| {
+            let frame = testing::Frame::new(testing::cases::CLIENT, testing::tables::ONE).bytes();
+            let forwarded = match decide(frame.as_slice(), tables) {
+                Verdict::Forward { .. } => Ok(()),
+                Verdict::Drop(counter) => Err(counter),
+                other => panic!("{other:?}"),
+            };
+            tables.carry_out();
+            (forwarded, tables.settled_flows.len())
+        };
+        if let Some(node) = &mut tables.node {
+            node.awaits_records = 1;
+        }
+        assert_eq!(fate(&mut tables), (Ok(()), 0), "an untracked slot");
+        for word in &mut tables.slots {
+            let tracked = Slot {
+                tracked: true,
+                ..Slot::from_bits(*word)
+            };
+            *word = tracked.to_bits();
+        }
+        assert_eq!(
+            fate(&mut tables),
+            (Err(Counter::DropRecordsAwaited), 0),
+            "nothing is remembered either"
+        );
+        tables.node = tables.node.map(|node| Node {
+            awaits_records: 0,
+            ..node
+        });
+        assert_eq!(fate(&mut tables), (Ok(()), 1));
     }
 
     proptest! {

@@ -37,6 +37,10 @@ pub struct Stimulus {
     /// The index in [`PROGRAMS`](map::PROGRAMS) of the program to call.
     pub program: u32,
     reserved: u32,
+    /// Where frames of this run begin, as the harness sees addresses: the place to which it moves them back. 0 before the first.
+    pub home: u64,
+    /// Where the frame begins that the harness has before it.
+    pub place: u64,
 }
 
 /// What makes a flow's packets differ from those of another flow.
@@ -72,6 +76,8 @@ impl Stimulus {
             first_port: u32::from(first_port),
             program: program::UNDER_TEST,
             reserved: 0,
+            home: 0,
+            place: 0,
         })
     }
 
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_layout_has_no_hidden_padding() {
-        assert_eq!(size_of::<Stimulus>(), FRAME_LENGTH + 8 * 4);
+        assert_eq!(size_of::<Stimulus>(), FRAME_LENGTH + 8 * 4 + 2 * 8);
     }
 
     #[test]

@@ -59,9 +59,9 @@ pub trait Records {
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
     fn is_short(&self) -> bool;
-    /// Whether packets can be forwarded to a target.
+    /// Whether a target can and may be sent what has begun there: a SYN again, or one that has to go to `settled`.
     fn is_alive(&self, target: u16) -> bool;
-    /// Whether it may get new connections whatever its slots say: it is alive and does not shed them.
+    /// Whether it may also become the home of clients: it is alive, and not being drained.
     fn takes_new_flows(&self, target: u16) -> bool;
 }
 

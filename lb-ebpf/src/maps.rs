@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, xdp_md},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::map,
     maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     programs::XdpContext,
@@ -15,8 +15,8 @@ use lb_common::{
     counter::Counter,
     decision::{self, Memory, Tables},
     layout::{
-        Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, MAX_ALLOWED_PREFIXES, MAX_INTERFACES, Node,
-        Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
+        ALLOWED_ROOM, Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return,
+        ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records, Use},
@@ -62,7 +62,7 @@ static HALF_OPEN_RETURNS: LruHashMap<ReturnKey, Return> = LruHashMap::with_max_e
 /// From where restricted services may be used. Allocated as it comes: most services are not restricted.
 #[map]
 pub(crate) static ALLOWED: LpmTrie<[u32; 5], u32> =
-    LpmTrie::with_max_entries(MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(ALLOWED_ROOM, BPF_F_NO_PREALLOC);
 
 /// What is known of this host.
 #[map]
@@ -72,6 +72,12 @@ static NODE: Array<Node> = Array::with_max_entries(1, 0);
 #[map]
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
 static DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES as u32, 0);
+
+/// What the clock showed last, in ticks, in the upper half of the word; at which jiffy that was in the lower half. The clock
+/// itself is read once a jiffy: two calls of functions, each of which ends with a return that is slow where the kernel guards
+/// returns against speculation.
+#[map]
+static CLOCK: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Whether established records are running short: the controller's word.
 #[map]
@@ -196,9 +202,21 @@ impl Records for Maps {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the word holds two halves")]
     fn now(&self) -> u32 {
-        // SAFETY: a helper without arguments, which every program type may call since Linux 5.11.
-        clock::ticks(unsafe { bpf_ktime_get_coarse_ns() })
+        CLOCK.get_ptr_mut(0).map_or_else(read_clock, |word| {
+            // SAFETY: a helper without arguments, which the verifier replaces by a load.
+            let jiffies = unsafe { bpf_jiffies64() } as u32;
+            // SAFETY: the pointer is into the map's memory and aligned. Volatile, thus one 8-byte load: other CPUs store.
+            let known = unsafe { word.read_volatile() };
+            if known as u32 == jiffies {
+                return (known >> 32) as u32;
+            }
+            let now = read_clock();
+            // SAFETY: as above.
+            unsafe { word.write_volatile(u64::from(now) << 32 | u64::from(jiffies)) };
+            now
+        })
     }
 
     #[inline(always)]
@@ -208,7 +226,7 @@ impl Records for Maps {
 
     #[inline(always)]
     fn is_alive(&self, target: u16) -> bool {
-        TARGETS.get(u32::from(target)).is_some_and(Target::is_resolved)
+        TARGETS.get(u32::from(target)).is_some_and(Target::is_alive)
     }
 
     #[inline(always)]
@@ -256,6 +274,13 @@ fn open(context: *mut xdp_md, service: &Service) -> u64 {
 fn translate_to_client(context: *mut xdp_md) -> u64 {
     let mut frame = Frame::of(&XdpContext::new(context));
     translation::to_client(&mut frame, &Maps).to_bits()
+}
+
+/// The time by the kernel's clock, in ticks.
+#[inline(always)]
+fn read_clock() -> u32 {
+    // SAFETY: a helper without arguments, which every program type may call since Linux 5.11.
+    clock::ticks(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 /// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets

@@ -21,6 +21,7 @@ pub mod clients;
 pub mod demo;
 mod hosts;
 pub mod impalad;
+pub mod kernel_clock;
 mod lifetime;
 pub mod limits;
 pub mod programs;

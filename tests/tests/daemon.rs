@@ -137,7 +137,7 @@ fn sigterm_leaves_the_datapath_and_detach_removes_it() {
     assert_eq!(detached.code, Some(0), "{detached:?}");
     for trace in [
         "detached the XDP program from eth0",
-        "removed 16 pinned maps",
+        " pinned maps of node ",
         "removed the VIP",
     ] {
         assert!(detached.stdout.contains(trace), "{}", detached.stdout);
@@ -204,6 +204,31 @@ fn a_vip_that_somebody_removes_comes_back() {
         .unwrap();
     let is_back = || addresses(balancer.host()).contains(&vip);
     wait_until("the VIP to be added again", PATIENCE, is_back).unwrap();
+}
+
+#[test]
+fn an_ipv6_vip_is_no_source_of_the_balancers_own_connections() {
+    let lab = two_backends();
+    let host = &lab.balancers()[0];
+    let vip = lab.vips()[0].v6;
+    let backend = lab.backends()[0].v6();
+    // Next to the backend: by the longest matching prefix (RFC 6724, rule 8) the VIP would be the source.
+    let near = std::net::Ipv6Addr::from_bits(backend.to_bits() ^ 1);
+    let configuration = Configuration::of_both_families(&lab)
+        .with(&vip.to_string(), &near.to_string())
+        .unwrap();
+    let _balancer = Balancer::start(&lab, host, configuration).unwrap();
+    let addresses = host
+        .run(&["ip", "-6", "-o", "addr", "show", "dev", "eth0"])
+        .unwrap();
+    let line = addresses
+        .lines()
+        .find(|line| line.contains(&format!(" {near}/128 ")));
+    assert!(line.unwrap().contains("deprecated"), "{addresses}");
+    let route = host
+        .run(&["ip", "-6", "route", "get", &backend.to_string()])
+        .unwrap();
+    assert!(route.contains(&format!("src {} ", host.v6())), "{route}");
 }
 
 #[test]

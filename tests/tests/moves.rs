@@ -429,6 +429,49 @@ fn tables_of_other_sizes_take_everything_along() {
 }
 
 #[test]
+fn a_start_with_other_sizes_that_fails_puts_the_old_tables_back() {
+    let mut cluster = Cluster::new(&[1, 1, 1]);
+    let streams = cluster.connect(0, 20_000..20_040);
+    let mut sessions = Sessions::open(&streams);
+    let without = cluster.with_weights(&[1, 1]);
+    cluster.reload_changes(without.clone());
+    let later = cluster.connect(0, 21_000..21_040);
+    let mut later = Sessions::open(&later);
+    cluster.balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+
+    // A bridge has no native mode, as is found out when the other interface has the new program already.
+    let host = cluster.balancer.host();
+    host.run(&["ip", "link", "add", "br9", "type", "bridge"]).unwrap();
+    host.run(&["ip", "link", "set", "dev", "br9", "up"]).unwrap();
+    let interfaces = "interfaces = [\"eth0\"]";
+    let both = "interfaces = [\"eth0\", \"br9\"]\nmode = \"native\"\nmax_flows = 2048";
+    let impossible = without.clone().with(interfaces, both).unwrap();
+    cluster.balancer.reconfigure(impossible).unwrap();
+    let file = cluster.balancer.file().display().to_string();
+    let output = cluster
+        .balancer
+        .lb_ctl_alone(&["run", "--config", &file])
+        .unwrap();
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(
+        output.stderr.contains("could be attached to interface br9"),
+        "{}",
+        output.stderr
+    );
+    sessions.check("after the start that failed");
+    later.check("after the start that failed, recorded");
+    assert_eq!(cluster.connect(0, 22_000..22_010).len(), 10);
+
+    let possible = without
+        .with(interfaces, &format!("{interfaces}\nmax_flows = 2048"))
+        .unwrap();
+    cluster.balancer.reconfigure(possible).unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    sessions.check("after the next start");
+    later.check("after the next start, recorded");
+}
+
+#[test]
 fn a_start_that_would_break_connections_is_refused_and_they_live_on() {
     let mut cluster = Cluster::new(&[1, 1, 1]);
     let streams = cluster.connect(0, 20_000..20_020);

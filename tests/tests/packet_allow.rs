@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
-use lb_common::layout::{AllowedKey, MAX_ALLOWED_PREFIXES, Service, ServiceKey, Slot};
+use lb_common::layout::{ALLOWED_ROOM, AllowedKey, Service, ServiceKey, Slot};
 use lb_common::testing::tables::{RESTRICTED, RESTRICTED6, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
@@ -101,11 +101,11 @@ fn kernel_and_host_allow_the_same() {
 }
 
 #[test]
-fn there_is_room_for_as_many_prefixes_as_the_configuration_may_have() {
+fn there_is_room_for_as_many_prefixes_as_a_configuration_may_have_and_those_before() {
     let (mut kernel, host) = twins();
     let id = service(&host, RESTRICTED).id;
     let network = |number: u32| Ipv4Addr::from_bits(number << 8);
-    for number in 0..MAX_ALLOWED_PREFIXES {
+    for number in 0..ALLOWED_ROOM {
         let prefix = IpAddr::V4(network(number + (10 << 16)));
         kernel
             .allow(&AllowedKey::prefix(id, prefix.into(), AllowedKey::V4_BITS + 24))
@@ -116,6 +116,6 @@ fn there_is_room_for_as_many_prefixes_as_the_configuration_may_have() {
         kernel.test_run(&frame).unwrap().action
     };
     assert_eq!(action(&mut kernel, [10, 0, 0, 1]), XDP_TX);
-    assert_eq!(action(&mut kernel, [10, 255, 255, 254]), XDP_TX);
-    assert_eq!(action(&mut kernel, [11, 0, 0, 0]), XDP_DROP);
+    assert_eq!(action(&mut kernel, [11, 255, 255, 254]), XDP_TX);
+    assert_eq!(action(&mut kernel, [12, 0, 0, 0]), XDP_DROP);
 }

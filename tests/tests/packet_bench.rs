@@ -12,8 +12,12 @@ use lab::bench::Bench;
 use lab::bench::cases::{self, Case, Fate};
 use lb_common::counter::Counter;
 
+/// As many flows as cases have that are tried here. The bench itself tries all of them; a machine that is emulated would take too
+/// long.
+const FLOWS: u32 = 1 << 14;
+
 fn loaded() -> Bench {
-    Bench::load().expect("the kernel accepts both programs; tests need root")
+    Bench::load(FLOWS).expect("the kernel accepts both programs; tests need root")
 }
 
 fn first(mode: &str) -> Case {
@@ -26,8 +30,8 @@ fn first(mode: &str) -> Case {
 #[test]
 fn every_case_comes_out_right() {
     let mut bench = loaded();
-    for case in cases::all() {
-        bench.check(&case).unwrap();
+    for case in cases::all().iter().filter(|case| case.flows <= FLOWS) {
+        bench.check(case).unwrap();
     }
 }
 

@@ -11,6 +11,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
+use lab::kernel_clock::ticks;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
@@ -22,7 +23,6 @@ use lb_common::testing::tables::{ONE, ONE6, TARGETS};
 use lb_common::testing::{Frame, HostTables, IcmpError};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use proptest::prelude::*;
-use rustix::time::{ClockId, clock_gettime};
 
 const XDP_TX: u32 = 3;
 
@@ -71,11 +71,16 @@ impl Twins {
 
     /// Gives all slots of the service this content, on both sides.
     fn set_slots(&mut self, slot: Slot) {
-        let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
-        for index in service.first_slot..service.first_slot + service.slots {
+        for index in self.slots() {
             self.host.slots[index as usize] = slot.to_bits();
             self.kernel.write_slot(index, slot).unwrap();
         }
+    }
+
+    /// The service's slots.
+    fn slots(&self) -> std::ops::Range<u32> {
+        let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
+        service.first_slot..service.first_slot + service.slots
     }
 
     fn key(&self, port: u16) -> FlowKey {
@@ -130,13 +135,15 @@ impl Twins {
         let kernel = self.kernel.flow_record(key).unwrap();
         let host = self.host.flows.get(&key);
         assert_eq!(
-            kernel.map(|it| (it.target, it.closing)),
-            host.map(|it| (it.target, it.closing)),
+            kernel.map(|it| (it.target, it.closing != 0)),
+            host.map(|it| (it.target, it.closing != 0)),
             "port {port}"
         );
         if let (Some(kernel), Some(host)) = (kernel, host) {
             assert!(
-                kernel.last_seen.wrapping_sub(host.last_seen) <= 1,
+                kernel.last_seen.wrapping_sub(host.last_seen) <= 1
+                    // Always odd, so that two follow each other at a distance of two.
+                    && kernel.closing.wrapping_sub(host.closing) <= 2,
                 "{kernel:?} {host:?}"
             );
         }
@@ -155,14 +162,6 @@ impl Twins {
             "port {port}"
         );
     }
-}
-
-/// The time as the program sees it.
-fn ticks() -> u32 {
-    let time = clock_gettime(ClockId::MonotonicCoarse);
-    let nanoseconds =
-        u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap();
-    lb_common::clock::ticks(nanoseconds)
 }
 
 fn tracked(settled: u16, current: u16) -> Slot {

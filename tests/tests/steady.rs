@@ -9,7 +9,8 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE};
@@ -99,7 +100,36 @@ const CHANGES: &[Change] = &[
             cluster.balancer.run(&[])
         },
     },
+    Change {
+        name: "a restart with tables of other sizes",
+        apply: |cluster| {
+            cluster.balancer.daemon()?.terminate(PATIENCE)?;
+            toggle(cluster, "max_flows = 300000")?;
+            cluster.balancer.run(&[])
+        },
+    },
+    Change {
+        name: "a restart in another XDP mode",
+        apply: |cluster| {
+            cluster.balancer.daemon()?.terminate(PATIENCE)?;
+            toggle(cluster, "mode = \"generic\"")?;
+            cluster.balancer.run(&[])
+        },
+    },
 ];
+
+/// Writes a configuration with a line more about the data path, or without it if it is there.
+fn toggle(cluster: &mut Cluster, line: &str) -> Result<()> {
+    const INTERFACES: &str = "interfaces = [\"eth0\"]\n";
+    let configuration = cluster.balancer.configuration().clone();
+    let line = format!("{line}\n");
+    let configuration = if configuration.text().contains(&line) {
+        configuration.with(&line, "")?
+    } else {
+        configuration.with(INTERFACES, &format!("{INTERFACES}{line}"))?
+    };
+    cluster.balancer.reconfigure(configuration)
+}
 
 /// Writes a configuration in which the first backend of the first service has weight 2, or 1 if it has 2 now.
 fn reweight(cluster: &mut Cluster) -> Result<()> {
@@ -141,7 +171,7 @@ fn no_connection_breaks_whatever_happens_to_daemon_and_configuration() {
     let mut steady = cluster
         .services
         .map(|service| cluster.hold(service, |options| options.short_rate = 50));
-    apply_changes(&mut cluster, &mut steady, 8, 1).unwrap();
+    apply_changes(&mut cluster, &mut steady, 12, 1).unwrap();
     for connections in steady {
         let summary = connections.finish().unwrap();
         let progress = &summary.progress;
@@ -154,6 +184,78 @@ fn no_connection_breaks_whatever_happens_to_daemon_and_configuration() {
         assert_eq!(progress.servers.len(), usize::from(BACKENDS), "{progress:?}");
         assert_eq!(summary.short_failures, 0, "{summary:?}");
         assert_eq!(summary.short.len(), usize::from(BACKENDS), "{summary:?}");
+    }
+}
+
+#[test]
+fn a_change_of_mode_is_silent() {
+    let mut cluster = Cluster::start();
+    // Always some packet on its way, while the interface is bare.
+    let mut steady = cluster.services.map(|service| {
+        cluster.hold(service, |options| {
+            options.connections = 20;
+            options.pause = Duration::from_millis(5);
+            options.short_rate = 50;
+        })
+    });
+    for time in 0..6 {
+        cluster.balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+        toggle(&mut cluster, "mode = \"generic\"").unwrap();
+        cluster.balancer.run(&[]).unwrap();
+        for connections in &mut steady {
+            let unbroken = connections.expect_unbroken();
+            unbroken.unwrap_or_else(|error| panic!("change {time}: {error}"));
+        }
+    }
+    for connections in steady {
+        let summary = connections.finish().unwrap();
+        assert_eq!(
+            (summary.broken.len(), summary.short_failures),
+            (0, 0),
+            "{summary:?}"
+        );
+    }
+}
+
+#[test]
+fn no_connection_breaks_when_a_change_of_table_sizes_is_killed_anywhere() {
+    let mut cluster = Cluster::start();
+    let mut steady = cluster
+        .services
+        .map(|service| cluster.hold(service, |options| options.short_rate = 50));
+    // From here on a part of the slots is tracked.
+    reweight(&mut cluster).unwrap();
+    let output = cluster.balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+
+    let mut random = Random::of(1);
+    let mut takes = 0;
+    for round in 0..8 {
+        cluster.balancer.daemon().unwrap().kill().unwrap();
+        toggle(&mut cluster, "max_flows = 300000").unwrap();
+        let begun = Instant::now();
+        if round == 0 {
+            cluster.balancer.run(&[]).unwrap();
+            takes = usize::try_from(begun.elapsed().as_millis()).unwrap();
+            continue;
+        }
+        let after = Duration::from_millis(random.below(takes.max(1)).try_into().unwrap());
+        cluster.balancer.begin(&[]).unwrap();
+        thread::sleep(after);
+        cluster.balancer.daemon().unwrap().kill().unwrap();
+        cluster.balancer.run(&[]).unwrap();
+        for connections in &mut steady {
+            let unbroken = connections.expect_unbroken();
+            unbroken.unwrap_or_else(|error| panic!("killed after {after:?} of {takes} ms: {error}"));
+        }
+    }
+    for connections in steady {
+        let summary = connections.finish().unwrap();
+        assert_eq!(
+            (summary.broken.len(), summary.short_failures),
+            (0, 0),
+            "{summary:?}"
+        );
     }
 }
 

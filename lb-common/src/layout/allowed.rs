@@ -15,8 +15,11 @@ pub struct AllowedKey {
     address: Address,
 }
 
-/// How many prefixes there are room for, those of all services together.
+/// How many prefixes a configuration may have, those of all services together.
 pub const MAX_ALLOWED_PREFIXES: u32 = 65_536;
+
+/// How many prefixes the table has room for: those of a configuration, and beside them those of the one that it replaces.
+pub const ALLOWED_ROOM: u32 = 2 * MAX_ALLOWED_PREFIXES;
 
 /// The bits of `service`, all of which always count.
 const SERVICE_BITS: u32 = u32::BITS;

@@ -14,7 +14,7 @@ mod translation;
 use crate::{address::Address, headers::tcp};
 
 pub use affinity::{Affinity, ClientKey};
-pub use allowed::{AllowedKey, MAX_ALLOWED_PREFIXES};
+pub use allowed::{ALLOWED_ROOM, AllowedKey, MAX_ALLOWED_PREFIXES};
 pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
@@ -280,6 +280,8 @@ pub mod map {
     pub const NODE: &str = "NODE";
     /// Hash of devices by interface index: where packets can be sent that do not leave on the interface they came in on.
     pub const DEVICES: &str = "DEVICES";
+    /// Array of one `u64`: what the clock showed last. The program's own.
+    pub const CLOCK: &str = "CLOCK";
     /// Array of one `u32`: not 0 while records are running short.
     pub const RECORDS_SHORT: &str = "RECORDS_SHORT";
     /// Memory-mapped array of [`Slot::to_bits`](super::Slot::to_bits), each service's slots in one piece.

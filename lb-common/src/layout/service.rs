@@ -47,8 +47,8 @@ pub struct Node {
     pub macs: [u64; MAX_INTERFACES],
     /// 1 if any service translates, so that packets to other ports of a VIP may be answers of its backends.
     pub translates: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// 1 while these tables lack records that an earlier run's tables have, so that what depends on records has to wait.
+    pub awaits_records: u32,
 }
 
 impl Node {
@@ -60,7 +60,7 @@ impl Node {
         let mut node = Self {
             macs: [Self::NO_MAC; MAX_INTERFACES],
             translates: u32::from(translates),
-            reserved: 0,
+            awaits_records: 0,
         };
         for (word, mac) in node.macs.iter_mut().zip(macs) {
             *word = mac_word(mac);

@@ -26,6 +26,7 @@ mod simulation;
 use crate::{
     address::Address,
     counter::Counter,
+    decision::awaits_records,
     headers::Segment,
     layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, Target, flag, forward},
     packet::{Packet as _, PacketMut as _},
@@ -231,6 +232,8 @@ pub fn to_client<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
         }
         None => match engine.half_open_way_back(&key) {
             Some(way_back) => way_back,
+            // The kernel would reset the backend's side of a connection whose way back is still in other tables.
+            None if awaits_records(engine) => return refuse(Counter::DropRecordsAwaited, engine),
             None => return Action::Pass,
         },
     };

@@ -1,6 +1,8 @@
-//! Adapters to the outside: the kernel's BPF subsystem, its network configuration, and the operator API.
+//! Adapters to the outside: the kernel's BPF subsystem, its network configuration, the
+//! backends whose health is checked, and the operator API.
 
 pub mod api;
+pub mod check;
 pub mod config_file;
 pub mod datapath;
 pub mod netlink;

@@ -19,6 +19,7 @@ fn render(changes: &Changes) -> String {
     let lists = [
         ("services added", &changes.services_added),
         ("services removed", &changes.services_removed),
+        ("services changed", &changes.services_changed),
         ("backends added", &changes.backends_added),
         ("backends removed, draining", &changes.backends_removed),
         ("backends changed", &changes.backends_changed),
@@ -49,6 +50,7 @@ mod tests {
     #[test]
     fn what_changed_is_named_and_the_rest_is_not() {
         let changes = Changes {
+            services_changed: vec!["impala".into()],
             backends_added: vec!["impala/b".into(), "impala/c".into()],
             slots: 200,
             slots_moved: 50,
@@ -56,7 +58,7 @@ mod tests {
         };
         assert_eq!(
             render(&changes),
-            "backends added: impala/b, impala/c\nslots moved: 50 of 200 (25.0 %)\n"
+            "services changed: impala\nbackends added: impala/b, impala/c\nslots moved: 50 of 200 (25.0 %)\n"
         );
         assert_eq!(
             render(&Changes::default()),

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
-    core::status::{BackendStatus, CounterStatus, ServiceStatus, Status},
+    core::status::{BackendStatus, CheckStatus, CounterStatus, ServiceStatus, Status},
 };
 
 pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
@@ -56,11 +56,12 @@ fn render(status: &Status) -> String {
     text
 }
 
-const HEADINGS: [&str; 11] = [
+const HEADINGS: [&str; 12] = [
     "backend",
     "address",
     "weight",
     "health",
+    "last check",
     "admin",
     "slots",
     "new flows",
@@ -70,7 +71,7 @@ const HEADINGS: [&str; 11] = [
     "next hop",
 ];
 /// The columns that hold numbers.
-const NUMBERS: [usize; 6] = [2, 5, 6, 7, 8, 9];
+const NUMBERS: [usize; 6] = [2, 6, 7, 8, 9, 10];
 
 fn render_service(service: &ServiceStatus) -> String {
     let ServiceStatus {
@@ -78,7 +79,9 @@ fn render_service(service: &ServiceStatus) -> String {
         vip,
         port,
         forward,
+        active_tier,
         tracked_slots,
+        guard,
         ..
     } = service;
     let address = std::net::SocketAddr::new(*vip, *port);
@@ -98,10 +101,60 @@ fn render_service(service: &ServiceStatus) -> String {
     } else {
         format!("  {tracked_slots} slots tracked")
     };
-    format!("\n{name}  {address}  {forward}{moving}\n{table}\n")
+    let tier = if service
+        .backends
+        .iter()
+        .all(|backend| backend.tier == *active_tier)
+    {
+        String::new()
+    } else {
+        format!("  tier {active_tier} serves")
+    };
+    let mut text = format!("\n{name}  {address}  {forward}{tier}{moving}\n");
+    if let Some(guard) = guard {
+        text.extend([" GUARD AGAINST MASS REMOVAL: ", guard, "\n"]);
+    }
+    text.extend([&table.to_string(), "\n"]);
+    text.extend(service.backends.iter().filter_map(trouble));
+    text
 }
 
-fn row(backend: &BackendStatus, slots: u32) -> [String; 11] {
+/// Why a backend that is checked is not up, in a line.
+fn trouble(backend: &BackendStatus) -> Option<String> {
+    let seconds = backend.health_seconds.filter(|_| backend.health != "up")?;
+    let BackendStatus {
+        name,
+        health,
+        health_cause,
+        ..
+    } = backend;
+    Some(format!(" {name}: {health} for {seconds} s, {health_cause}\n"))
+}
+
+/// The last check in a few words; what it found in full is in the answer for programs.
+fn last_check(backend: &BackendStatus) -> String {
+    match &backend.last_check {
+        None => "none".to_owned(),
+        Some(CheckStatus {
+            ok,
+            latency_ms,
+            seconds_ago,
+            ..
+        }) => {
+            let word = if *ok { "ok" } else { "failed" };
+            format!("{word}, {latency_ms} ms, {seconds_ago} s ago")
+        }
+    }
+}
+
+fn health(backend: &BackendStatus) -> String {
+    match backend.slow_start_tenths {
+        Some(tenths) => format!("{} ({tenths}/10)", backend.health),
+        None => backend.health.clone(),
+    }
+}
+
+fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     let share = if slots == 0 {
         0.0
     } else {
@@ -111,7 +164,8 @@ fn row(backend: &BackendStatus, slots: u32) -> [String; 11] {
         backend.name.clone(),
         backend.address.to_string(),
         backend.weight.to_string(),
-        backend.health.clone(),
+        health(backend),
+        last_check(backend),
         backend.admin.clone(),
         format!("{} ({share:.1} %)", backend.slots),
         backend.new_flows.to_string(),

@@ -67,6 +67,8 @@ pub struct Census {
     closing_timeout: u32,
     reset: BTreeSet<u16>,
     released: BTreeSet<u16>,
+    /// By target whose process has been replaced: when the old one was last known to run.
+    replaced: BTreeMap<u16, u32>,
     services: BTreeMap<u16, Region>,
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
@@ -104,6 +106,7 @@ impl Census {
             },
             reset,
             released: BTreeSet::new(),
+            replaced: BTreeMap::new(),
             services: services.into_iter().map(region).collect(),
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
@@ -111,12 +114,19 @@ impl Census {
         }
     }
 
-    /// The same pass, in which also the clients of these targets lose their affinity: targets that take no new connections, or are
-    /// other processes by now than those that the clients knew.
+    /// The same pass, in which also the clients of these targets lose their affinity: targets that take no new connections.
     #[must_use]
     pub fn releasing(self, targets: impl IntoIterator<Item = u16>) -> Self {
         let released = targets.into_iter().collect();
         Self { released, ..self }
+    }
+
+    /// With targets behind which another process serves now. Each comes with a time, in ticks, at which the old one still ran:
+    /// connections that have been silent since before are void, because their next packet is answered with a reset, and so is the
+    /// affinity of clients that have been: their sessions are gone.
+    #[must_use]
+    pub fn replacing(self, replaced: BTreeMap<u16, u32>) -> Self {
+        Self { replaced, ..self }
     }
 
     /// Whether what is noted of a client is over and can be deleted.
@@ -133,6 +143,7 @@ impl Census {
         !affinity::is_fresh(noted, self.now, timeout)
             || self.released.contains(&noted.target)
             || self.reset.contains(&noted.target)
+            || self.is_of_earlier_process(noted.target, noted.last_seen)
             || {
                 // A slot that is not tracked says where all its clients are at home.
                 let index = service.first_slot + slot_of(key.client(), 0, service);
@@ -155,6 +166,11 @@ impl Census {
         };
         let target = record.target();
         if target == NO_TARGET || self.reset.contains(&target) {
+            return true;
+        }
+        let (Record::HalfOpen(HalfOpen { opened: used, .. })
+        | Record::Established(FlowRecord { last_seen: used, .. })) = record;
+        if self.is_of_earlier_process(target, used) {
             return true;
         }
         let is_old = match record {
@@ -233,6 +249,13 @@ impl Census {
     /// How many established records there are.
     pub const fn established(&self) -> u64 {
         self.established
+    }
+
+    /// Whether what was last used then belonged to a process that a target's present one has replaced.
+    fn is_of_earlier_process(&self, target: u16, used: u32) -> bool {
+        self.replaced
+            .get(&target)
+            .is_some_and(|then| self.age(*then) < self.age(used))
     }
 
     /// The ticks since a time; 0 for packets that have come since the pass began.
@@ -347,6 +370,25 @@ mod tests {
     }
 
     #[test]
+    fn connections_to_a_process_that_was_replaced_are_void_if_they_have_been_silent_since() {
+        let census = census(false).replacing(BTreeMap::from([(1, NOW - 20)]));
+        for (record, expected) in [
+            (established(1, 0, 21), true),
+            (established(1, 0, 20), false),
+            (established(1, 0, 0), false),
+            (established(2, 0, 21), false),
+            (half_open(1, 21), true),
+            (half_open(1, 20), false),
+        ] {
+            assert_eq!(
+                census.is_over(&key(3), record, |_| Some(MOVING)),
+                expected,
+                "{record:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_an_untracked_slot_says_needs_no_record_unless_every_flow_has_one() {
         let untracked = |_| Some(Slot::untracked(1));
         assert!(census(false).is_over(&key(3), established(1, 0, 0), untracked));
@@ -385,7 +427,9 @@ mod tests {
             affinity_timeout: TIMEOUT,
             ..service(3)
         };
-        let mut census = Census::new(NOW, IDLE, false, [affine], BTreeSet::from([9])).releasing([8]);
+        let mut census = Census::new(NOW, IDLE, false, [affine], BTreeSet::from([9]))
+            .releasing([8])
+            .replacing(BTreeMap::from([(7, NOW - 20)]));
         let client = |service| ClientKey::new(Address::v4([10, 0, 0, 1]), service);
         let noted = |target, age| Affinity {
             target,
@@ -399,6 +443,8 @@ mod tests {
             (3, 1, TIMEOUT + 1, true),
             (3, 8, 0, true),
             (3, 9, 0, true),
+            (3, 7, 21, true),
+            (3, 7, 20, false),
             (4, 1, 0, true),
         ] {
             let over = census.is_client_over(&client(service), &noted(target, age), moving);

@@ -1,10 +1,13 @@
 //! What is different between two configurations, for whoever reloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{Backend, Config, Service};
+use super::{
+    config::{Backend, Config, Service},
+    prefix::Prefix,
+};
 
 /// What a reload has changed. Backends are written `service/backend`. Field names are a contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +16,9 @@ pub struct Changes {
     pub services_added: Vec<String>,
     /// Services that are gone, and their connections with them.
     pub services_removed: Vec<String>,
+    /// Services with another name, `allow` list, `no_backend`, or anything else that is theirs and not a backend's.
+    #[serde(default)]
+    pub services_changed: Vec<String>,
     /// Backends that are new, in services that are not.
     pub backends_added: Vec<String>,
     /// Backends that get no new connections any more. Those that they have live on.
@@ -48,6 +54,9 @@ impl Changes {
     }
 
     fn compare(&mut self, before: &Service, after: &Service) {
+        if !is_same_policy(before, after) {
+            self.services_changed.push(after.name.clone());
+        }
         let find = |service: &Service, backend: &Backend| {
             let same = |it: &&Backend| {
                 (&it.name, it.address, it.port) == (&backend.name, backend.address, backend.port)
@@ -71,6 +80,39 @@ impl Changes {
             }
         }
     }
+}
+
+/// Whether all is equal that a service says, its backends aside, and the places in the file where it says so.
+fn is_same_policy(before: &Service, after: &Service) -> bool {
+    // All fields are named, so that a new one is not forgotten.
+    let Service {
+        name,
+        vip,
+        port,
+        forward,
+        affinity,
+        affinity_timeout,
+        balance,
+        no_backend,
+        allow,
+        check,
+        health,
+        backends: _,
+        vip_origin: _,
+    } = after;
+    let earlier: HashSet<&Prefix> = before.allow.iter().collect();
+    before.name == *name
+        && before.vip == *vip
+        && before.port == *port
+        && before.forward == *forward
+        && before.affinity == *affinity
+        && before.affinity_timeout == *affinity_timeout
+        && before.balance == *balance
+        && before.no_backend == *no_backend
+        && before.check == *check
+        && before.health == *health
+        // Their order says nothing.
+        && earlier == allow.iter().collect()
 }
 
 #[cfg(test)]
@@ -111,9 +153,40 @@ mod tests {
         let changes = Changes::between(&config(&before), &config(&after));
         assert_eq!(changes.services_added, ["new"]);
         assert_eq!(changes.services_removed, ["old"]);
+        assert_eq!(changes.services_changed, ["renamed"]);
         assert_eq!(changes.backends_added, ["renamed/c", "renamed/e"]);
         assert_eq!(changes.backends_removed, ["renamed/c", "renamed/d"]);
         assert_eq!(changes.backends_changed, ["renamed/b"]);
+    }
+
+    #[test]
+    fn a_service_that_treats_clients_otherwise_has_changed() {
+        let with = |key: &str| {
+            config(&service("hs2", 21050, &[("a", 1, 1)]).replace("port", &format!("{key}\nport")))
+        };
+        let changed = |before, after| Changes::between(&with(before), &with(after)).services_changed;
+        let lists = r#"allow = ["10.0.0.0/8", "192.0.2.7/32"]"#;
+        for (before, after) in [
+            ("", "no_backend = \"drop\""),
+            ("", "on_down = \"keep\""),
+            ("", "slow_start = \"30s\""),
+            (
+                "affinity = \"client\"",
+                "affinity = \"client\"\naffinity_timeout = \"1h\"",
+            ),
+            ("", lists),
+            (lists, ""),
+            (lists, r#"allow = ["10.0.0.0/8"]"#),
+        ] {
+            assert_eq!(changed(before, after), ["hs2"], "from {before:?} to {after:?}");
+        }
+        for (before, after) in [
+            ("", "no_backend = \"reset\""),
+            (lists, r#"allow = ["192.0.2.7/32", "10.0.0.0/8"]"#),
+            ("", "\n\n# moved down"),
+        ] {
+            assert_eq!(changed(before, after), [""; 0], "from {before:?} to {after:?}");
+        }
     }
 
     #[test]

@@ -58,11 +58,59 @@ impl Mode {
     }
 }
 
+impl Mode {
+    /// The mode in which all of these interfaces carry a program already, if there is one.
+    pub fn common<'a>(interfaces: impl IntoIterator<Item = &'a Interface>) -> Option<Self> {
+        let mut modes = interfaces
+            .into_iter()
+            .map(|interface| interface.xdp.as_ref()?.mode);
+        let first = modes.next()??;
+        modes.all(|mode| mode == Some(first)).then_some(first)
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Native => "native",
             Self::Generic => "generic",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_common_mode_is_one_that_all_have() {
+        let common = |modes: &[Option<Mode>]| {
+            let interfaces: Vec<Interface> = modes
+                .iter()
+                .map(|mode| Interface {
+                    index: 1,
+                    name: "eth0".into(),
+                    mac: None,
+                    mtu: 1500,
+                    up: true,
+                    xdp: mode.map(|mode| XdpAttached {
+                        mode: Some(mode),
+                        program: None,
+                    }),
+                })
+                .collect();
+            Mode::common(&interfaces)
+        };
+        let (native, generic) = (Some(Mode::Native), Some(Mode::Generic));
+        for (modes, expected) in [
+            (&[][..], None),
+            (&[native], native),
+            (&[generic, generic], generic),
+            (&[native, generic], None),
+            (&[native, None], None),
+            (&[None, native], None),
+        ] {
+            assert_eq!(common(modes), expected, "{modes:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::{self, Affinity, Backend, DatapathConfig, Forward, NoBackend},
+    config::{self, Affinity, Backend, Config, DatapathConfig, Forward, NoBackend},
     maglev::{self, Candidate},
     prefix::Prefix,
     time::ticks,
@@ -39,6 +39,13 @@ pub struct PlannedService {
     pub targets: Vec<u16>,
 }
 
+impl PlannedService {
+    /// The same service with other slots: its backends take part with these weights.
+    pub fn share_out(&mut self, backends: &[Backend], weights: &[u32]) {
+        self.slots = slots(backends, weights, &self.targets, &self.entry);
+    }
+}
+
 /// One (service, backend) pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedTarget {
@@ -52,6 +59,35 @@ pub struct PlannedTarget {
     pub forwarding: Forwarding,
     /// Whether it gets no new flows, whatever affinity says.
     pub sheds: bool,
+}
+
+/// With which weight each backend of each service takes part, in the order of the configuration. What is missing is 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares(Vec<Vec<u32>>);
+
+impl Shares {
+    /// Nobody takes part.
+    pub const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Everybody takes part with the weight that is configured.
+    pub fn configured(config: &Config) -> Self {
+        let weights = |service: &config::Service| service.backends.iter().map(|it| it.weight).collect();
+        config.services.iter().map(weights).collect()
+    }
+
+    /// Those of a service.
+    pub fn of(&self, service: usize) -> &[u32] {
+        self.0.get(service).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl FromIterator<Vec<u32>> for Shares {
+    /// By service.
+    fn from_iter<I: IntoIterator<Item = Vec<u32>>>(weights: I) -> Self {
+        Self(weights.into_iter().collect())
+    }
 }
 
 impl Plan {
@@ -134,13 +170,15 @@ pub(super) fn allowed(id: u16, service: &config::Service) -> Vec<AllowedKey> {
     service.allow.iter().map(key).collect()
 }
 
-/// The target of each slot of a service whose backends have these target ids.
-pub(super) fn slots(backends: &[Backend], targets: &[u16], service: &Service) -> Vec<u16> {
+/// The target of each slot of a service whose backends take part with these weights and have these target ids.
+pub(super) fn slots(backends: &[Backend], weights: &[u32], targets: &[u16], service: &Service) -> Vec<u16> {
+    let weights = weights.iter().copied().chain(std::iter::repeat(0));
     let candidates: Vec<Candidate<'_>> = backends
         .iter()
-        .map(|backend| Candidate {
+        .zip(weights)
+        .map(|(backend, weight)| Candidate {
             name: &backend.name,
-            weight: backend.weight,
+            weight,
         })
         .collect();
     let table = maglev::table(&candidates, service.hash_seed, service.slots);

@@ -89,7 +89,8 @@ pub fn grace_over(slot: Slot, now: u32, timeout: u32) -> Option<Slot> {
 /// What to store into a tracked slot once all its flows are on `current`; `None` as long as that is not certain.
 ///
 /// `named` is what its records and its clients' affinity name; `idle_timeout` is in ticks; `unrecorded` says what flows without a
-/// record there can be on the settled target.
+/// record there can be on the settled target. Where these are to be reset and records still name others, the slot stays tracked,
+/// but what has no record goes to `current` at once, to be reset there.
 pub fn settled(
     slot: Slot,
     named: Named,
@@ -102,12 +103,21 @@ pub fn settled(
         Named::One(target) => target == slot.current,
         Named::Several => false,
     };
-    // With the target go both its flows and its clients' affinity.
-    let is_gone =
-        slot.settled == slot.current || slot.settled == NO_TARGET || unrecorded == Unrecorded::Reset;
+    let is_reset = unrecorded == Unrecorded::Reset;
+    // With a target that is reset go both its flows and its clients' affinity.
+    let is_gone = is_reset || slot.settled == slot.current || slot.settled == NO_TARGET;
     let is_empty = unrecorded == Unrecorded::Nothing || idle(slot.settled_seen, now) > idle_timeout;
     let is_homeless = slot.grace == 0;
-    (slot.tracked && recorded && (is_gone || is_empty && is_homeless)).then(|| Slot::untracked(slot.current))
+    if !slot.tracked || !(is_gone || is_empty && is_homeless) {
+        None
+    } else if recorded {
+        Some(Slot::untracked(slot.current))
+    } else {
+        (is_reset && slot.settled != slot.current).then_some(Slot {
+            settled: slot.current,
+            ..slot
+        })
+    }
 }
 
 /// For how many ticks a slot's settled path has not been used. Beyond 2^16 it begins at 0 again: such a slot settles
@@ -253,6 +263,27 @@ mod tests {
             );
         }
         let recently = tracked(1, 2, truncated(NOW - TIMEOUT));
+        let released = Slot {
+            settled: 2,
+            ..recently
+        };
+        for named in [Named::One(3), Named::Several] {
+            assert_eq!(
+                settled(recently, named, NOW, TIMEOUT, Unrecorded::Reset),
+                Some(released),
+                "who has no record lived on the dead one"
+            );
+            assert_eq!(
+                settled(released, named, NOW, TIMEOUT, Unrecorded::Reset),
+                None,
+                "once is enough"
+            );
+            assert_eq!(
+                settled(recently, named, NOW, TIMEOUT, Unrecorded::Nothing),
+                None,
+                "clients may be at home on the settled target"
+            );
+        }
         assert_eq!(
             settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
             None
@@ -260,10 +291,6 @@ mod tests {
         assert_eq!(
             settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Reset),
             arrived
-        );
-        assert_eq!(
-            settled(recently, Named::One(3), NOW, TIMEOUT, Unrecorded::Reset),
-            None
         );
         assert_eq!(
             settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Nothing),

@@ -64,6 +64,9 @@ pub struct ServiceStatus {
     pub forward: String,
     /// The tier that serves.
     pub active_tier: u8,
+    /// Set while the guard against mass removal keeps backends in use that would not be if there were enough others: what it
+    /// sees, in words.
+    pub guard: Option<String>,
     /// How many of its slots consult the flow table.
     pub tracked_slots: u32,
     /// The backends, in the order of the configuration.
@@ -85,6 +88,12 @@ pub struct BackendStatus {
     pub tier: u8,
     /// checking | up | saturated | quiescing | down.
     pub health: String,
+    /// Why, in words that continue its name.
+    pub health_cause: String,
+    /// For how many seconds this has been so; `null` if it is not checked.
+    pub health_seconds: Option<u64>,
+    /// While it starts slowly: how many tenths of its weight count.
+    pub slow_start_tenths: Option<u32>,
     /// enabled | draining | disabled.
     pub admin: String,
     /// How many slots give it their new flows.
@@ -110,6 +119,8 @@ pub struct CheckStatus {
     pub ok: bool,
     /// How long it took, in milliseconds.
     pub latency_ms: u64,
+    /// How many seconds ago it ended.
+    pub seconds_ago: u64,
     /// What was found, for people.
     pub detail: String,
 }

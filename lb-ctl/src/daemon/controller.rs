@@ -13,7 +13,9 @@ use tokio::{
 };
 
 use super::{
-    Detached, Host, Signal, Signals, inspect,
+    Detached, Host, Signal, Signals,
+    checks::Checks,
+    inspect,
     network::Network,
     report,
     sweeping::{Sweeping, end_of},
@@ -59,6 +61,7 @@ pub(super) struct Controller {
     pub(super) census: Option<Census>,
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
+    pub(super) checks: Checks,
 }
 
 impl Controller {
@@ -76,9 +79,12 @@ impl Controller {
         netlink: Netlink,
         watch: Watch,
     ) -> Self {
+        // Another balancer checks the same backends at other times.
+        let seed = lb_common::hash::name(config.datapath.hash_seed, &config.node.name);
         // Where services of an earlier run translate, answers are recognised without a break.
         let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
+            checks: Checks::new(seed),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -110,8 +116,9 @@ impl Controller {
     ) -> anyhow::Result<()> {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reports = Vec::new();
         loop {
-            let is_sweeping = self.sweeping.is_some();
+            let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let result = tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
@@ -121,6 +128,8 @@ impl Controller {
                 Some(request) = requests.recv() => { self.on_request(request).await; Ok(()) }
                 Some(event) = self.events.next() => self.on_network(event).await,
                 _ = refresh.tick() => self.refresh().await,
+                _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
+                () = until(checks_due) => self.on_checks_due().await,
                 () = until(self.routes_due) => self.refresh_routes().await,
                 () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
                 census = end_of(&mut self.sweeping) => self.on_census(census),
@@ -223,7 +232,7 @@ impl Controller {
 }
 
 /// Returns at this time; never if there is none.
-async fn until(due: Option<Instant>) {
+pub(super) async fn until(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,

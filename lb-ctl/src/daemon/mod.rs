@@ -1,5 +1,6 @@
 //! The daemon: brings configuration, kernel and operators together.
 
+mod checks;
 mod clock;
 mod controller;
 mod host;

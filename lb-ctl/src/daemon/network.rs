@@ -291,9 +291,9 @@ impl Network {
 fn write(datapath: &mut Datapath, changes: &[Change]) -> anyhow::Result<()> {
     for change in changes {
         // Whether it gets new flows is not for the network to say.
-        let sheds = datapath.target(change.id)?.sheds();
+        let earlier = datapath.target(change.id)?;
         datapath
-            .write_target(change.id, change.target.shedding(sheds))
+            .write_target(change.id, change.target.admitting_as(&earlier))
             .with_context(|| format!("writing target {}", change.id))?;
     }
     Ok(())

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 use anyhow::Context;
 use tokio::time::{Instant, timeout};
 
-use super::{Host, HostError, clock::ticks, controller::Controller, sweeping::SWEEP, vips};
+use super::{
+    Host, HostError, checks::check_targets, clock::ticks, controller::Controller, sweeping::SWEEP, vips,
+};
 use crate::{
     adapters::{
         api::server::Refusal,
@@ -31,6 +33,7 @@ impl Controller {
             Ok(changes) => tracing::info!(
                 services_added = changes.services_added.len(),
                 services_removed = changes.services_removed.len(),
+                services_changed = changes.services_changed.len(),
                 backends_added = changes.backends_added.len(),
                 backends_removed = changes.backends_removed.len(),
                 backends_changed = changes.backends_changed.len(),
@@ -60,15 +63,20 @@ impl Controller {
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
         }
+        let targets = check_targets(&config)
+            .map_err(|error| Refusal::Configuration(chain(error.as_ref() as &dyn std::error::Error)))?;
         self.finish_sweep().await.map_err(failed)?;
+        let next = self.checks.follow(&self.config, &config);
         let plan = self
             .placement
-            .plan(&config)
+            .plan(&config, &next.shares())
             .map_err(|error| config.refusal(error.key(), error.to_string()))
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let mut changes = Changes::between(&self.config, &config);
         let Moved { moved, slots } = self.follow(config, plan).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);
+        self.checks.adopt(next);
+        self.begin_checks(targets).map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }

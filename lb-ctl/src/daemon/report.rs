@@ -1,5 +1,7 @@
 //! The daemon's state as operators see it.
 
+use std::time::Duration;
+
 use lb_common::{counter::Counter, layout::TargetName};
 
 use super::controller::Controller;
@@ -7,9 +9,13 @@ use crate::{
     adapters::datapath::DatapathError,
     core::{
         config::{Backend, Service},
+        health::Health,
         interface::{Interface, format_mac},
         plan::PlannedService,
-        status::{BackendStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status},
+        serving::{Serving, ServingBackend},
+        status::{
+            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status,
+        },
     },
 };
 
@@ -36,11 +42,15 @@ pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
             packets: datapath.counter(counter)?,
         })
     });
-    let services = config
-        .services
-        .iter()
-        .zip(&plan.services)
-        .map(|(service, planned)| service_status(service, planned, controller));
+    let services =
+        config
+            .services
+            .iter()
+            .zip(&plan.services)
+            .enumerate()
+            .map(|(index, (service, planned))| {
+                service_status(service, planned, controller.checks.service(index), controller)
+            });
     Ok(Status {
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,6 +76,7 @@ fn mode(interface: Option<&Interface>) -> String {
 fn service_status(
     service: &Service,
     planned: &PlannedService,
+    serving: Option<&Serving>,
     controller: &Controller,
 ) -> Result<ServiceStatus, DatapathError> {
     let mut tracked_slots = 0;
@@ -76,7 +87,7 @@ fn service_status(
         .backends
         .iter()
         .zip(&planned.targets)
-        .map(|(backend, &id)| backend_status(backend, id, planned, controller));
+        .map(|(backend, &id)| backend_status(backend, id, planned, serving, controller));
     let leaving = controller
         .placement
         .leaving(planned.entry.id)
@@ -86,7 +97,8 @@ fn service_status(
         vip: service.vip,
         port: service.port,
         forward: service.forward.to_string(),
-        active_tier: 0,
+        active_tier: serving.map(Serving::active_tier).unwrap_or_default(),
+        guard: serving.and_then(Serving::guard).map(ToString::to_string),
         tracked_slots,
         backends: configured.chain(leaving).collect::<Result<_, _>>()?,
     })
@@ -96,18 +108,26 @@ fn backend_status(
     backend: &Backend,
     id: u16,
     planned: &PlannedService,
+    serving: Option<&Serving>,
     controller: &Controller,
 ) -> Result<BackendStatus, DatapathError> {
     let slots = planned.slots.iter().filter(|&&target| target == id).count();
     let traffic = controller.datapath.traffic(id)?;
+    let health = serving.and_then(|serving| {
+        let known = serving.backends().iter().find(|it| it.name() == backend.name)?;
+        Some(HealthStatus::of(serving, known, controller.checks.now()))
+    });
+    let health = health.unwrap_or_else(|| HealthStatus::unchecked("is not checked"));
     Ok(BackendStatus {
         name: backend.name.clone(),
         address: backend.address,
         port: backend.port,
         weight: backend.weight,
         tier: backend.tier,
-        // The only check there is so far is `none`, which takes every backend to be up.
-        health: "up".to_owned(),
+        health: health.health,
+        health_cause: health.cause,
+        health_seconds: health.seconds,
+        slow_start_tenths: health.slow_start_tenths,
         admin: "enabled".to_owned(),
         slots: u32::try_from(slots).unwrap_or(u32::MAX),
         packets: traffic.packets,
@@ -115,8 +135,46 @@ fn backend_status(
         new_flows: traffic.new_flows,
         tracked_flows: tracked_flows(id, controller),
         next_hop: next_hop(id, controller),
-        last_check: None,
+        last_check: health.last_check,
     })
+}
+
+/// What is known of a backend's health.
+struct HealthStatus {
+    health: String,
+    cause: String,
+    seconds: Option<u64>,
+    slow_start_tenths: Option<u32>,
+    last_check: Option<CheckStatus>,
+}
+
+impl HealthStatus {
+    fn unchecked(cause: &str) -> Self {
+        Self {
+            health: Health::Up.to_string(),
+            cause: cause.to_owned(),
+            seconds: None,
+            slow_start_tenths: None,
+            last_check: None,
+        }
+    }
+
+    fn of(serving: &Serving, backend: &ServingBackend, now: Duration) -> Self {
+        if !serving.is_checked() {
+            return Self::unchecked(backend.cause());
+        }
+        let ago = |then: Duration| now.saturating_sub(then).as_secs();
+        Self {
+            health: backend.health().to_string(),
+            cause: backend.cause().to_owned(),
+            seconds: Some(ago(backend.since())),
+            slow_start_tenths: serving.slow_start(backend, now),
+            last_check: backend.last_check().map(|last| CheckStatus {
+                seconds_ago: ago(last.at),
+                ..last.status.clone()
+            }),
+        }
+    }
 }
 
 /// A backend that is no longer configured, but on which connections live.
@@ -126,13 +184,17 @@ fn leaving_status(
     controller: &Controller,
 ) -> Result<BackendStatus, DatapathError> {
     let traffic = controller.datapath.traffic(id)?;
+    let health = HealthStatus::unchecked("is no longer configured, and not checked any more");
     Ok(BackendStatus {
         name: name.name().unwrap_or_default().to_owned(),
         address: name.address(),
         port: name.port(),
         weight: 0,
         tier: 0,
-        health: "up".to_owned(),
+        health: health.health,
+        health_cause: health.cause,
+        health_seconds: health.seconds,
+        slow_start_tenths: health.slow_start_tenths,
         admin: "draining".to_owned(),
         slots: 0,
         packets: traffic.packets,

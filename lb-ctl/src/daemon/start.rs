@@ -1,10 +1,16 @@
 //! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{Host, Signals, controller::Controller, reconfiguration::RESOLUTION_GRACE, vips};
+use super::{
+    Host, Signals,
+    checks::{CheckTargets, check_targets},
+    controller::Controller,
+    reconfiguration::RESOLUTION_GRACE,
+    vips,
+};
 use crate::{
     adapters::{
         api::server::Socket,
@@ -19,6 +25,9 @@ use crate::{
         placement::Placement,
     },
 };
+
+/// How long a program that has been replaced may be busy with its last packets. One takes microseconds.
+const LAST_PACKETS: Duration = Duration::from_millis(20);
 
 /// How a start ended that did not fail.
 pub(super) enum Started {
@@ -46,6 +55,7 @@ pub(super) async fn start(
     signals: &mut Signals,
 ) -> anyhow::Result<Started> {
     Socket::refuse_if_in_use(&config.api.socket).await?;
+    let targets = check_targets(&config)?;
     let watch = Watch::start()?;
     let mut pins = Pins::of(&config.node.name);
     // Early, because it says whether another daemon runs for this node.
@@ -63,7 +73,7 @@ pub(super) async fn start(
         }
     };
     let mut controller = Controller::new(file, config, host, pins, datapath, placement, netlink, watch);
-    match controller.bring_up(tables, signals).await {
+    match controller.bring_up(tables, targets, signals).await {
         Ok(true) => Ok(Started::Yes(Box::new(controller), socket)),
         Ok(false) => {
             controller.undo().await;
@@ -99,14 +109,21 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
 
 impl Controller {
     /// Returns whether the start was not interrupted.
-    async fn bring_up(&mut self, tables: Tables, signals: &mut Signals) -> anyhow::Result<bool> {
+    async fn bring_up(
+        &mut self,
+        tables: Tables,
+        targets: CheckTargets,
+        signals: &mut Signals,
+    ) -> anyhow::Result<bool> {
         match tables {
             Tables::New => {
-                let plan = self.placement.plan(&self.config)?;
+                let shares = self.begin_serving(&BTreeSet::new());
+                let plan = self.placement.plan(&self.config, &shares)?;
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;
                 self.placement.apply(&plan, 0, &mut self.datapath)?;
                 self.plan = plan;
+                self.begin_checks(targets)?;
                 self.network
                     .set_translates(self.placement.translates(), &mut self.datapath)?;
                 tokio::select! {
@@ -114,24 +131,31 @@ impl Controller {
                     resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,
                     () = signals.end() => return Ok(false),
                 }
-                self.pins.pin_maps(&self.datapath)?;
-                self.attach().await?;
+                tokio::select! {
+                    // So are these: who has not been checked gets no connections.
+                    checked = self.first_checks() => checked?,
+                    () = signals.end() => return Ok(false),
+                }
+                self.pins.pin_maps(&mut self.datapath)?;
+                self.datapath.set_awaits_records(false)?;
                 self.pins.publish_maps()?;
+                self.attach().await?;
             }
             Tables::Adopted => {
                 self.found_tables = true;
                 self.attach().await?;
-                self.take_over().await?;
+                self.take_over(targets).await?;
             }
-            Tables::Migrated { old } => {
+            Tables::Migrated { mut old } => {
                 self.found_tables = true;
-                self.pins.pin_maps(&self.datapath)?;
-                self.attach().await?;
-                // From here on packets meet the new tables, and the next start finds that out by itself.
-                self.datapath.leave_behind(&old)?;
+                if let Err(error) = self.change_tables(&old).await {
+                    self.go_back_to(&mut old).await;
+                    return Err(error);
+                }
+                // From here on the new tables count. What follows, the next start can do as well.
                 self.pins.publish_maps()?;
                 tracing::info!("moved everything into tables of the configured sizes");
-                self.take_over().await?;
+                self.take_over(targets).await?;
             }
         }
         self.adjust_vips().await?;
@@ -139,14 +163,66 @@ impl Controller {
         Ok(true)
     }
 
+    /// Attaches the program with the new tables in the place of that with the old ones, and completes them. If this fails the old
+    /// ones are what they were, and complete.
+    async fn change_tables(&mut self, old: &Datapath) -> anyhow::Result<()> {
+        // Not copied: the ways out of this host are what they are now.
+        self.network.write_interfaces(&mut self.datapath)?;
+        self.pins.pin_maps(&mut self.datapath)?;
+        self.attach().await?;
+        sleep(LAST_PACKETS).await;
+        self.datapath.catch_up_with(old)?;
+        self.datapath.set_awaits_records(false)?;
+        Ok(())
+    }
+
+    /// Puts the program with the old tables back where that with the new ones is already, which drops packets for lack of records.
+    async fn go_back_to(&mut self, old: &mut Datapath) {
+        if let Err(error) = self.try_to_go_back_to(old).await {
+            tracing::error!(
+                "the earlier run's tables could not be put back; until the next start, packets of tracked slots are dropped: {}",
+                chain(error.as_ref())
+            );
+        }
+    }
+
+    async fn try_to_go_back_to(&mut self, old: &mut Datapath) -> anyhow::Result<()> {
+        // Which programs they carry now.
+        self.network.refresh_interfaces(&mut self.datapath).await?;
+        let interfaces: Vec<Interface> = self
+            .network
+            .interfaces()
+            .existing()
+            .filter(|interface| {
+                let mut attachments = self.attachments.iter();
+                attachments.any(|attached| attached.replaced && attached.interface == interface.name)
+            })
+            .cloned()
+            .collect();
+        for interface in &interfaces {
+            let mode = interface.xdp.as_ref().and_then(|attached| attached.mode);
+            old.attach(
+                std::slice::from_ref(interface),
+                mode.as_slice(),
+                &self.pins,
+                &mut Vec::new(),
+            )?;
+        }
+        Ok(self.pins.discard_new_maps()?)
+    }
+
     /// Follows the configuration, over tables in which live connections may be.
-    async fn take_over(&mut self) -> anyhow::Result<()> {
+    async fn take_over(&mut self, targets: CheckTargets) -> anyhow::Result<()> {
         self.network.write_interfaces(&mut self.datapath)?;
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
         self.adopt_next_hops().await?;
-        let plan = self.placement.plan(&self.config)?;
+        // Whoever gets new connections goes on getting them until checks say otherwise.
+        let serving = self.placement.serving(&self.datapath)?;
+        let shares = self.begin_serving(&serving);
+        let plan = self.placement.plan(&self.config, &shares)?;
         let moved = self.follow(self.config.clone(), plan).await?;
+        self.begin_checks(targets)?;
         let records = self.census.as_ref().map_or(0, Census::established);
         tracing::info!(
             slots_moved = moved.moved,
@@ -164,15 +240,31 @@ impl Controller {
             .targets()
             .map(|(id, name)| Ok((id, name.address(), self.datapath.target(id)?)))
             .collect::<Result<Vec<_>, DatapathError>>()?;
+        let shedding = targets.iter().filter(|(.., target)| target.sheds());
+        self.placement.go_on_avoiding(shedding.map(|(id, ..)| *id));
         self.network.adopt(&targets, &mut self.datapath).await
     }
 
     /// Attaches the program to all interfaces and pins the links.
+    ///
+    /// Between one mode and another an interface is without a program. As long as its kernel had a VIP it would reset every connection
+    /// of which it saw a packet. So our VIPs are taken off meanwhile: then it is silent, and what got lost is sent again.
     async fn attach(&mut self) -> anyhow::Result<()> {
         let interfaces: Vec<Interface> = self.network.interfaces().existing().cloned().collect();
         let modes = Mode::allowed_by(self.config.datapath.mode);
-        self.datapath
-            .attach(&interfaces, modes, &self.pins, &mut self.attachments)?;
+        let stay_attached = Mode::common(&interfaces).is_some_and(|mode| modes.contains(&mode));
+        let netlink = self.network.netlink();
+        let hidden = if stay_attached {
+            Vec::new()
+        } else {
+            let ours = vips::indices(netlink, &self.pins.interfaces()?).await?;
+            vips::hide(netlink, &ours).await?
+        };
+        let attached = self
+            .datapath
+            .attach(&interfaces, modes, &self.pins, &mut self.attachments);
+        vips::show(self.network.netlink(), &hidden).await?;
+        attached?;
         self.network.refresh_interfaces(&mut self.datapath).await?;
         self.network.attached();
         Ok(())
@@ -265,10 +357,7 @@ impl Controller {
                 .is_ok_and(|interfaces| interfaces.is_empty());
         let removed = if is_ours_alone {
             self.pins.remove().map(drop)
-        } else if self.attachments.is_empty() {
-            self.pins.discard_new_maps()
         } else {
-            // Packets may meet the new maps; the next start sorts it out.
             Ok(())
         };
         if let Err(error) = removed {

@@ -1,6 +1,10 @@
 //! Passes over the records: when, and what follows from them.
 
-use std::{collections::BTreeSet, future::pending, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -27,6 +31,10 @@ const SWEEP_IN_NEED: Duration = Duration::from_secs(1);
 pub(super) struct Sweeping {
     census: JoinHandle<Result<Census, DatapathError>>,
     departing: Departing,
+    /// The targets whose flows the pass forgets.
+    pub(super) reset: BTreeSet<u16>,
+    /// The targets of whose earlier processes the pass forgets the flows.
+    replaced: BTreeMap<u16, u32>,
 }
 
 /// Waits for the end of a pass; for ever if there is none.
@@ -45,16 +53,21 @@ impl Controller {
     pub(super) fn begin_sweep(&mut self) -> anyhow::Result<()> {
         self.next_sweep = Instant::now() + SWEEP;
         let departing = self.placement.begin_pass(&self.datapath)?;
+        let (reset, replaced) = (self.given_up(), self.checks.replaced.clone());
         self.sweeping = Some(Sweeping {
-            census: self.spawn_sweep()?,
+            census: self.spawn_sweep(reset.clone(), replaced.clone())?,
             departing,
+            reset,
+            replaced,
         });
         Ok(())
     }
 
-    fn spawn_sweep(&self) -> anyhow::Result<JoinHandle<Result<Census, DatapathError>>> {
-        // Health checks will say whose flows are to be reset.
-        let reset = BTreeSet::new();
+    fn spawn_sweep(
+        &self,
+        reset: BTreeSet<u16>,
+        replaced: BTreeMap<u16, u32>,
+    ) -> anyhow::Result<JoinHandle<Result<Census, DatapathError>>> {
         let census = Census::new(
             ticks(),
             self.idle_timeout(),
@@ -62,24 +75,32 @@ impl Controller {
             self.placement.services().copied(),
             reset,
         )
-        .releasing(self.placement.shedding());
+        .releasing(self.placement.without_new_flows())
+        .replacing(replaced);
         let sweep = self.datapath.sweep()?;
         Ok(spawn_blocking(move || sweep.run(census)))
     }
 
     /// Deletes the records of an earlier run that are over, and of services that are gone, before any id is given out.
     pub(super) async fn sweep_what_was_left(&mut self) -> anyhow::Result<()> {
-        let census = self.spawn_sweep()?.await;
+        let census = self.spawn_sweep(BTreeSet::new(), BTreeMap::new())?.await;
         self.census = Some(census.context("the pass over the records was ended")??);
         Ok(())
     }
 
     /// Draws the conclusions from a pass.
     pub(super) fn on_census(&mut self, census: anyhow::Result<Census>) -> anyhow::Result<()> {
-        let Some(Sweeping { departing, .. }) = self.sweeping.take() else {
+        let Some(Sweeping {
+            departing, replaced, ..
+        }) = self.sweeping.take()
+        else {
             return Ok(());
         };
         let census = census?;
+        // A process may have been replaced again since.
+        self.checks
+            .replaced
+            .retain(|id, then| replaced.get(id) != Some(then));
         let Swept { settled, forgotten } =
             self.placement
                 .finish_pass(&departing, &census, &mut self.datapath)?;

@@ -44,6 +44,29 @@ pub(super) async fn remove(
     Ok(removed)
 }
 
+/// Takes addresses with our mark off these interfaces, for a moment. What fails on the way leaves them as they were.
+pub(super) async fn hide(netlink: &Netlink, interfaces: &[u32]) -> Result<Vec<Address>, NetlinkError> {
+    let mut hidden = Vec::new();
+    for address in netlink.addresses().await? {
+        if address.ours && interfaces.contains(&address.interface) {
+            if let Err(error) = netlink.remove_address(&address).await {
+                show(netlink, &hidden).await?;
+                return Err(error);
+            }
+            hidden.push(address);
+        }
+    }
+    Ok(hidden)
+}
+
+/// Puts addresses back that were [hidden](hide).
+pub(super) async fn show(netlink: &Netlink, hidden: &[Address]) -> Result<(), NetlinkError> {
+    for address in hidden {
+        netlink.add_vip(address.interface, address.address).await?;
+    }
+    Ok(())
+}
+
 /// The indices of those of these interfaces that exist.
 pub(super) async fn indices(netlink: &Netlink, names: &[String]) -> Result<Vec<u32>, NetlinkError> {
     let mut indices = Vec::new();

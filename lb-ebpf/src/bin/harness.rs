@@ -12,7 +12,7 @@ mod program {
     use aya_ebpf::{
         EbpfContext as _,
         bindings::xdp_action,
-        helpers::bpf_xdp_adjust_head,
+        helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
         macros::{map, xdp},
         maps::{Array, ProgramArray},
         programs::XdpContext,
@@ -48,7 +48,7 @@ mod program {
         let stimulus = STIMULUS.get_ptr_mut(0)?;
         // SAFETY: the bench runs one harness at a time and touches the map only between runs.
         let stimulus = unsafe { &mut *stimulus };
-        restore_length(context)?;
+        restore_length(context, stimulus)?;
 
         let mut frame = Frame::of(context);
         // Word by word: the compiler would copy an array of bytes one at a time.
@@ -67,15 +67,33 @@ mod program {
         Some(stimulus.program)
     }
 
-    /// Takes off, or puts back, what the last program has added to the front of the frame, or removed from it.
+    /// Undoes what the last program has done to the frame's ends: gives it its old place and length.
     ///
-    /// The helper is called even when there is nothing to do, so that the floor pays as much as a program that adds a header.
+    /// The helpers are called even when there is nothing to do, so that the floor pays as much as a program that adds a header.
     #[inline(always)]
-    fn restore_length(context: &XdpContext) -> Option<()> {
-        let excess = Frame::of(context).length() as i32 - FRAME_LENGTH as i32;
+    fn restore_length(context: &XdpContext, stimulus: &mut Stimulus) -> Option<()> {
+        let place = place(context, stimulus);
+        if stimulus.home == 0 {
+            stimulus.home = place;
+        }
+        let moved = stimulus.home.wrapping_sub(place) as i32;
+        let excess = Frame::of(context).length() as i32 - moved - FRAME_LENGTH as i32;
+        // The end first: the helper for the front leaves no frame shorter than an Ethernet header.
         // SAFETY: the context is the one of this program, and every pointer into the frame is made anew afterwards.
-        let result = unsafe { bpf_xdp_adjust_head(context.as_ptr().cast(), excess) };
-        (result == 0).then_some(())
+        let end = unsafe { bpf_xdp_adjust_tail(context.as_ptr().cast(), -excess) };
+        // SAFETY: as above.
+        let front = unsafe { bpf_xdp_adjust_head(context.as_ptr().cast(), moved) };
+        (end == 0 && front == 0).then_some(())
+    }
+
+    /// The address of the frame's first byte, as a number: the verifier lets a packet pointer become one only by way of memory.
+    #[inline(always)]
+    fn place(context: &XdpContext, stimulus: &mut Stimulus) -> u64 {
+        let place = &raw mut stimulus.place;
+        // SAFETY: a field that is borrowed can be written. Volatile, so that the compiler does not leave the way out.
+        unsafe { place.write_volatile(context.data() as u64) };
+        // SAFETY: as above.
+        unsafe { place.read_volatile() }
     }
 
     /// The least that a program which forwards can do: swaps the MAC addresses and transmits.

@@ -186,13 +186,19 @@ impl Balancer {
 
     /// Starts the daemon with these options, and returns when it is ready.
     pub fn run(&mut self, options: &[&str]) -> Result<()> {
+        self.begin(options)?;
+        self.daemon()?.wait_for_line(" ready ", PATIENCE)?;
+        Ok(())
+    }
+
+    /// Starts the daemon with these options, and returns at once.
+    pub fn begin(&mut self, options: &[&str]) -> Result<()> {
         let mut command = self.host.command(programs::find("lb-ctl")?)?;
         command.arg("run").arg("--config").arg(&self.file).args(options);
         self.starts += 1;
-        let mut daemon = self
+        let daemon = self
             .host
             .spawn(&format!("lb-ctl-{}", self.starts), &mut command)?;
-        daemon.wait_for_line(" ready ", PATIENCE)?;
         self.daemon = Some(daemon);
         Ok(())
     }

@@ -70,6 +70,11 @@ impl Coordinator {
         self.http(Method::POST, &format!("/stand-in/{mode}")).map(drop)
     }
 
+    /// Ends the process as a crash does: its host refuses connections from then on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
     fn http(&self, method: Method, path: &str) -> Result<String> {
         let authority = format!("127.0.0.1:{WEB_PORT}");
         let answer = self

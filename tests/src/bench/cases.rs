@@ -16,8 +16,14 @@ const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10
 const DSR: SocketAddr = SocketAddr::new(VIP, 21050);
 /// The same over IPv6.
 const DSR6: SocketAddr = SocketAddr::new(VIP6, 21050);
+/// A service in mode `ipip`.
+const IPIP: SocketAddr = SocketAddr::new(VIP, 21056);
+/// The same over IPv6.
+const IPIP6: SocketAddr = SocketAddr::new(VIP6, 21056);
 /// A service whose backends are all down.
 const ALL_DOWN: SocketAddr = SocketAddr::new(VIP, 21051);
+/// A service that tells clients so.
+const RESETS: SocketAddr = SocketAddr::new(VIP, 21055);
 /// An address and port of this host that have no service.
 const NO_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 22);
 /// The first flow's client; the others count up from it, in the network that RFC 2544 sets aside for benchmarks.
@@ -25,19 +31,32 @@ const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 
 /// The same over IPv6, in the network that RFC 5180 sets aside for benchmarks.
 const CLIENT6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0x2, 0, 0, 0, 0, 0, 1)), 32_768);
 
+/// A service whose slots have all moved, and whose connections are all younger than that.
+const MOVED: SocketAddr = SocketAddr::new(VIP, 21052);
+/// The same over IPv6.
+const MOVED6: SocketAddr = SocketAddr::new(VIP6, 21052);
+/// A service whose slots have all moved, and whose connections are all older than that.
+const OLD: SocketAddr = SocketAddr::new(VIP, 21053);
+/// The same over IPv6.
+const OLD6: SocketAddr = SocketAddr::new(VIP6, 21053);
+/// A service whose slots have all moved, and which gets SYNs only.
+const OPENING: SocketAddr = SocketAddr::new(VIP, 21054);
+
 /// The services that the tables have to hold.
-pub(super) const SERVICES: [Service; 3] = [
+pub(super) const SERVICES: [Service; 11] = [
+    service(DSR6, Slots::Settled),
+    service(DSR, Slots::Settled),
+    tunnel(IPIP6),
+    tunnel(IPIP),
+    service(ALL_DOWN, Slots::Empty),
+    service(MOVED6, Slots::Moved),
+    service(MOVED, Slots::Moved),
+    service(OLD6, Slots::Moved),
+    service(OLD, Slots::Moved),
+    service(OPENING, Slots::Moved),
     Service {
-        address: DSR6,
-        has_live_backends: true,
-    },
-    Service {
-        address: DSR,
-        has_live_backends: true,
-    },
-    Service {
-        address: ALL_DOWN,
-        has_live_backends: false,
+        options: "no_backend = \"reset\"",
+        ..service(RESETS, Slots::Empty)
     },
 ];
 
@@ -45,12 +64,44 @@ pub(super) const SERVICES: [Service; 3] = [
 const FLOWS: [u32; 5] = [1, 1 << 10, 1 << 14, 1 << 17, 1 << 20];
 /// Number of flows where only the path is of interest.
 const SOME_FLOWS: u32 = 1 << 10;
+/// Number of flows that is more than some tables hold.
+const MANY_FLOWS: u32 = 1 << 20;
+/// The first sequence number of the flows that are opened.
+const SEQUENCE: u32 = 1000;
 
 /// A service of the bench.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Service {
     pub(super) address: SocketAddr,
-    pub(super) has_live_backends: bool,
+    pub(super) slots: Slots,
+    /// A line of its configuration, beyond what all have.
+    pub(super) options: &'static str,
+}
+
+/// What the slots of a service are filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slots {
+    /// Each has its backend, and has had it for ever.
+    Settled,
+    /// Nobody.
+    Empty,
+    /// Each has moved from its backend to the next one, and is tracked.
+    Moved,
+}
+
+const fn service(address: SocketAddr, slots: Slots) -> Service {
+    Service {
+        address,
+        slots,
+        options: "no_backend = \"drop\"",
+    }
+}
+
+const fn tunnel(address: SocketAddr) -> Service {
+    Service {
+        options: "forward = \"ipip\"",
+        ..service(address, Slots::Settled)
+    }
 }
 
 /// One row of the table.
@@ -66,6 +117,8 @@ pub struct Case {
     pub flows: u32,
     /// The packets.
     pub stimulus: Stimulus,
+    /// The SYNs with which the flows begin, if they have to be established before.
+    pub opening: Option<Stimulus>,
     /// What must become of each of them.
     pub fate: Fate,
 }
@@ -75,6 +128,10 @@ pub struct Case {
 pub enum SlotState {
     /// No slot consults the flow table.
     Untracked,
+    /// All do, and it has established records of all flows. SYNs are those of new flows.
+    Tracked,
+    /// All do, and it has no records: the flows are on the settled path.
+    Unrecorded,
 }
 
 /// What must become of a packet.
@@ -84,6 +141,8 @@ pub enum Fate {
     Pass,
     /// It is dropped and counted.
     Drop(Counter),
+    /// It is answered and counted.
+    Answer(Counter),
     /// It goes to the backend that the service's table names.
     Forward {
         /// The service.
@@ -99,7 +158,7 @@ impl Fate {
         match self {
             Self::Pass => XDP_PASS,
             Self::Drop(_) => XDP_DROP,
-            Self::Forward { .. } => XDP_TX,
+            Self::Answer(_) | Self::Forward { .. } => XDP_TX,
         }
     }
 
@@ -107,7 +166,7 @@ impl Fate {
     pub(super) const fn counted(self) -> u64 {
         match self {
             Self::Pass => 0,
-            Self::Drop(_) | Self::Forward { .. } => 1,
+            Self::Drop(_) | Self::Answer(_) | Self::Forward { .. } => 1,
         }
     }
 }
@@ -115,77 +174,141 @@ impl Fate {
 /// All rows.
 pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (family, client, service) in [(4, CLIENT, DSR), (6, CLIENT6, DSR6)] {
-        for flows in FLOWS {
-            cases.push(Case {
-                mode: "dsr",
-                family: Some(family),
-                slots: Some(SlotState::Untracked),
-                flows,
-                stimulus: tcp(Frame::new(client, service), family, flows),
-                fate: to(service, false),
-            });
-        }
-    }
-    cases.push(Case {
-        mode: "dsr-syn",
-        family: Some(4),
-        slots: Some(SlotState::Untracked),
-        flows: SOME_FLOWS,
-        stimulus: tcp_v4(Frame::new(CLIENT, DSR).flags(Flags::SYN), SOME_FLOWS),
-        fate: to(DSR, true),
-    });
+    cases.extend(untracked("dsr", DSR, DSR6));
+    cases.extend(untracked("ipip", IPIP, IPIP6));
+    cases.extend(tracked());
+    cases.extend(unrecorded());
+    cases.extend(opening());
+    cases.extend(exceptional());
+    cases
+}
 
-    let without_slots = |mode, family, stimulus: Stimulus, fate| Case {
+/// Established connections in untracked slots.
+fn untracked(mode: &'static str, four: SocketAddr, six: SocketAddr) -> impl Iterator<Item = Case> {
+    families(four, six).flat_map(move |(family, client, service)| {
+        let frame = Frame::new(client, service);
+        FLOWS.map(|flows| {
+            let fate = to(service, false);
+            with_slots(mode, family, SlotState::Untracked, flows, &frame, fate)
+        })
+    })
+}
+
+/// Established connections in tracked slots, each with a record.
+fn tracked() -> impl Iterator<Item = Case> {
+    families(MOVED, MOVED6).flat_map(|(family, client, service)| {
+        let frame = Frame::new(client, service);
+        let syn = frame.clone().flags(Flags::SYN).sequence(SEQUENCE);
+        let next = frame.sequence(SEQUENCE + 1);
+        FLOWS.map(|flows| Case {
+            opening: Some(tcp(&syn, family, flows)),
+            ..with_slots(
+                "dsr",
+                family,
+                SlotState::Tracked,
+                flows,
+                &next,
+                to(service, false),
+            )
+        })
+    })
+}
+
+/// Established connections in tracked slots without a record; at last more than the table of notes can hold.
+fn unrecorded() -> impl Iterator<Item = Case> {
+    families(OLD, OLD6).flat_map(|(family, client, service)| {
+        let frame = Frame::new(client, service);
+        [SOME_FLOWS, MANY_FLOWS].map(|flows| {
+            let fate = to(service, false);
+            with_slots("dsr", family, SlotState::Unrecorded, flows, &frame, fate)
+        })
+    })
+}
+
+/// SYNs; at last more than the table of half-open records can hold, which is a flood.
+fn opening() -> [Case; 3] {
+    let case = |service, slots, flows| {
+        let frame = Frame::new(CLIENT, service).flags(Flags::SYN);
+        with_slots("dsr-syn", 4, slots, flows, &frame, to(service, true))
+    };
+    [
+        case(DSR, SlotState::Untracked, SOME_FLOWS),
+        case(OPENING, SlotState::Tracked, SOME_FLOWS),
+        case(OPENING, SlotState::Tracked, MANY_FLOWS),
+    ]
+}
+
+/// Packets that do not come as far as a slot's backend.
+fn exceptional() -> [Case; 6] {
+    let to_dsr = || Frame::new(CLIENT, DSR);
+    let ipv4 = |mode, frame: Frame, flows, fate| without_slots(mode, Some(4), tcp(&frame, 4, flows), fate);
+    [
+        without_slots("foreign-arp", None, arp(), Fate::Pass),
+        ipv4("foreign-udp", to_dsr().protocol(17), 1, Fate::Pass),
+        ipv4("no-service", Frame::new(CLIENT, NO_SERVICE), 1, Fate::Pass),
+        ipv4(
+            "drop-no-backend",
+            Frame::new(CLIENT, ALL_DOWN),
+            SOME_FLOWS,
+            Fate::Drop(Counter::DropNoBackend),
+        ),
+        ipv4(
+            "reset",
+            Frame::new(CLIENT, RESETS),
+            SOME_FLOWS,
+            Fate::Answer(Counter::ResetSent),
+        ),
+        ipv4(
+            "drop-fragment",
+            to_dsr().fragment(0x2000),
+            1,
+            Fate::Drop(Counter::DropFragment),
+        ),
+    ]
+}
+
+/// Family, client and service for both families.
+fn families(four: SocketAddr, six: SocketAddr) -> impl Iterator<Item = (u8, SocketAddr, SocketAddr)> {
+    [(4, CLIENT, four), (6, CLIENT6, six)].into_iter()
+}
+
+fn with_slots(
+    mode: &'static str,
+    family: u8,
+    slots: SlotState,
+    flows: u32,
+    frame: &Frame,
+    fate: Fate,
+) -> Case {
+    Case {
+        mode,
+        family: Some(family),
+        slots: Some(slots),
+        flows,
+        stimulus: tcp(frame, family, flows),
+        opening: None,
+        fate,
+    }
+}
+
+const fn without_slots(mode: &'static str, family: Option<u8>, stimulus: Stimulus, fate: Fate) -> Case {
+    Case {
         mode,
         family,
         slots: None,
         flows: stimulus.flows(),
         stimulus,
+        opening: None,
         fate,
-    };
-    let to_dsr = || Frame::new(CLIENT, DSR);
-    cases.extend([
-        without_slots("foreign-arp", None, arp(), Fate::Pass),
-        without_slots(
-            "foreign-udp",
-            Some(4),
-            tcp_v4(to_dsr().protocol(17), 1),
-            Fate::Pass,
-        ),
-        without_slots(
-            "no-service",
-            Some(4),
-            tcp_v4(Frame::new(CLIENT, NO_SERVICE), 1),
-            Fate::Pass,
-        ),
-        without_slots(
-            "drop-no-backend",
-            Some(4),
-            tcp_v4(Frame::new(CLIENT, ALL_DOWN), SOME_FLOWS),
-            Fate::Drop(Counter::DropNoBackend),
-        ),
-        without_slots(
-            "drop-fragment",
-            Some(4),
-            tcp_v4(to_dsr().fragment(0x2000), 1),
-            Fate::Drop(Counter::DropFragment),
-        ),
-    ]);
-    cases
+    }
 }
 
 const fn to(service: SocketAddr, new_flow: bool) -> Fate {
     Fate::Forward { service, new_flow }
 }
 
-/// Packets over IPv4 that differ in the source address and port.
-fn tcp_v4(frame: Frame, flows: u32) -> Stimulus {
-    tcp(frame, 4, flows)
-}
-
 /// Packets that differ in the last 4 bytes of the source address, and in the source port.
-fn tcp(frame: Frame, family: u8, flows: u32) -> Stimulus {
+fn tcp(frame: &Frame, family: u8, flows: u32) -> Stimulus {
     let (address, port) = if family == 4 {
         (14 + 12, 14 + 20)
     } else {
@@ -197,13 +320,13 @@ fn tcp(frame: Frame, family: u8, flows: u32) -> Stimulus {
 /// Frames that differ in nothing, and are for nobody here.
 fn arp() -> Stimulus {
     const ARP: u16 = 0x0806;
-    stimulus(Frame::new(CLIENT, DSR).ethertype(ARP), 28, 32, 1)
+    stimulus(&Frame::new(CLIENT, DSR).ethertype(ARP), 28, 32, 1)
 }
 
 #[expect(clippy::expect_used, reason = "the offsets are constants above")]
-fn stimulus(frame: Frame, address: usize, port: usize, flows: u32) -> Stimulus {
+fn stimulus(frame: &Frame, address: usize, port: usize, flows: u32) -> Stimulus {
     let headers = frame.bytes().len();
-    let bytes = frame.payload(&vec![0; FRAME_LENGTH - headers]).bytes();
+    let bytes = frame.clone().payload(&vec![0; FRAME_LENGTH - headers]).bytes();
     bytes
         .first_chunk()
         .and_then(|template| Stimulus::new(*template, address, port, flows))
@@ -214,6 +337,8 @@ impl fmt::Display for SlotState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Untracked => "untracked",
+            Self::Tracked => "tracked",
+            Self::Unrecorded => "unrecorded",
         })
     }
 }

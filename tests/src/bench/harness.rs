@@ -7,7 +7,8 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, Pod};
 use lb_common::harness::{FRAME_LENGTH, Stimulus, map, program};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use super::cpu_time;
 
 pub(super) const XDP_DROP: u32 = 1;
 pub(super) const XDP_PASS: u32 = 2;
@@ -92,8 +93,22 @@ impl Harness {
         Ok(())
     }
 
+    /// Has the harness take the next frame for the first one of a run: the kernel gives each run a frame of its own.
+    fn begin(&mut self) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut(map::STIMULUS)
+            .with_context(|| no_such_thing(map::STIMULUS))?;
+        let mut stimuli = Array::<_, Raw>::try_from(map)?;
+        let Raw(mut stimulus) = stimuli.get(&0, 0)?;
+        stimulus.home = 0;
+        stimuli.set(0, Raw(stimulus), 0)?;
+        Ok(())
+    }
+
     /// Makes one frame and shows what became of it.
     pub(super) fn once(&mut self) -> Result<Output> {
+        self.begin()?;
         // Room for what forwarding may add.
         let mut frame = vec![0; FRAME_LENGTH + 256];
         let result = self.program()?.test_run(TestRunOptions {
@@ -113,6 +128,7 @@ impl Harness {
     /// In CPU time of this thread: the kernel's own result is in whole nanoseconds per frame and may include time in which
     /// somebody else had the CPU.
     pub(super) fn run(&mut self, frames: u32) -> Result<Timed> {
+        self.begin()?;
         let program = self.program()?;
         let begin = cpu_time()?;
         let result = program.test_run(TestRunOptions {
@@ -149,9 +165,4 @@ fn xdp<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Xdp> {
 
 fn no_such_thing(name: &str) -> String {
     format!("the harness's object has no {name}: it was built from other sources")
-}
-
-fn cpu_time() -> Result<Duration> {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
-    Ok(Duration::new(tv_sec.try_into()?, tv_nsec.try_into()?))
 }

@@ -11,9 +11,14 @@ mod harness;
 mod report;
 mod statistics;
 mod subject;
+mod tables;
+
+use std::collections::{BTreeMap, btree_map::Entry};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use cases::Case;
 use harness::{Called, Harness};
@@ -21,16 +26,20 @@ use report::{Figures, Instructions};
 use statistics::Sample;
 use subject::Subject;
 
+pub use tables::{Options as TablesOptions, run as run_tables};
+
 /// Packets in each timed run: some 10 ms.
 const PACKETS: u32 = 1 << 17;
 /// Packets before each timed run: enough to bring all slots of a service back into the CPU's caches.
 const PACKETS_TO_WARM_UP: u32 = 1 << 16;
 
 /// How the bench is to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How often each case is timed.
     pub rounds: u32,
+    /// Only cases with this in their name, such as `dsr IPv4` or `flows 1024`.
+    pub only: Option<String>,
     /// One line of JSON for each case instead of a table.
     pub json: bool,
 }
@@ -41,17 +50,33 @@ pub struct Bench {
     harness: Harness,
 }
 
-/// Measures all cases and prints what came out.
-pub fn run(options: Options) -> Result<()> {
-    let mut bench = Bench::load()?;
-    let cases = cases::all();
+/// Measures the cases and prints what came out.
+pub fn run(options: &Options) -> Result<()> {
+    let mut cases = cases::all();
+    if let Some(only) = &options.only {
+        cases.retain(|case| case.to_string().contains(only));
+        ensure!(!cases.is_empty(), "no case has \"{only}\" in its name");
+    }
+    // Each number of flows has tables of its own, so that those hold no records but of so many flows.
+    let mut benches = BTreeMap::new();
     for case in &cases {
-        bench.check(case)?;
+        if let Entry::Vacant(place) = benches.entry(case.flows) {
+            place.insert(Bench::load(case.flows)?);
+        }
+    }
+    for case in &cases {
+        of(case, &mut benches)?.check(case)?;
     }
     // After everything that may run elsewhere.
     stay_on_one_cpu()?;
-    let samples = bench.measure(&cases, options.rounds)?;
-    let instructions = bench.instructions()?;
+    let mut samples = vec![Vec::new(); cases.len()];
+    for round in 0..options.rounds {
+        for (case, samples) in cases.iter().zip(&mut samples) {
+            samples.push(of(case, &mut benches)?.sample(case, round)?);
+        }
+    }
+    let (_, any) = benches.first_key_value().context("there are no cases")?;
+    let instructions = any.instructions()?;
     let figures: Vec<_> = cases
         .iter()
         .zip(&samples)
@@ -65,26 +90,26 @@ pub fn run(options: Options) -> Result<()> {
     }
 }
 
+/// The bench whose tables are for a case.
+fn of<'a>(case: &Case, benches: &'a mut BTreeMap<u32, Bench>) -> Result<&'a mut Bench> {
+    benches
+        .get_mut(&case.flows)
+        .with_context(|| format!("{case}: there are no tables for so many flows"))
+}
+
 impl Bench {
-    /// Loads the balancer's program, fills its tables, and loads the harness around it.
-    pub fn load() -> Result<Self> {
-        let subject = Subject::load()?;
+    /// Loads the balancer's program, fills its tables, and loads the harness around it. For cases of at most so many flows.
+    pub fn load(flows: u32) -> Result<Self> {
+        let subject = Subject::load(flows)?;
         let harness = Harness::around(subject.datapath.program()?.fd()?)?;
         Ok(Self { subject, harness })
     }
 
-    /// Times all cases `rounds` times in turn; the samples of each case.
-    fn measure(&mut self, cases: &[Case], rounds: u32) -> Result<Vec<Vec<Sample>>> {
-        let mut samples = vec![Vec::new(); cases.len()];
-        let floor_case = cases.first().context("there are no cases")?;
-        for round in 0..rounds {
-            let floor = self.time(floor_case, Called::Floor, round)?;
-            for (case, samples) in cases.iter().zip(&mut samples) {
-                let ns = self.time(case, Called::UnderTest, round)?;
-                samples.push(Sample { ns, floor });
-            }
-        }
-        Ok(samples)
+    /// Times the floor and then the case: next to each other, what slows the machine down for a while slows both.
+    fn sample(&mut self, case: &Case, round: u32) -> Result<Sample> {
+        let floor = self.time(case, Called::Floor, round)?;
+        let ns = self.time(case, Called::UnderTest, round)?;
+        Ok(Sample { ns, floor })
     }
 
     /// Nanoseconds per packet. An error if the program did not do with every packet what the case is about.
@@ -133,4 +158,10 @@ fn stay_on_one_cpu() -> Result<()> {
     let mut only = CpuSet::new();
     only.set(last);
     sched_setaffinity(None, &only).with_context(|| format!("cannot stay on CPU {last}"))
+}
+
+/// The CPU time of this thread: what somebody else has had the CPU for is not in it.
+fn cpu_time() -> Result<Duration> {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::ThreadCPUTime);
+    Ok(Duration::new(tv_sec.try_into()?, tv_nsec.try_into()?))
 }

@@ -45,6 +45,9 @@ pub(super) struct Figures {
     instructions: u32,
     verified_instructions: u32,
     machine_code_bytes: u32,
+    /// Of the programs that the floor consists of.
+    floor_instructions: u32,
+    harness_instructions: u32,
 }
 
 impl Program {
@@ -60,7 +63,7 @@ impl Program {
 }
 
 impl Figures {
-    pub(super) fn of(case: &Case, samples: &[Sample], instructions: &Instructions) -> Self {
+    pub(super) fn of(case: &Case, samples: &[Sample], sizes: &Instructions) -> Self {
         let ns = Quartiles::of(samples.iter().map(|sample| sample.ns));
         let floor = Quartiles::of(samples.iter().map(|sample| sample.floor));
         // Of each round by itself, so that what slows a whole round down cancels out.
@@ -69,7 +72,7 @@ impl Figures {
             instructions,
             verified,
             machine_code,
-        } = instructions.balancer;
+        } = sizes.balancer;
         Self {
             bench: "datapath",
             mode: case.mode,
@@ -84,6 +87,51 @@ impl Figures {
             instructions,
             verified_instructions: verified,
             machine_code_bytes: machine_code,
+            floor_instructions: sizes.floor.instructions,
+            harness_instructions: sizes.harness.instructions,
+        }
+    }
+}
+
+/// The memory of one table. The field names are a contract: each is a key of the JSON output.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct TableFigures {
+    bench: &'static str,
+    table: String,
+    entries: u32,
+    pub(super) bytes: u64,
+}
+
+/// The time to write a ring. The field names are a contract: each is a key of the JSON output.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct RingFigures {
+    bench: &'static str,
+    ring_slots: usize,
+    us: f64,
+    spread_us: f64,
+    runs: u32,
+}
+
+impl TableFigures {
+    pub(super) fn new(table: &str, entries: u32, bytes: u64) -> Self {
+        Self {
+            bench: "tables",
+            table: table.to_owned(),
+            entries,
+            bytes,
+        }
+    }
+}
+
+impl RingFigures {
+    /// Of a ring of so many slots that was written `runs` times, in so many microseconds.
+    pub(super) fn new(ring_slots: usize, microseconds: &Quartiles, runs: u32) -> Self {
+        Self {
+            bench: "tables",
+            ring_slots,
+            us: rounded(microseconds.median),
+            spread_us: rounded(microseconds.spread()),
+            runs,
         }
     }
 }
@@ -91,6 +139,33 @@ impl Figures {
 /// To two decimals: more would be noise.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+pub(super) fn print_tables_json(tables: &[TableFigures], ring: &RingFigures) -> Result<()> {
+    for table in tables {
+        println!("{}", serde_json::to_string(table)?);
+    }
+    println!("{}", serde_json::to_string(ring)?);
+    Ok(())
+}
+
+pub(super) fn print_tables(tables: &[TableFigures], ring: &RingFigures) {
+    println!("{:<18} {:>9} {:>12}", "table", "entries", "bytes");
+    for table in tables {
+        println!("{:<18} {:>9} {:>12}", table.table, table.entries, table.bytes);
+    }
+    let total: u64 = tables.iter().map(|table| table.bytes).sum();
+    println!(
+        "{:<18} {:>9} {:>12}, {} MB\n",
+        "all",
+        "",
+        total,
+        total.div_ceil(1_000_000)
+    );
+    println!(
+        "{:.0} us to move all {} slots of a ring: median of {} runs, spread {:.0} us.",
+        ring.us, ring.ring_slots, ring.runs, ring.spread_us
+    );
 }
 
 pub(super) fn print_json(figures: &[Figures]) -> Result<()> {

@@ -107,6 +107,18 @@ enum Bench {
         /// How often each case is timed, in turn with the others.
         #[arg(long, default_value_t = 51, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
         rounds: u32,
+        /// Measure only cases with this in their name, such as "IPv4, slots tracked".
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
+    },
+    /// Memory of the default tables in the kernel, and time to write a ring that has changed.
+    Tables {
+        /// Print lines of JSON instead of tables.
+        #[arg(long)]
+        json: bool,
+        /// How often a ring is written.
+        #[arg(long, default_value_t = 1001, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        runs: u32,
     },
 }
 
@@ -127,8 +139,11 @@ fn main() -> ExitCode {
         Command::Demo(Demo {
             connections, keep, ..
         }) => lab::demo::run(lab::demo::Options { connections, keep }),
-        Command::Bench(Bench::Datapath { json, rounds }) => {
-            lab::bench::run(lab::bench::Options { rounds, json })
+        Command::Bench(Bench::Datapath { json, rounds, only }) => {
+            lab::bench::run(&lab::bench::Options { rounds, only, json })
+        }
+        Command::Bench(Bench::Tables { json, runs }) => {
+            lab::bench::run_tables(lab::bench::TablesOptions { runs, json })
         }
         Command::Down(arguments) => down(arguments),
         Command::Reap { directory } => lab::reap(directory),

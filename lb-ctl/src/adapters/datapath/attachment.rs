@@ -50,7 +50,7 @@ impl Datapath {
         pins: &Pins,
         attached: &mut Vec<Attachment>,
     ) -> Result<(), DatapathError> {
-        let present = common_mode(interfaces);
+        let present = Mode::common(interfaces);
         let mut modes = modes.to_vec();
         modes.sort_by_key(|&mode| Some(mode) != present);
         let mut refused = BTreeMap::<&str, Vec<String>>::new();
@@ -151,7 +151,10 @@ impl Datapath {
         if let (Err(_), Some(earlier)) = (&attached, &mut earlier) {
             attach_anew(earlier, interface, earlier_mode, pin)?;
         }
-        attached
+        attached.map(|attached| Attachment {
+            replaced: true,
+            ..attached
+        })
     }
 
     /// Puts the program behind a link. `false` when its interface is gone.
@@ -209,16 +212,6 @@ const fn flags(mode: Mode) -> XdpMode {
         Mode::Native => XdpMode::Driver,
         Mode::Generic => XdpMode::Skb,
     }
-}
-
-/// The mode in which all of these interfaces carry a program already, if there is one.
-fn common_mode(interfaces: &[Interface]) -> Option<Mode> {
-    let mode_of = |interface: &Interface| interface.xdp.as_ref()?.mode;
-    let first = mode_of(interfaces.first()?)?;
-    let is_common = interfaces
-        .iter()
-        .all(|interface| mode_of(interface) == Some(first));
-    is_common.then_some(first)
 }
 
 /// Attaches a program where none is, and pins the link.

@@ -166,6 +166,12 @@ pub enum DatapathError {
 }
 
 impl DatapathError {
+    /// Whether a map had no room for an entry.
+    pub(super) fn is_full(&self) -> bool {
+        const E2BIG: i32 = 7;
+        matches!(self, Self::Access { source, .. } if source.raw_os_error() == Some(E2BIG))
+    }
+
     pub(super) fn load(error: EbpfError) -> Self {
         if is_permission(&error) {
             Self::NotPermitted

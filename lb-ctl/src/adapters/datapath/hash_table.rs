@@ -156,7 +156,7 @@ where
     ///
     /// The kernel program may write to the entry at any time. Should it do so between the look and the deletion, the entry is
     /// put back as it was last. What remains is a packet that comes in the microsecond in between: it is forwarded as if there were
-    /// no entry.
+    /// no entry; and where the table is full, another entry may have taken the place for good, which the log says.
     pub(super) fn delete_if(&self, key: &K, is_over: impl Fn(V) -> bool) -> Result<Option<V>, DatapathError> {
         match self.get(key)? {
             None => return Ok(None),
@@ -166,8 +166,16 @@ where
         match self.look_up(command::MAP_LOOKUP_AND_DELETE, key)? {
             Some(value) if !is_over(value) => {
                 // If there is an entry by now, it is younger.
-                self.put(key, &value, Update::NoEntry)?;
-                Ok(Some(value))
+                match self.put(key, &value, Update::NoEntry) {
+                    Err(error) if error.is_full() => {
+                        tracing::warn!(
+                            "a record was used while it was being deleted, and found its table full: its connection may break; \
+                             raise datapath.max_flows"
+                        );
+                        Ok(None)
+                    }
+                    written => written.map(|_| Some(value)),
+                }
             }
             _ => Ok(None),
         }

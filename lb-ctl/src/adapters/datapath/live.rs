@@ -136,7 +136,7 @@ impl Records for LiveTables<'_> {
     }
 
     fn is_alive(&self, target: u16) -> bool {
-        self.target(target).is_some_and(Target::is_resolved)
+        self.target(target).is_some_and(Target::is_alive)
     }
 
     fn takes_new_flows(&self, target: u16) -> bool {

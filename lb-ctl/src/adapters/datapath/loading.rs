@@ -22,11 +22,12 @@ pub enum Loaded {
     New(Datapath),
     /// Its tables are those of an earlier run, in which live connections may be.
     Adopted(Datapath),
-    /// Its tables are new and of other sizes, and hold what those of an earlier run did.
+    /// Its tables are new and of other sizes. They hold what those of an earlier run did when they were copied, and [wait for
+    /// records](Datapath::set_awaits_records) that have been written since.
     Migrated {
         /// The program with the new tables.
         datapath: Datapath,
-        /// The earlier run's tables, for [`Datapath::leave_behind`].
+        /// The program with the earlier run's tables, for [`Datapath::catch_up_with`], or to go back to.
         old: Box<Datapath>,
     },
 }
@@ -56,11 +57,6 @@ impl Datapath {
         })
     }
 
-    /// Takes over what the program has written into the old tables until it was replaced by this one.
-    pub fn leave_behind(&mut self, old: &Self) -> Result<(), DatapathError> {
-        self.catch_up_with(old)
-    }
-
     fn load_with(sizes: Sizes, pinned: Option<&Path>) -> Result<Self, DatapathError> {
         let shapes = shape::expected(sizes)?;
         let mut loader = EbpfLoader::new();
@@ -83,6 +79,7 @@ impl Datapath {
         Ok(Self {
             slots,
             names: Map::Array(names),
+            awaits_records: false,
             ebpf,
         })
     }

@@ -1,15 +1,20 @@
-//! Moving everything into tables of other sizes, while the kernel program goes on writing to the old ones.
+//! Moving everything into tables of other sizes, while packets come.
 //!
-//! All is copied once before the program is attached to the new tables, and what it has written into the old ones meanwhile a
-//! second time after that. The packets of that moment are not counted; none of them is lost.
+//! What can be copied beforehand is. Then the program is attached with the new tables, in which it is told that records are
+//! missing: it drops what depends on them, and writes none. So from the moment when the last interface has the new program,
+//! nobody writes to the records of either tables, and what came into the old ones since the first copy is copied too. Only then the
+//! program is told that records are complete, in one store. Before that store the old tables hold the truth, whatever is
+//! attached, and after it the new ones do: that is all that the next start has to look at, should this one be killed.
+//!
+//! Packets of untracked slots, nearly all, are forwarded all the time. Those of that moment are not counted.
 
 use aya::{
     Pod,
     maps::{Array, PerCpuArray},
 };
 use lb_common::layout::{
-    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey,
-    SettledFlow, Target, TargetName, Traffic, map,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, ServiceKey, SettledFlow,
+    Target, TargetName, Traffic, map,
 };
 
 use super::{
@@ -31,39 +36,39 @@ impl Datapath {
         }
         copy_array::<Target>(old, self, map::TARGETS)?;
         copy_array::<TargetName>(old, self, map::TARGET_NAMES)?;
-        copy_array::<Node>(old, self, map::NODE)?;
+        self.awaits_records = true;
+        self.write_node(&old.node()?)?;
         copy_array::<u32>(old, self, map::RECORDS_SHORT)?;
         copy_per_cpu::<Traffic>(old, self, map::TRAFFIC)?;
         copy_per_cpu::<u64>(old, self, map::COUNTERS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;
-        copy_hash::<ReturnKey, Return>(old, self, map::HALF_OPEN_RETURNS)?;
         copy_hash::<ClientKey, Affinity>(old, self, map::AFFINITY)?;
         copy_hash::<FlowKey, SettledFlow>(old, self, map::SETTLED_FLOWS)?;
-        copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)?;
-        copy_hash::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN)
+        copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)
     }
 
-    /// Copies what the kernel program has written into the old tables since [`Datapath::copy_from`]. From here on it writes into
-    /// these: what is younger stays.
-    pub(super) fn catch_up_with(&mut self, old: &Self) -> Result<(), DatapathError> {
+    /// Copies what the program has written into the old tables since [`Datapath::copy_from`]. Nobody may write to them any more: no
+    /// interface may have the program that does, and its last packets must be through.
+    pub fn catch_up_with(&mut self, old: &Self) -> Result<(), DatapathError> {
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;
+        copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)?;
+        // Not earlier: the program also removes half-open records, and these tables are small.
         copy_hash::<ReturnKey, Return>(old, self, map::HALF_OPEN_RETURNS)?;
-        merge::<ClientKey, Affinity>(old, self, map::AFFINITY, |noted| noted.last_seen)?;
-        merge::<FlowKey, FlowRecord>(old, self, map::FLOWS, |record| record.last_seen)?;
-        merge::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN, |record| record.opened)?;
+        copy_hash::<ClientKey, Affinity>(old, self, map::AFFINITY)?;
+        copy_hash::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN)?;
         for index in 0..self.slots.length().min(old.slots.length()) {
-            let (before, now) = (old.slots.load(index)?, self.slots.load(index)?);
-            let is_older = before.settled_seen.wrapping_sub(now.settled_seen) > u16::MAX / 2;
-            if before.tracked && before.settled_seen != now.settled_seen && !is_older {
-                // A packet that has stored a time just now has stored a younger one.
-                self.slots.replace(index, now, before)?;
+            let slot = old.slots.load(index)?;
+            // Its time may be another.
+            if slot.tracked {
+                self.slots.store(index, slot)?;
             }
         }
         Ok(())
     }
 }
 
-fn copy_hash<K: Copy, V: Copy>(
+/// Copies the entries that the new table has otherwise, or not at all.
+fn copy_hash<K: Copy, V: Copy + PartialEq>(
     old: &Datapath,
     new: &Datapath,
     name: &'static str,
@@ -73,32 +78,13 @@ where
     Raw<V>: Pod,
 {
     let (from, to) = tables::<K, V>(old, new, name)?;
-    from.for_each(|key, value| to.put(&key, &value, Update::NoEntry).map(drop))
-        .map_err(|error| full(error, name))
-}
-
-/// Copies records that are not in the new table, or of which the old one has heard later.
-fn merge<K: Copy, V: Copy>(
-    old: &Datapath,
-    new: &Datapath,
-    name: &'static str,
-    time: impl Fn(&V) -> u32,
-) -> Result<(), DatapathError>
-where
-    Raw<K>: Pod,
-    Raw<V>: Pod,
-{
-    let (from, to) = tables::<K, V>(old, new, name)?;
-    let copy = |key, record| {
-        let is_later = to
-            .get(&key)?
-            .is_none_or(|present| time(&record).wrapping_sub(time(&present)).cast_signed() > 0);
-        if is_later {
-            to.put(&key, &record, Update::Any)?;
+    from.for_each(|key, value| {
+        if to.get(&key)?.is_none_or(|present| present != value) {
+            to.put(&key, &value, Update::Any)?;
         }
         Ok(())
-    };
-    from.for_each(copy).map_err(|error| full(error, name))
+    })
+    .map_err(|error| full(error, name))
 }
 
 type Tables<K, V> = (HashTable<K, V>, HashTable<K, V>);
@@ -118,12 +104,10 @@ where
 
 /// Says which table is too small, if that is the error.
 fn full(error: DatapathError, name: &'static str) -> DatapathError {
-    const E2BIG: i32 = 7;
-    match error {
-        DatapathError::Access { source, .. } if source.raw_os_error() == Some(E2BIG) => {
-            DatapathError::TooSmall { name }
-        }
-        other => other,
+    if error.is_full() {
+        DatapathError::TooSmall { name }
+    } else {
+        error
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Datapath {
     slots: Arc<SlotTable>,
     /// The targets' names, a map that no program uses.
     names: Map,
+    /// Whether these tables lack records that others have.
+    awaits_records: bool,
     ebpf: Ebpf,
 }
 
@@ -105,10 +107,22 @@ pub struct TestRunOutput {
 }
 
 impl Datapath {
-    /// Writes what the program knows of this host. Before that it forwards nothing.
+    /// Writes what the program knows of this host. Before that it forwards nothing. Whether it waits for records stays as it is.
     pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
+        let node = Node {
+            awaits_records: u32::from(self.awaits_records),
+            ..*node
+        };
         let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
-        Ok(nodes.set(0, Raw(*node), 0)?)
+        Ok(nodes.set(0, Raw(node), 0)?)
+    }
+
+    /// Says whether records are missing, so that the program drops what depends on them; and, to the next start, that these tables
+    /// do not count yet.
+    pub fn set_awaits_records(&mut self, awaits: bool) -> Result<(), DatapathError> {
+        self.awaits_records = awaits;
+        let node = self.node()?;
+        self.write_node(&node)
     }
 
     /// Allows the use of a restricted service from a prefix.
@@ -387,6 +401,14 @@ impl WriteTables for Datapath {
         self.write_target(target.id, entry)?;
         // Last: only now the id stands for somebody.
         self.write_name(target.id, target.name)
+    }
+
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), DatapathError> {
+        let target = self.target(id)?;
+        if target.drains() != drains {
+            self.write_target(id, target.draining(drains))?;
+        }
+        Ok(())
     }
 
     fn shed(&mut self, id: u16, sheds: bool) -> Result<(), DatapathError> {

@@ -5,7 +5,8 @@
 //! while it is that node's daemon.
 //!
 //! Maps change places together: they are pinned in `maps-new`, which then is renamed. Should the process be killed in
-//! between, the next one sees by the attached program which maps are in use.
+//! between, the next one reads in the new maps themselves, in `NODE`, whether they [await records](Datapath::set_awaits_records): if so,
+//! or if not even that map is there, they do not count and are removed; if not, they take the place of the others.
 
 use std::{
     fs, io,
@@ -13,16 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    maps::MapInfo,
-    programs::{
-        links::{FdLink, PinnedLink},
-        loaded_programs,
-    },
-};
-use lb_common::layout::{self, map};
+use aya::maps::{Array, Map, MapData};
+use lb_common::layout::{self, Node, map};
 use rustix::{
-    fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with, statfs},
+    fs::{FlockOperation, Mode, OFlags, flock, open, statfs},
     io::Errno,
     mount::{MountFlags, mount},
 };
@@ -35,6 +30,7 @@ use super::{
         directory_of_node, directory_of_version, interface_of_pin, is_version, node_of_directory,
         pin_of_interface, version_of,
     },
+    pod::Raw,
 };
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -125,9 +121,11 @@ impl Pins {
         self.lock.is_some()
     }
 
-    /// Pins the maps of `datapath` beside those of an earlier run.
-    pub fn pin_maps(&self, datapath: &Datapath) -> Result<(), DatapathError> {
+    /// Pins the maps of `datapath` beside those of an earlier run. They do not count yet: they [await
+    /// records](Datapath::set_awaits_records), if only for this reason.
+    pub fn pin_maps(&self, datapath: &mut Datapath) -> Result<(), DatapathError> {
         self.discard_new_maps()?;
+        datapath.set_awaits_records(true)?;
         let directory = self.directory.join(NEW_MAPS);
         fs::create_dir(&directory).map_err(|error| failed(&directory, "creating the directory", error))?;
         for (name, map) in datapath.maps() {
@@ -140,20 +138,15 @@ impl Pins {
         Ok(())
     }
 
-    /// Puts the maps that [`Pins::pin_maps`] has pinned in the place of those of an earlier run, in one step.
+    /// Puts the maps that [`Pins::pin_maps`] has pinned, and which await no records any more, in the place of those of an
+    /// earlier run. Should this be interrupted, the next start finishes it.
     pub fn publish_maps(&self) -> Result<(), DatapathError> {
         let (new, maps) = (self.directory.join(NEW_MAPS), self.directory.join(MAPS));
-        let flags = if maps.exists() {
-            RenameFlags::EXCHANGE
-        } else {
-            RenameFlags::NOREPLACE
-        };
-        renameat_with(CWD, &new, CWD, &maps, flags)
-            .map_err(|error| failed(&new, "renaming the directory of the new maps", error.into()))?;
-        self.discard_new_maps()
+        remove_directory(&maps)?;
+        fs::rename(&new, &maps).map_err(|error| failed(&new, "renaming the directory of the new maps", error))
     }
 
-    /// Takes back what [`Pins::pin_maps`] has done, or removes the maps that others have replaced.
+    /// Takes back what [`Pins::pin_maps`] has done.
     pub fn discard_new_maps(&self) -> Result<(), DatapathError> {
         remove_directory(&self.directory.join(NEW_MAPS)).map(drop)
     }
@@ -161,40 +154,15 @@ impl Pins {
     /// Where the maps of an earlier run are pinned, if there are such.
     pub(super) fn adoptable(&self) -> Result<Option<PathBuf>, DatapathError> {
         let (new, maps) = (self.directory.join(NEW_MAPS), self.directory.join(MAPS));
-        let pinned = new.join(map::SLOTS);
-        if pinned.exists() {
+        if new.exists() {
             // An earlier run was ended while it was replacing the maps.
-            let in_use = self.maps_in_use()?;
-            if in_use.contains(&MapInfo::from_pin(&pinned)?.id()) {
+            if is_complete(&new)? {
                 self.publish_maps()?;
             } else {
                 self.discard_new_maps()?;
             }
         }
         Ok(maps.exists().then_some(maps))
-    }
-
-    /// The ids of the maps of all programs that the node has attached.
-    fn maps_in_use(&self) -> Result<Vec<u32>, DatapathError> {
-        let mut programs = Vec::new();
-        for path in entries(&self.directory)? {
-            if interface_of_pin(&name_of(&path)).is_some() {
-                let unusable = |error| DatapathError::Link {
-                    path: path.clone(),
-                    source: Box::new(error),
-                };
-                let link = FdLink::from(PinnedLink::from_pin(&path).map_err(unusable)?);
-                programs.push(link.info().map_err(unusable)?.program_id());
-            }
-        }
-        let mut maps = Vec::new();
-        for program in loaded_programs() {
-            let program = program?;
-            if programs.contains(&program.id()) {
-                maps.extend(program.map_ids()?.unwrap_or_default());
-            }
-        }
-        Ok(maps)
     }
 
     /// The layout version of another version's pins of a link of this interface, if there is one.
@@ -278,6 +246,16 @@ impl Pins {
             .filter(|path| is_version(&name_of(path)))
             .collect())
     }
+}
+
+/// Whether the maps pinned in a directory are all there and await no records: they have been pinned while they did.
+fn is_complete(directory: &Path) -> Result<bool, DatapathError> {
+    let node = directory.join(map::NODE);
+    if !node.exists() {
+        return Ok(false);
+    }
+    let nodes = Array::<_, Raw<Node>>::try_from(Map::Array(MapData::from_pin(node)?))?;
+    Ok(nodes.get(&0, 0)?.0.awaits_records == 0)
 }
 
 /// Removes a directory of pins, which need not be there. Returns how many pins were in it.

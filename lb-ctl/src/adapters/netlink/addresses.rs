@@ -7,7 +7,9 @@
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+};
 
 use super::{Netlink, NetlinkError, error::errno};
 
@@ -48,6 +50,14 @@ impl Netlink {
             // Backends hold the same address, though they do not answer for it; and detection would keep the VIP
             // unusable for a second or more (RFC 4862, 5.4).
             request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            // Deprecated: the kernel answers for it, but prefers any other as the source of connections of its own (RFC 6724,
+            // rule 3). To backends, which hold the VIP themselves, they would never be answered. With IPv4 the primary address
+            // of the network goes first anyway.
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_valid = FOR_EVER;
+            lifetimes.ifa_preferred = 0;
+            let attributes = &mut request.message_mut().attributes;
+            attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
         request
             .message_mut()
@@ -70,6 +80,9 @@ impl Netlink {
         }
     }
 }
+
+/// `INFINITY_LIFE_TIME` of the kernel's net/addrconf.h, in seconds.
+const FOR_EVER: u32 = u32::MAX;
 
 const EEXIST: i32 = 17;
 const EADDRNOTAVAIL: i32 = 99;

@@ -2,9 +2,7 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{
-    Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service, affinity_key,
-};
+use super::model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service, affinity_key};
 use super::reader::At;
 use crate::core::prefix::Prefix;
 
@@ -98,9 +96,8 @@ fn service(document: document::Service) -> Option<Service> {
         balance: value_or(document.balance, defaults::BALANCE),
         no_backend: value_or(document.no_backend, defaults::NO_BACKEND),
         allow: document.allow.into_iter().map(|at| at.value).collect(),
-        check: Check {
-            kind: value_or(document.check.kind, defaults::CHECK_KIND),
-        },
+        check: document.check.assemble(),
+        health: document.health.assemble(),
         backends: document
             .backends
             .into_iter()
@@ -122,6 +119,6 @@ fn backend(document: document::Backend, service_port: u16) -> Option<Backend> {
     })
 }
 
-fn value_or<T>(written: Option<At<T>>, default: T) -> T {
+pub(super) fn value_or<T>(written: Option<At<T>>, default: T) -> T {
     written.map_or(default, |at| at.value)
 }

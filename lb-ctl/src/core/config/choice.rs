@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::core::health::Failback;
+use crate::core::health::probe::Authentication;
+
 /// A key whose value is one of a few words.
 pub(super) trait Choice: Copy + 'static {
     /// The key, as the list of planned features names it, for example `service.forward`.
@@ -105,6 +108,16 @@ choice! {
 }
 
 choice! {
+    /// What becomes of the flows of a backend that is down.
+    pub enum OnDown ("service.on_down") {
+        /// Another backend gets them, whose kernel resets them: clients notice at once.
+        Reset = "reset",
+        /// They stay until they end.
+        Keep = "keep",
+    }
+}
+
+choice! {
     /// How the health of a service's backends is found out.
     pub enum CheckKind ("service.check.type") {
         /// Not at all: every backend counts as up.
@@ -119,5 +132,31 @@ choice! {
         Hs2 = "hs2",
         /// Impala's web page and a HiveServer2 probe, with load figures.
         Impala = "impala",
+        /// A catalogd or statestored says that it is the active one of its pair.
+        ActiveStatus = "active-status",
+    }
+}
+
+impl Choice for Failback {
+    const KEY: &'static str = "service.failback";
+    const ALL: &'static [Self] = &[Self::Auto, Self::Manual];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+impl Choice for Authentication {
+    const KEY: &'static str = "service.check.auth";
+    const ALL: &'static [Self] = &[Self::None, Self::Sasl];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Sasl => "sasl",
+        }
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
         backend_ports(service, errors);
         backend_families(service, errors);
         allowed_prefixes(service, errors);
+        service.check.report_conflicts(errors);
     }
     outer_sources_are_nobodys(document, errors);
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 
 /// The default of a key that only the host can know; a pure parser has to be told.
@@ -35,6 +35,5 @@ pub(super) const AFFINITY: Affinity = Affinity::None;
 pub(super) const AFFINITY_TIMEOUT: ConfigDuration = ConfigDuration::from_millis(15 * 60_000);
 pub(super) const BALANCE: Balance = Balance::Hash;
 pub(super) const NO_BACKEND: NoBackend = NoBackend::Reset;
-pub(super) const CHECK_KIND: CheckKind = CheckKind::None;
 pub(super) const WEIGHT: u32 = 1;
 pub(super) const TIER: u8 = 0;

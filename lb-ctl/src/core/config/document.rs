@@ -8,9 +8,11 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::check::CheckKeys;
+use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::Origin;
+use super::health_policy::HealthPolicyKeys;
 use super::prefix;
 use super::reader::{At, TableReader};
 use super::value;
@@ -139,7 +141,8 @@ pub(super) struct Service {
     pub(super) balance: Option<At<Balance>>,
     pub(super) no_backend: Option<At<NoBackend>>,
     pub(super) allow: Vec<At<Prefix>>,
-    pub(super) check: Check,
+    pub(super) check: CheckKeys,
+    pub(super) health: HealthPolicyKeys,
     pub(super) backends: Vec<Backend>,
 }
 
@@ -158,22 +161,9 @@ impl Service {
             balance: table.optional("balance", value::choice),
             no_backend: table.optional("no_backend", value::choice),
             allow: table.optional_list("allow", "leave the key out to allow everybody", prefix::prefix),
-            check: table.table("check", Check::read),
+            check: table.table("check", CheckKeys::read),
+            health: HealthPolicyKeys::read(table),
             backends: table.required_tables("backend", Backend::read),
-        }
-    }
-}
-
-/// `[service.check]`
-#[derive(Debug)]
-pub(super) struct Check {
-    pub(super) kind: Option<At<CheckKind>>,
-}
-
-impl Check {
-    fn read(table: &mut TableReader<'_, '_>) -> Self {
-        Self {
-            kind: table.optional("type", value::choice),
         }
     }
 }

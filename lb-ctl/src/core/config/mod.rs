@@ -4,14 +4,15 @@
 //! Three steps, none of which does any I/O:
 //!
 //! 1. `toml` parses the text; its first syntax error ends everything.
-//! 2. `document` reads what is written, each value by itself, and remembers where. `reader` refuses unknown keys
-//!    there, and those that are only `planned`.
+//! 2. `document`, with `check` and `health_policy`, reads what is written, each value by itself, and remembers
+//!    where. `reader` refuses unknown keys there, and those that are only `planned`.
 //! 3. `conflicts` looks at the values together, and `assemble` puts defaults where nothing is written.
 //!
 //! The second and third step report all mistakes, in the order of the lines. Whether the interface exists or
 //! a backend is on the link is not known here; whoever finds out builds the same kind of error from an [`Origin`].
 
 mod assemble;
+mod check;
 mod choice;
 mod conflicts;
 mod defaults;
@@ -19,6 +20,7 @@ mod document;
 mod duration;
 mod error;
 mod fixed;
+mod health_policy;
 mod model;
 mod planned;
 mod prefix;
@@ -31,12 +33,14 @@ mod tests;
 
 use toml::de::DeTable;
 
-pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+pub use check::{Check, CheckTls};
+pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, OnDown, XdpModeChoice};
 pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{affinity_refusal, refuse_fixed};
-pub use model::{Api, Backend, Check, Config, DatapathConfig, Interface, Node, Places, Service};
+pub use health_policy::HealthPolicy;
+pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name};
 
 use document::Document;

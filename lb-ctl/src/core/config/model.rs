@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::choice::{Affinity, Balance, CheckKind, Forward, NoBackend, XdpModeChoice};
+use super::check::Check;
+use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
+use super::health_policy::HealthPolicy;
 use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -145,17 +147,12 @@ pub struct Service {
     pub allow: Vec<Prefix>,
     /// How the backends' health is found out.
     pub check: Check,
+    /// What follows from their health.
+    pub health: HealthPolicy,
     /// The backends, in the order of the file; at least one. All of them may have the weight 0.
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,
-}
-
-/// How the health of a service's backends is found out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// The kind of check.
-    pub kind: CheckKind,
 }
 
 /// A server behind a service.

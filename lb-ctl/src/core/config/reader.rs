@@ -286,8 +286,17 @@ impl<'r, 't> TableReader<'r, 't> {
         tables
     }
 
-    /// Looks a key up, and remembers that it is one of this table's keys.
+    /// Whether a key is written, whatever its value.
+    pub(super) fn mentions(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// Looks a key up, and remembers that it is one of this table's keys. A key that is only planned is not one: it reads
+    /// as absent, and is refused by name at the end if it is there.
     fn ask(&mut self, key: &'static str) -> Option<(&'r Spanned<DeValue<'t>>, Origin)> {
+        if planned::is_planned(&self.place.schema_path(key)) {
+            return None;
+        }
         self.asked.push(key);
         let (written, value) = self.entries.get_key_value(key)?;
         Some((value, self.origin_of(written)))

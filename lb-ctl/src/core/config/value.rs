@@ -12,6 +12,7 @@ use toml::de::{DeInteger, DeValue};
 use super::choice::Choice;
 use super::duration::{ConfigDuration, ConfigDurationError};
 use super::{planned, prime};
+use crate::core::health::Fraction;
 use crate::core::prefix::Prefix;
 
 /// The longest name of a node, service or backend, as long as a DNS label: it fits into a column of a table, and a
@@ -24,6 +25,9 @@ const SLOTS_PER_SERVICE: RangeInclusive<u32> = 251..=1_048_573;
 
 /// The longest path that fits into a unix socket address with its final zero byte.
 const SOCKET_PATH_LENGTH: usize = 107;
+
+/// The longest path of a page.
+const WEB_PATH_LENGTH: usize = 1024;
 
 /// The longest interface name of Linux.
 const INTERFACE_NAME_LENGTH: usize = 15;
@@ -251,13 +255,7 @@ pub(super) fn seed(value: &DeValue<'_>) -> Result<u64, String> {
 
 /// The tier of a backend.
 pub(super) fn tier(value: &DeValue<'_>) -> Result<u8, String> {
-    let advice = "leave the key out to get 0";
-    match integer(value, 0..=u8::MAX, advice)? {
-        tier if tier > 0 && planned::is_planned(planned::HIGHER_TIERS) => {
-            Err(planned::refusal(&format!("`tier = {tier}`"), advice))
-        }
-        tier => Ok(tier),
-    }
+    integer(value, 0..=u8::MAX, "leave the key out to get 0")
 }
 
 /// A duration within bounds.
@@ -346,6 +344,102 @@ pub(super) fn choice<C: Choice>(value: &DeValue<'_>) -> Result<C, String> {
         ));
     }
     Ok(*choice)
+}
+
+/// A share from 0 to 1, kept in thousandths.
+pub(super) fn fraction(value: &DeValue<'_>) -> Result<Fraction, String> {
+    let number = match value {
+        DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().ok(),
+        DeValue::Integer(number) => parse_integer(number)
+            .and_then(|number| u8::try_from(number).ok())
+            .map(f64::from),
+        _ => None,
+    };
+    let Some(share) = number.filter(|share| (0.0..=1.0).contains(share)) else {
+        return Err(format!(
+            "expected a number from 0 to 1, found {}; write 0.5 for the half",
+            found(value)
+        ));
+    };
+    let thousandths = (share * 1000.0).round();
+    // Within 0 and 1000, and whole.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok(Fraction::from_thousandths(thousandths as u16))
+}
+
+/// Yes or no.
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    match value {
+        DeValue::Boolean(truth) => Ok(*truth),
+        other => Err(format!(
+            "expected true or false, found {}; write it without quotes",
+            found(other)
+        )),
+    }
+}
+
+/// The path of a page on a web server.
+pub(super) fn web_path(value: &DeValue<'_>) -> Result<String, String> {
+    let text = string(value, "a path")?;
+    // What may stand in a request line without escapes, RFC 3986 section 3.3, and a query.
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte);
+    if text.starts_with('/') && text.len() <= WEB_PATH_LENGTH && text.bytes().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected a path of at most {WEB_PATH_LENGTH} characters that begins with '/', found {}; write it as in a URL, \
+         with %20 for a space",
+        shown(text)
+    ))
+}
+
+/// An absolute path of a file.
+pub(super) fn file(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let text = string(value, "a path")?;
+    if text.starts_with('/') && !text.contains('\0') && !text.ends_with('/') {
+        return Ok(PathBuf::from(text));
+    }
+    Err(format!(
+        "expected the absolute path of a file, found {}; begin it with '/'",
+        shown(text)
+    ))
+}
+
+/// The name of a host in a certificate: a DNS name or an address.
+pub(super) fn host_name(value: &DeValue<'_>) -> Result<String, String> {
+    let text = string(value, "a name")?;
+    let is_label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len())
+            && label.bytes().all(allowed)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_name = text.len() <= 253 && text.split('.').all(is_label);
+    // A last label of digits only belongs to an address, if to anything.
+    let is_numeric = text
+        .rsplit('.')
+        .next()
+        .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+    if text.parse::<IpAddr>().is_ok() || is_name && !is_numeric {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected a DNS name or an IP address, found {}; write what the certificate bears",
+        shown(text)
+    ))
+}
+
+/// The name of a metric.
+pub(super) fn metric(value: &DeValue<'_>) -> Result<String, String> {
+    let text = string(value, "a metric's name")?;
+    if (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected a metric's name of 1 to 128 characters without spaces, found {}; write it as the page /jsonmetrics does",
+        shown(text)
+    ))
 }
 
 pub(super) fn string<'v>(value: &'v DeValue<'_>, expected: &str) -> Result<&'v str, String> {

@@ -173,7 +173,7 @@ impl<'a> Found<'a> {
             let ago = self.ago(record.last_seen);
             match record.closing {
                 0 => format!("its established record, last used {ago} ago,"),
-                _ => format!("its record, which closes since {ago},"),
+                _ => format!("its record, which is closing, last used {ago} ago,"),
             }
         });
         let record = record.unwrap_or_default();

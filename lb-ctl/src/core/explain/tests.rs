@@ -147,7 +147,9 @@ fn an_old_record_gives_way() {
     let [packet, syn] = reasons(tracked(2, 3), Some(record(1, 1, 1)), None);
     assert_eq!(packet.0, "impala1");
     assert!(
-        packet.1.starts_with("its record, which closes since 1 s,"),
+        packet
+            .1
+            .starts_with("its record, which is closing, last used 1 s ago,"),
         "{}",
         packet.1
     );

@@ -129,7 +129,9 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: names.collect(),
             configured: BTreeSet::new(),
-            shedding: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            avoided: BTreeSet::new(),
+            moved: BTreeSet::new(),
         })
     }
 

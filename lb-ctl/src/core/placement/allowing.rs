@@ -1,13 +1,13 @@
 //! The prefixes from which services may be used, brought from one configuration to the next.
 //!
 //! New ones go in before a service is restricted to them, and old ones out once no service is: whoever may use a service
-//! before and after a change may use it meanwhile.
+//! before and after a change may use it meanwhile. So there must be room for both, which is known before anything is written.
 
 use std::collections::BTreeSet;
 
 use lb_common::layout::AllowedKey;
 
-use super::{Placement, WriteTables};
+use super::{NoRoom, Placement, WriteTables};
 use crate::core::plan::Plan;
 
 /// The prefixes of all services of a plan.
@@ -17,6 +17,15 @@ pub(super) fn of(plan: &Plan) -> BTreeSet<AllowedKey> {
 }
 
 impl Placement {
+    /// Whether the prefixes of a plan have room beside those that are there.
+    pub(super) fn check_room_for_prefixes(&self, plan: &Plan) -> Result<(), NoRoom> {
+        let (found, room) = (self.allowed.union(&of(plan)).count(), self.limits.prefixes);
+        if found > room {
+            return Err(NoRoom::Prefixes { found, room });
+        }
+        Ok(())
+    }
+
     /// Adds prefixes that are not there.
     pub(super) fn allow<T: WriteTables>(
         &mut self,
@@ -58,13 +67,17 @@ mod tests {
 
     use lb_common::{
         decision::Tables as _,
-        layout::{ServiceKey, flag},
+        layout::{MAX_ALLOWED_PREFIXES, ServiceKey, flag},
     };
     use proptest::prelude::*;
 
     use super::super::simulation::kernel::Kernel;
     use super::*;
-    use crate::core::config::{self, Config, HostDefaults};
+    use crate::core::{
+        config::{self, Config, HostDefaults},
+        plan::Shares,
+        prefix::Prefix,
+    };
 
     const VIP: &str = "192.0.2.10";
     const PORT: u16 = 21_000;
@@ -94,10 +107,47 @@ mod tests {
         config
     }
 
+    /// The service, used from so many networks, beginning with this one.
+    fn networks(first: u32, number: u32) -> Config {
+        let mut config = configuration(&BTreeSet::from([0]));
+        let network = |number: u32| Prefix::of(IpAddr::from(((10 << 24) + (number << 8)).to_be_bytes()), 24);
+        config.services[0].allow = (first..first + number).map(network).collect();
+        config
+    }
+
+    #[test]
+    fn the_longest_list_is_replaced_by_another_as_long_and_nothing_is_begun_that_has_no_room() {
+        const MOST: u32 = MAX_ALLOWED_PREFIXES;
+        let mut kernel = Kernel::new();
+        assert!(configure(&mut kernel, &networks(0, MOST)));
+        assert!(configure(&mut kernel, &networks(MOST, MOST)));
+        assert_eq!(kernel.tables.allowed.len(), MOST as usize);
+
+        // Killed before the old list has gone, and then there is a third one.
+        kernel.writes_left = Some(MOST + 5);
+        assert!(!configure(&mut kernel, &networks(0, MOST)));
+        kernel.writes_left = None;
+        let full = kernel.tables.allowed.len();
+        assert!(full > MOST as usize + 1);
+        let placement = Placement::adopt(&networks(0, 1).datapath, &kernel.found()).unwrap();
+        let third = networks(2 * MOST, MOST);
+        assert_eq!(
+            placement.check_room(&third),
+            Err(NoRoom::Prefixes {
+                found: full + MOST as usize,
+                room: 2 * MOST as usize
+            })
+        );
+        // With the file as it was then it goes on.
+        assert!(configure(&mut kernel, &networks(0, MOST)));
+        assert!(configure(&mut kernel, &third));
+        assert_eq!(kernel.tables.allowed.len(), MOST as usize);
+    }
+
     /// Makes the tables what a configuration says, or is killed on the way.
     fn configure(kernel: &mut Kernel, config: &Config) -> bool {
         let mut placement = Placement::adopt(&config.datapath, &kernel.found()).unwrap();
-        let plan = placement.plan(config).unwrap();
+        let plan = placement.plan(config, &Shares::configured(config)).unwrap();
         placement.introduce(&plan, kernel).is_ok() && placement.apply(&plan, 0, kernel).is_ok()
     }
 

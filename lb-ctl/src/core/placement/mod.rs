@@ -15,14 +15,14 @@ mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
+use lb_common::layout::{ALLOWED_ROOM, AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
 
 use super::{
     config::{Config, DatapathConfig},
-    plan::{self, Plan, PlannedService, PlannedTarget},
+    plan::{self, Plan, PlannedService, PlannedTarget, Shares},
 };
 
 /// Who has which id. A mirror of the tables of services and names.
@@ -41,8 +41,12 @@ pub struct Placement {
     targets: BTreeMap<u16, TargetName>,
     /// The targets that the configuration names. The others are leaving.
     configured: BTreeSet<u16>,
-    /// The targets that get no new flows, whatever affinity says.
-    shedding: BTreeSet<u16>,
+    /// The targets to which the configuration lets no new flows: it gives them the weight 0, or names them no more.
+    draining: BTreeSet<u16>,
+    /// The targets to which their health lets no new flows.
+    avoided: BTreeSet<u16>,
+    /// The ids of services whose slots have moved since the last pass over the records has begun.
+    moved: BTreeSet<u16>,
 }
 
 /// What the tables have room for, and what all services have in common.
@@ -51,6 +55,8 @@ struct Limits {
     services: u32,
     /// The highest target id.
     targets: u32,
+    /// Prefixes, those before and those after a change together.
+    prefixes: usize,
     slots_per_service: u32,
     hash_seed: u64,
 }
@@ -60,6 +66,7 @@ impl Limits {
         Self {
             services: config.max_services,
             targets: config.max_backends,
+            prefixes: ALLOWED_ROOM as usize,
             slots_per_service: config.slots_per_service,
             hash_seed: config.hash_seed,
         }
@@ -87,6 +94,17 @@ pub enum NoRoom {
         /// How many targets are leaving.
         leaving: usize,
     },
+    /// Too little room for prefixes. Only where an earlier change has not come to its end.
+    #[error(
+        "expected room for the prefixes of all services, found {found} with those that the tables have already, of at most \
+         {room}: a change from other lists was interrupted; finish it, with the file as it was then, and try again"
+    )]
+    Prefixes {
+        /// How many there would be.
+        found: usize,
+        /// How many there can be.
+        room: usize,
+    },
 }
 
 impl NoRoom {
@@ -95,6 +113,7 @@ impl NoRoom {
         match self {
             Self::Services { .. } => "datapath.max_services",
             Self::Backends { .. } => "datapath.max_backends",
+            Self::Prefixes { .. } => "service.allow",
         }
     }
 }
@@ -110,12 +129,15 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: BTreeMap::new(),
             configured: BTreeSet::new(),
-            shedding: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            avoided: BTreeSet::new(),
+            moved: BTreeSet::new(),
         }
     }
 
-    /// What the tables should hold for a configuration: whoever has an id keeps it, the others get free ones.
-    pub fn plan(&self, config: &Config) -> Result<Plan, NoRoom> {
+    /// What the tables should hold for a configuration whose backends have these shares: whoever has an id keeps it, the others
+    /// get free ones.
+    pub fn plan(&self, config: &Config, shares: &Shares) -> Result<Plan, NoRoom> {
         let mut planner = Planner {
             placement: self,
             ids: self.targets.iter().map(|(&id, &name)| (name, id)).collect(),
@@ -127,7 +149,7 @@ impl Placement {
             services: Vec::new(),
             targets: Vec::new(),
         };
-        for service in &config.services {
+        for (index, service) in config.services.iter().enumerate() {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = Service {
                 flags: plan::flags(service),
@@ -156,10 +178,11 @@ impl Placement {
                 vip_key: ServiceKey::vip(service.vip.into()),
                 entry,
                 allowed: plan::allowed(entry.id, service),
-                slots: plan::slots(&service.backends, &targets, &entry),
+                slots: plan::slots(&service.backends, shares.of(index), &targets, &entry),
                 targets,
             });
         }
+        self.check_room_for_prefixes(&plan)?;
         Ok(plan)
     }
 
@@ -170,7 +193,8 @@ impl Placement {
         for id in self.orphans() {
             tidy.targets.remove(&id);
         }
-        tidy.plan(config).map(drop)
+        // Room for nobody is room for all.
+        tidy.plan(config, &Shares::none()).map(drop)
     }
 
     /// Targets whose service is not in the table: it was removed, or an earlier run did not live to write it.
@@ -194,9 +218,29 @@ impl Placement {
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
     }
 
-    /// The targets that get no new flows, whatever affinity says.
-    pub fn shedding(&self) -> impl Iterator<Item = u16> {
-        self.shedding.iter().copied()
+    /// The targets that get no new flows, whatever affinity says: because of the configuration, or of their health.
+    pub fn without_new_flows(&self) -> impl Iterator<Item = u16> {
+        self.draining.union(&self.avoided).copied()
+    }
+
+    /// The names of all targets to which a slot of their service sends new connections.
+    pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeSet<TargetName>, T::Error> {
+        let mut serving = BTreeSet::new();
+        for service in self.services.values() {
+            for index in service.first_slot..service.first_slot + service.slots {
+                serving.insert(tables.slot(index)?.current);
+            }
+        }
+        Ok(serving
+            .iter()
+            .filter_map(|id| self.targets.get(id))
+            .copied()
+            .collect())
+    }
+
+    /// The service in the table that has this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
     }
 
     /// Whether a service in the table translates.

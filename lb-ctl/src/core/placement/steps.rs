@@ -32,7 +32,9 @@ pub trait WriteTables {
     fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
     /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
-    /// Stops new flows to a target, whatever affinity says, or lets them in again.
+    /// Stops new flows to a target, except those that have begun, or lets them in again. Whether it sheds stays as it is.
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), Self::Error>;
+    /// Stops new flows to a target because of its health, or lets them in again. Whether it drains stays as it is.
     fn shed(&mut self, id: u16, sheds: bool) -> Result<(), Self::Error>;
     /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
     fn forget_target(&mut self, id: u16) -> Result<(), Self::Error>;
@@ -87,12 +89,12 @@ impl Placement {
     ) -> Result<Moved, T::Error> {
         self.configured = plan.targets.iter().map(|target| target.id).collect();
         let mut moved = Moved::default();
-        self.shed(plan, tables)?;
+        self.drain(plan, tables)?;
         let allowed = allowing::of(plan);
         self.allow(&allowed, tables)?;
         for service in &plan.services {
             if self.services.contains_key(&service.key) {
-                move_slots(service, now, tables, &mut moved)?;
+                self.move_slots(service, now, tables, &mut moved)?;
             } else {
                 // Of a service that had its id, and of whose removal an earlier run did not see the end.
                 let id = service.entry.id;
@@ -120,23 +122,43 @@ impl Placement {
 
     /// Stops new flows to targets that get no slots: those that are leaving, and those with the weight 0. First of all, so that
     /// clients which are at home there are so no longer when the slots move.
-    fn shed<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
+    fn drain<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
         let open: BTreeSet<u16> = plan
             .targets
             .iter()
             .filter(|target| !target.sheds)
             .map(|target| target.id)
             .collect();
+        let ids = self.targets.keys().copied();
+        self.draining = ids.filter(|id| !open.contains(id)).collect();
         for &id in self.targets.keys() {
-            tables.shed(id, !open.contains(&id))?;
+            tables.drain(id, self.draining.contains(&id))?;
         }
-        self.shedding = self
-            .targets
-            .keys()
-            .copied()
-            .filter(|id| !open.contains(id))
-            .collect();
         Ok(())
+    }
+
+    /// Takes in whether the health of a target lets no new flows to it.
+    pub fn avoid<T: WriteTables>(
+        &mut self,
+        id: u16,
+        is_avoided: bool,
+        tables: &mut T,
+    ) -> Result<(), T::Error> {
+        if !self.targets.contains_key(&id) {
+            return Ok(());
+        }
+        if is_avoided {
+            self.avoided.insert(id);
+        } else {
+            self.avoided.remove(&id);
+        }
+        tables.shed(id, is_avoided)
+    }
+
+    /// Takes in which targets got no new flows from an earlier run. They get none until their health [says](Self::avoid) that they
+    /// may.
+    pub fn go_on_avoiding(&mut self, targets: impl IntoIterator<Item = u16>) {
+        self.avoided.extend(targets);
     }
 
     fn remove_services<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
@@ -158,9 +180,44 @@ impl Placement {
         Ok(())
     }
 
+    /// Moves the slots of a service to where a plan has them, because other backends of it are to serve, or with other weights.
+    /// Also while a pass over the records is under way: that pass settles none of the service's slots, since it may have
+    /// missed a record of a slot that has moved and come back.
+    pub fn share_out<T: WriteTables>(
+        &mut self,
+        service: &PlannedService,
+        now: u32,
+        tables: &mut T,
+    ) -> Result<Moved, T::Error> {
+        let mut moved = Moved::default();
+        if self.services.contains_key(&service.key) {
+            self.move_slots(service, now, tables, &mut moved)?;
+        }
+        Ok(moved)
+    }
+
+    fn move_slots<T: WriteTables>(
+        &mut self,
+        service: &PlannedService,
+        now: u32,
+        tables: &mut T,
+        moved: &mut Moved,
+    ) -> Result<(), T::Error> {
+        let is_affine = service.entry.flags & flag::AFFINE != 0;
+        for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
+            moved.slots += 1;
+            if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now, is_affine) {
+                self.moved.insert(service.entry.id);
+                tables.store_slot(index, slot)?;
+                moved.moved += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// What can be free after a pass over the records that begins now. Until it is [finished](Self::finish_pass) no
-    /// configuration may be applied.
-    pub fn begin_pass<T: WriteTables>(&self, tables: &T) -> Result<Departing, T::Error> {
+    /// configuration may be applied, though a service may be [shared out](Self::share_out).
+    pub fn begin_pass<T: WriteTables>(&mut self, tables: &T) -> Result<Departing, T::Error> {
         let leaving = self.targets.keys().filter(|id| !self.configured.contains(id));
         let mut targets: BTreeSet<u16> = leaving.copied().collect();
         if !targets.is_empty() {
@@ -176,6 +233,7 @@ impl Placement {
             }
             targets.retain(|id| !named[usize::from(*id)]);
         }
+        self.moved.clear();
         Ok(Departing {
             targets,
             services: self.leaving_services.clone(),
@@ -191,7 +249,12 @@ impl Placement {
         tables: &mut T,
     ) -> Result<Swept, T::Error> {
         let mut swept = Swept::default();
-        for service in self.services.values() {
+        let moved = &self.moved;
+        for service in self
+            .services
+            .values()
+            .filter(|service| !moved.contains(&service.id))
+        {
             for slot in 0..service.slots {
                 let index = service.first_slot + slot;
                 let mut found = tables.slot(index)?;
@@ -224,7 +287,8 @@ impl Placement {
         for &id in &departing.targets {
             if !census.names(id) {
                 tables.forget_target(id)?;
-                self.shedding.remove(&id);
+                self.draining.remove(&id);
+                self.avoided.remove(&id);
                 let name = self.targets.remove(&id);
                 swept.forgotten.extend(name.map(|name| (id, name)));
             }
@@ -234,21 +298,4 @@ impl Placement {
             .retain(|id| !departing.services.contains(id));
         Ok(swept)
     }
-}
-
-fn move_slots<T: WriteTables>(
-    service: &PlannedService,
-    now: u32,
-    tables: &mut T,
-    moved: &mut Moved,
-) -> Result<(), T::Error> {
-    let is_affine = service.entry.flags & flag::AFFINE != 0;
-    for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
-        moved.slots += 1;
-        if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now, is_affine) {
-            tables.store_slot(index, slot)?;
-            moved.moved += 1;
-        }
-    }
-    Ok(())
 }

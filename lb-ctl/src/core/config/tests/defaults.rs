@@ -1,12 +1,15 @@
 //! What the keys mean when they are absent, and when they are all there.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::{
     Affinity, Api, Backend, Balance, Check, CheckKind, Config, ConfigDuration, DatapathConfig, Forward,
-    Interface, NoBackend, Node, Origin, Places, Service, XdpModeChoice,
+    HealthPolicy, Interface, NoBackend, Node, OnDown, Origin, Places, Service, XdpModeChoice,
 };
 use super::{MINIMAL, accept};
+use crate::core::health::probe::Authentication;
+use crate::core::health::{Failback, Fraction, Pace, Policy};
 
 fn origin(line: usize, key: &str) -> Origin {
     Origin {
@@ -53,6 +56,30 @@ fn absent_keys_have_their_defaults() {
             allow: Vec::new(),
             check: Check {
                 kind: CheckKind::None,
+                pace: Pace {
+                    interval: Duration::from_secs(2),
+                    fast_interval: Duration::from_millis(500),
+                    rise: 2,
+                    fall: 3,
+                },
+                timeout: Duration::from_secs(2),
+                source: None,
+                port: None,
+                web_port: 25000,
+                path: "/".into(),
+                authentication: Authentication::None,
+                client_tls: false,
+                web_tls: false,
+                tls: None,
+                metric: None,
+            },
+            health: HealthPolicy {
+                selection: Policy {
+                    min_healthy: Fraction::HALF,
+                    failback: Failback::Auto,
+                },
+                slow_start: Duration::ZERO,
+                on_down: OnDown::Reset,
             },
             backends: vec![Backend {
                 name: "impala1".into(),

@@ -8,6 +8,35 @@ pub(super) const SAMPLE: &str = include_str!("../../../../../examples/lb.toml");
 
 const MANUAL: &str = include_str!("../../../../../docs/configuration.md");
 
+const OPERATIONS: &str = include_str!("../../../../../docs/operations.md");
+
+#[test]
+fn no_row_is_cut_off_from_its_table() {
+    for text in [MANUAL, OPERATIONS] {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, rows) in lines.windows(3).enumerate() {
+            let is_first = rows[1].starts_with('|') && !rows[0].starts_with('|');
+            assert!(
+                !is_first || rows[2].starts_with("| ---"),
+                "line {}: {}",
+                number + 2,
+                rows[1]
+            );
+        }
+    }
+}
+
+#[test]
+fn the_manual_shows_maps_where_they_are_pinned() {
+    let pins: Vec<&str> = OPERATIONS
+        .lines()
+        .filter(|line| line.contains("map dump pinned"))
+        .collect();
+    let (version, name) = (lb_common::layout::VERSION, lb_common::layout::map::SERVICES);
+    let command = format!("    bpftool map dump pinned /sys/fs/bpf/lb-ctl/NODE/v{version}/maps/{name}");
+    assert_eq!(pins, [command]);
+}
+
 #[test]
 fn the_sample_is_accepted() {
     let config = accept(SAMPLE);

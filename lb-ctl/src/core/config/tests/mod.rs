@@ -5,6 +5,7 @@ mod bad_shape;
 mod bad_values;
 mod defaults;
 mod documentation;
+mod health;
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! The kernel's tables in memory, written by the controller as the real ones are.
 
 use lb_common::{
-    layout::{AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
+    layout::{ALLOWED_ROOM, AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
     slot_rule::Records as _,
     testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
 };
@@ -129,6 +129,7 @@ impl WriteTables for Kernel {
     fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Killed> {
         self.write()?;
         self.tables.allowed.insert(*prefix);
+        assert!(self.tables.allowed.len() <= ALLOWED_ROOM as usize);
         Ok(())
     }
 
@@ -144,6 +145,13 @@ impl WriteTables for Kernel {
         assert!(!self.names_target(id), "target id {id} is used while it is named");
         self.tables.targets[usize::from(id)] = resolved_target();
         self.names[usize::from(id)] = target.name;
+        Ok(())
+    }
+
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), Killed> {
+        self.write()?;
+        let target = &mut self.tables.targets[usize::from(id)];
+        *target = target.draining(drains);
         Ok(())
     }
 

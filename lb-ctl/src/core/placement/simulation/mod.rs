@@ -20,6 +20,7 @@ use lb_common::{
 use proptest::prelude::*;
 
 use super::{NoRoom, Placement};
+use crate::core::plan::Shares;
 use crate::core::{
     census::{Census, Record, run_short},
     config::{Config, ConfigDuration},
@@ -55,6 +56,12 @@ enum Step {
     KilledWhileConfiguring(Weights, u32),
     /// The records are swept.
     Sweep,
+    /// While the records are swept, a backend is taken out for its health and comes back, and a client comes in between.
+    SweepWhileHealthChanges {
+        choice: u16,
+        client: Client,
+        sequence: u32,
+    },
     /// A backend is taken out, and its connections are given up.
     Reset(u16),
     /// The controller is killed and starts again.
@@ -114,6 +121,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => weights().prop_map(Step::Configure),
         1 => (weights(), 0u32..60).prop_map(|(weights, writes)| Step::KilledWhileConfiguring(weights, writes)),
         4 => Just(Step::Sweep),
+        2 => (any::<u16>(), client(), sequence())
+            .prop_map(|(choice, client, sequence)| Step::SweepWhileHealthChanges { choice, client, sequence }),
         1 => any::<u16>().prop_map(Step::Reset),
         1 => Just(Step::Restart),
         6 => (client(), sequence(), lost()).prop_map(|(client, sequence, lost)| Step::Open { client, sequence, lost }),
@@ -187,6 +196,11 @@ impl World {
                 }
             }
             Step::Sweep => self.sweep(BTreeSet::new()),
+            Step::SweepWhileHealthChanges {
+                choice,
+                client,
+                sequence,
+            } => self.sweep_while_health_changes(choice, client, sequence)?,
             Step::Reset(choice) => self.reset(choice),
             Step::Restart => self.restart(),
             Step::Open {
@@ -209,7 +223,7 @@ impl World {
         for service in &mut config.services {
             service.affinity_timeout = self.affinity_timeout;
         }
-        let plan = self.placement.plan(&config)?;
+        let plan = self.placement.plan(&config, &Shares::configured(&config))?;
         let now = self.kernel.tables.now;
         let introduced = self.placement.introduce(&plan, &mut self.kernel);
         if introduced.is_ok() {
@@ -243,7 +257,7 @@ impl World {
             self.placement.services().copied(),
             reset,
         )
-        .releasing(self.placement.shedding());
+        .releasing(self.placement.without_new_flows());
         let slots = tables.slots.clone();
         let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
         tables
@@ -274,6 +288,60 @@ impl World {
             .expect("nobody is killed here");
         self.short = run_short(self.short, census.established(), ROOM.into());
         self.kernel.tables.short = self.short;
+    }
+
+    fn sweep_while_health_changes(
+        &mut self,
+        choice: u16,
+        client: Client,
+        sequence: u32,
+    ) -> Result<(), TestCaseError> {
+        let departing = self
+            .placement
+            .begin_pass(&self.kernel)
+            .expect("nobody is killed here");
+        let census = self.pass(BTreeSet::new());
+        self.homes.forget_those_that_shed(&self.kernel);
+        let service = usize::from(choice) % self.config.services.len();
+        let configured = Shares::configured(&self.config);
+        let mut without = configured.of(service).to_vec();
+        let index = usize::from(choice) / 7 % without.len();
+        without[index] = 0;
+        if without.iter().any(|weight| *weight > 0) {
+            self.avoid(service, index, true);
+            self.share_out(service, &without);
+        }
+        self.open(client, sequence, Lost::Nowhere);
+        self.send(client, 10, Lost::Nowhere)?;
+        self.avoid(service, index, false);
+        self.share_out(service, configured.of(service));
+        self.placement
+            .finish_pass(&departing, &census, &mut self.kernel)
+            .expect("nobody is killed here");
+        Ok(())
+    }
+
+    fn avoid(&mut self, service: usize, backend: usize, is_avoided: bool) {
+        let shares = Shares::configured(&self.config);
+        let plan = self.placement.plan(&self.config, &shares).expect("it is in use");
+        let id = plan.services[service].targets[backend];
+        self.placement
+            .avoid(id, is_avoided, &mut self.kernel)
+            .expect("nobody is killed here");
+        self.homes.leave_those_that_shed(&self.kernel);
+    }
+
+    fn share_out(&mut self, service: usize, weights: &[u32]) {
+        let shares = Shares::configured(&self.config);
+        let mut plan = self
+            .placement
+            .plan(&self.config, &shares)
+            .expect("it is in the tables");
+        let planned = &mut plan.services[service];
+        planned.share_out(&self.config.services[service].backends, weights);
+        self.placement
+            .share_out(planned, self.kernel.tables.now, &mut self.kernel)
+            .expect("nobody is killed here");
     }
 
     /// Takes a backend out whose flows are to be reset, as long as another one is left.
@@ -380,14 +448,17 @@ fn check(world: &World) -> Result<(), TestCaseError> {
 /// Invariant 5: what a slot gives to new connections follows from the configuration alone, and so does who gets none.
 fn check_currents(world: &World) -> Result<(), TestCaseError> {
     let fresh = Placement::empty(&world.config.datapath)
-        .plan(&world.config)
+        .plan(&world.config, &Shares::configured(&world.config))
         .expect("room in empty tables");
     let names: BTreeMap<u16, TargetName> = fresh
         .targets
         .iter()
         .map(|target| (target.id, target.name))
         .collect();
-    let ours = world.placement.plan(&world.config).expect("it is in use");
+    let ours = world
+        .placement
+        .plan(&world.config, &Shares::configured(&world.config))
+        .expect("it is in use");
     for (id, name) in world.placement.targets() {
         let takes_new_flows = ours.targets.iter().any(|target| target.id == id && !target.sheds);
         let target = world.kernel.tables.targets[usize::from(id)];
@@ -572,4 +643,37 @@ fn a_slot_does_not_settle_while_a_client_is_at_home_elsewhere() {
     world.wait(TIMEOUT - FLOW_IDLE_TIMEOUT);
     world.sweep(BTreeSet::new());
     assert!(!slot(&world, port).tracked);
+}
+
+#[test]
+fn a_target_takes_new_flows_if_the_configuration_and_its_health_say_so() {
+    let mut world = World::new(ConfigDuration::from_millis(100_000));
+    let closed = configuration(&[[Some(0), Some(1), None, None], [None; 4], [None; 4]]).expect("a service");
+    let takes = |world: &World| {
+        let (first, _) = world.placement.targets().next().expect("a target");
+        assert_ne!(
+            world.placement.without_new_flows().any(|id| id == first),
+            world.kernel.tables.targets[usize::from(first)].takes_new_flows()
+        );
+        world.kernel.tables.targets[usize::from(first)].takes_new_flows()
+    };
+    let open = world.config.clone();
+    for (config, is_avoided, expected) in [
+        (&open, false, true),
+        (&open, true, false),
+        (&closed, true, false),
+        (&closed, false, false),
+        (&open, false, true),
+    ] {
+        world.configure(config.clone()).expect("room");
+        world.avoid(0, 0, is_avoided);
+        assert_eq!(takes(&world), expected);
+        // Another configuration is no reason to forget the health of anybody.
+        world.configure(config.clone()).expect("room");
+        assert_eq!(takes(&world), expected);
+    }
+    world.avoid(0, 0, true);
+    world.configure(closed).expect("room");
+    world.configure(open).expect("room");
+    assert!(!takes(&world), "its health has not changed");
 }

@@ -1,0 +1,221 @@
+//! What is known of one backend of a service.
+
+use std::{net::IpAddr, time::Duration};
+
+use crate::core::{
+    config::Backend,
+    health::{Event, Failure, Health, Member, Outcome, Standing, Start, Verdict},
+    status::CheckStatus,
+};
+
+/// A backend, and what is known of its health.
+#[derive(Clone, Debug)]
+pub struct ServingBackend {
+    name: String,
+    address: IpAddr,
+    port: u16,
+    weight: u32,
+    tier: u8,
+    start: Start,
+    health: Health,
+    standing: Standing,
+    since: Duration,
+    cause: String,
+    up_since: Option<Duration>,
+    last_check: Option<LastCheck>,
+    silence: Option<Silence>,
+}
+
+/// A row of checks that nobody answered.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    /// When the last of them began.
+    last: Duration,
+    /// For how many of them our own network cannot be to blame: another backend has answered a check that began between the one
+    /// before and this one.
+    singular: u32,
+}
+
+/// The last check of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastCheck {
+    /// When its result came.
+    pub at: Duration,
+    /// What it has found.
+    pub status: CheckStatus,
+}
+
+/// What a check has found, and what follows from it for the backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation<'a> {
+    /// What the check has found, or why there was none.
+    pub result: Result<&'a Outcome, &'a str>,
+    /// What that has changed.
+    pub events: &'a [Event],
+    /// The backend's health now.
+    pub health: Health,
+    /// What that means for who serves.
+    pub standing: Standing,
+    /// How long the backend has been up; `None` if it is not up or was from the start.
+    pub since_up: Option<Duration>,
+    /// When the check began.
+    pub began: Duration,
+}
+
+impl Observation<'_> {
+    /// Whether nothing came back, not even a refusal; `None` if there was no check.
+    pub(super) fn is_silent(&self) -> Option<bool> {
+        let silent = Verdict::Failed(Failure::Silent);
+        self.result.ok().map(|outcome| outcome.verdict == silent)
+    }
+}
+
+impl ServingBackend {
+    /// A backend that begins to be checked; without `start` it is not, and taken to be up.
+    pub(super) fn new(backend: &Backend, start: Option<Start>, now: Duration) -> Self {
+        let (health, cause) = match start {
+            None => (Health::Up, "is not checked"),
+            Some(Start::Cold | Start::Added) => (Health::Checking, "has not been checked yet"),
+            Some(Start::Warm(health)) => (health, "was so before, and has not been checked yet"),
+        };
+        Self {
+            name: backend.name.clone(),
+            address: backend.address,
+            port: backend.port,
+            weight: backend.weight,
+            tier: backend.tier,
+            start: start.unwrap_or(Start::Warm(Health::Up)),
+            health,
+            standing: match health {
+                Health::Checking => Standing::Pending,
+                Health::Up => Standing::Healthy,
+                Health::Saturated => Standing::Saturated,
+                Health::Quiescing | Health::Down => Standing::Unusable,
+            },
+            since: now,
+            cause: cause.to_owned(),
+            up_since: None,
+            last_check: None,
+            silence: None,
+        }
+    }
+
+    /// Whether it is the same backend as this one: what is known of the one is true of the other.
+    pub(super) fn is(&self, backend: &Backend) -> bool {
+        (&self.name, self.address, self.port) == (&backend.name, backend.address, backend.port)
+    }
+
+    /// The same backend with another weight or tier.
+    pub(super) fn follow(&self, backend: &Backend) -> Self {
+        Self {
+            weight: backend.weight,
+            tier: backend.tier,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn observe(&mut self, observation: Observation<'_>, now: Duration) {
+        for event in observation.events {
+            match event {
+                Event::Changed { cause, .. } | Event::OtherFailure { cause, .. } => {
+                    self.cause.clone_from(cause);
+                    self.since = now;
+                }
+                Event::Restarted { .. } => {}
+            }
+        }
+        self.health = observation.health;
+        self.standing = observation.standing;
+        // The first word counts: later ones may have waited longer, and the weight would shrink again.
+        self.up_since = observation
+            .since_up
+            .map(|up| self.up_since.unwrap_or(now.saturating_sub(up)));
+        self.last_check = Some(LastCheck {
+            at: now,
+            status: match observation.result {
+                Ok(outcome) => outcome.into(),
+                Err(reason) => CheckStatus {
+                    ok: false,
+                    latency_ms: 0,
+                    seconds_ago: 0,
+                    detail: reason.to_owned(),
+                },
+            },
+        });
+    }
+
+    /// Takes in a check that nobody answered, and when the latest check began that any other backend answered.
+    pub(super) fn count_silence(&mut self, began: Duration, sign_of_life: Option<Duration>) {
+        let singular = self.silence.map_or(0, |silence| {
+            let refuted = sign_of_life.is_some_and(|sign| sign > silence.last);
+            silence.singular.saturating_add(refuted.into())
+        });
+        self.silence = Some(Silence {
+            last: began,
+            singular,
+        });
+    }
+
+    pub(super) fn end_silence(&mut self) {
+        self.silence = None;
+    }
+
+    /// How many of its last checks in a row nobody answered, while other backends answered theirs.
+    pub(super) fn silences(&self) -> u32 {
+        self.silence.map_or(0, |silence| silence.singular)
+    }
+
+    /// What counts when it is decided who serves.
+    pub(super) fn member(&self) -> Member {
+        Member {
+            tier: self.tier,
+            weight: self.weight,
+            standing: self.standing,
+        }
+    }
+
+    /// Its name, unique within the service.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its configured weight.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Its tier.
+    pub fn tier(&self) -> u8 {
+        self.tier
+    }
+
+    /// What was known of it at the start.
+    pub fn start(&self) -> Start {
+        self.start
+    }
+
+    /// Its health.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Since when its health has been what it is, and for the same reason.
+    pub fn since(&self) -> Duration {
+        self.since
+    }
+
+    /// Why its health is what it is, in a sentence that continues its name.
+    pub fn cause(&self) -> &str {
+        &self.cause
+    }
+
+    /// Since when it has been up, if it was not from the start.
+    pub(super) fn up_since(&self) -> Option<Duration> {
+        self.up_since
+    }
+
+    /// The last check; `None` before the first.
+    pub fn last_check(&self) -> Option<&LastCheck> {
+        self.last_check.as_ref()
+    }
+}

@@ -1,0 +1,264 @@
+//! Which backends of a service get new connections, with which weight, and whose connections are given up, as reports on the
+//! backends' health come in.
+//!
+//! | a backend | new connections | existing ones |
+//! | --- | --- | --- |
+//! | up, in the tier that serves | by its weight, at first only a part of it (`slow_start`) | stay |
+//! | up, in another tier | none, unless affinity brings them | stay |
+//! | checking, saturated, quiescing | none | stay |
+//! | down: answers wrongly | none | stay: what it answers to the check need not be what it answers to clients |
+//! | down: refuses, or is not the active one of its pair | none | given up, with `on_down = "reset"` |
+//! | down: silent | none | the same, once `fall` of its checks were silent while others were answered: else it may be our network |
+//! | kept in use by the guard | by its weight | stay |
+//!
+//! Pure: points in time are durations since some fixed moment of the caller's monotonic clock.
+
+mod backend;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use super::{
+    config::{Backend, CheckKind, HealthPolicy, OnDown, Service},
+    health::{Guard, Health, Member, Selection, Standing, Start, select, slow_start},
+};
+
+pub use backend::{LastCheck, Observation, ServingBackend};
+
+/// How long a service that is new waits for the first checks of all its backends, so that its slots are shared out once, and
+/// not anew with each that comes up.
+pub const FIRST_CHECKS: Duration = Duration::from_secs(1);
+
+/// The backends of a service, and who of them serves.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    policy: HealthPolicy,
+    is_checked: bool,
+    fall: u32,
+    /// In the order of the configuration.
+    backends: Vec<ServingBackend>,
+    active_tier: Option<u8>,
+    guard: Option<Guard>,
+    /// When the latest check began that had a sign of life from any backend.
+    sign_of_life: Option<Duration>,
+    /// Until when nobody serves, as the first checks are under way.
+    waits_until: Option<Duration>,
+}
+
+/// What is to be done for a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// By backend, in the order of the configuration.
+    pub backends: Vec<Part>,
+    /// What operators should know.
+    pub notices: Vec<Notice>,
+    /// When to decide anew, if no report comes earlier.
+    pub next: Option<Duration>,
+}
+
+/// What is to be done for a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// The weight with which it takes part.
+    pub weight: u32,
+    /// No new connection may go to it, whatever affinity says.
+    pub sheds: bool,
+    /// Its connections are given up.
+    pub reset: bool,
+}
+
+/// Something about a service that operators should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Another tier serves.
+    Tier {
+        /// Before.
+        from: u8,
+        /// Now.
+        to: u8,
+    },
+    /// Backends are in use that would not be if there were enough others.
+    GuardActive(Guard),
+    /// There are enough others again.
+    GuardInactive,
+}
+
+impl Serving {
+    /// A service. `start` says what is known of each backend.
+    pub fn new(service: &Service, start: impl Fn(&Backend) -> Start, now: Duration) -> Self {
+        let is_checked = service.check.kind != CheckKind::None;
+        let backends: Vec<ServingBackend> = service
+            .backends
+            .iter()
+            .map(|backend| ServingBackend::new(backend, is_checked.then(|| start(backend)), now))
+            .collect();
+        let serves = |backend: &&ServingBackend| backend.health() == Health::Up && backend.weight() > 0;
+        Self {
+            policy: service.health,
+            is_checked,
+            fall: service.check.pace.fall,
+            active_tier: backends.iter().filter(serves).map(ServingBackend::tier).min(),
+            waits_until: backends
+                .iter()
+                .all(|backend| backend.start() == Start::Cold && is_checked)
+                .then(|| now.saturating_add(FIRST_CHECKS)),
+            backends,
+            guard: None,
+            sign_of_life: None,
+        }
+    }
+
+    /// The same service, configured in another way. Backends that stay keep what is known of them.
+    #[must_use]
+    pub fn follow(&self, service: &Service, now: Duration) -> Self {
+        let is_checked = service.check.kind != CheckKind::None;
+        let backend = |configured: &Backend| {
+            let before = self.backends.iter().find(|before| before.is(configured));
+            match before {
+                Some(before) if is_checked == self.is_checked => before.follow(configured),
+                // It has served unchecked: that goes on until checks say otherwise.
+                Some(_) => {
+                    let start = is_checked.then_some(Start::Warm(Health::Up));
+                    ServingBackend::new(configured, start, now)
+                }
+                None => ServingBackend::new(configured, is_checked.then_some(Start::Added), now),
+            }
+        };
+        Self {
+            policy: service.health,
+            is_checked,
+            fall: service.check.pace.fall,
+            backends: service.backends.iter().map(backend).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Takes in what a check has found of a backend. Reports on strangers are ignored: they are from before a reload.
+    pub fn observe(&mut self, name: &str, observation: Observation<'_>, now: Duration) {
+        let Some(backend) = self.backends.iter_mut().find(|backend| backend.name() == name) else {
+            return;
+        };
+        match observation.is_silent() {
+            Some(true) => backend.count_silence(observation.began, self.sign_of_life),
+            Some(false) => {
+                backend.end_silence();
+                self.sign_of_life = self.sign_of_life.max(Some(observation.began));
+            }
+            None => {}
+        }
+        backend.observe(observation, now);
+    }
+
+    /// Decides who serves from now on.
+    pub fn decide(&mut self, now: Duration) -> Decision {
+        let members: Vec<Member> = self.backends.iter().map(ServingBackend::member).collect();
+        let Selection {
+            active_tier,
+            in_use,
+            guard,
+        } = select(&members, self.policy.selection, self.active_tier);
+        let mut notices = Vec::new();
+        if let Some(from) = self.active_tier.replace(active_tier)
+            && from != active_tier
+        {
+            notices.push(Notice::Tier {
+                from,
+                to: active_tier,
+            });
+        }
+        match (self.guard, guard) {
+            (Some(_), None) => notices.push(Notice::GuardInactive),
+            (before, Some(guard)) if before != Some(guard) => notices.push(Notice::GuardActive(guard)),
+            _ => {}
+        }
+        self.guard = guard;
+        self.waits_until = self
+            .waits_until
+            .filter(|until| now < *until && members.iter().any(|it| it.standing == Standing::Pending));
+        let waits = self.waits_until.is_some();
+        let parts = in_use.iter().zip(&self.backends).map(|(&in_use, backend)| Part {
+            weight: if in_use && !waits {
+                self.weight(backend, now)
+            } else {
+                0
+            },
+            sheds: !in_use && backend.member().standing != Standing::Healthy,
+            reset: !in_use && self.gives_up(backend),
+        });
+        Decision {
+            backends: parts.collect(),
+            notices,
+            next: self.next_growth(now).into_iter().chain(self.waits_until).min(),
+        }
+    }
+
+    /// The weight of a backend that serves. With a slow start all are multiplied, so that also a weight of 1 can grow.
+    fn weight(&self, backend: &ServingBackend, now: Duration) -> u32 {
+        if self.policy.slow_start.is_zero() {
+            backend.weight()
+        } else {
+            backend.weight().saturating_mul(self.parts(backend, now))
+        }
+    }
+
+    /// How many of the [`slow_start::PARTS`] of its weight a backend has.
+    fn parts(&self, backend: &ServingBackend, now: Duration) -> u32 {
+        backend.up_since().map_or(slow_start::PARTS, |since| {
+            slow_start::parts(now.saturating_sub(since), self.policy.slow_start)
+        })
+    }
+
+    fn next_growth(&self, now: Duration) -> Option<Duration> {
+        let growth = |since: Duration| {
+            let next = slow_start::next_growth(now.saturating_sub(since), self.policy.slow_start)?;
+            Some(since.saturating_add(next))
+        };
+        self.backends
+            .iter()
+            .filter_map(|backend| growth(backend.up_since()?))
+            .min()
+    }
+
+    /// Whether the connections of a backend that is not in use are to be reset.
+    fn gives_up(&self, backend: &ServingBackend) -> bool {
+        self.policy.on_down == OnDown::Reset
+            && backend.health() == Health::Down
+            && match backend.member().standing {
+                Standing::Unusable => true,
+                Standing::Silent => backend.silences() >= self.fall,
+                _ => false,
+            }
+    }
+
+    /// Whether its backends are checked.
+    pub fn is_checked(&self) -> bool {
+        self.is_checked
+    }
+
+    /// The tier that serves.
+    pub fn active_tier(&self) -> u8 {
+        self.active_tier.unwrap_or_default()
+    }
+
+    /// Set while backends are in use that would not be if there were enough others.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
+    /// Whether the first checks of a new service are still waited for.
+    pub fn waits(&self) -> bool {
+        self.waits_until.is_some()
+    }
+
+    /// The backends, in the order of the configuration.
+    pub fn backends(&self) -> &[ServingBackend] {
+        &self.backends
+    }
+
+    /// How many of the [`slow_start::PARTS`] of its weight a backend has while it starts slowly; `None` once it is whole.
+    pub fn slow_start(&self, backend: &ServingBackend, now: Duration) -> Option<u32> {
+        Some(self.parts(backend, now)).filter(|&parts| parts < slow_start::PARTS)
+    }
+}

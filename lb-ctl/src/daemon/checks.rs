@@ -1,0 +1,468 @@
+//! Health checks: their reports come in, and the tables follow.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+};
+
+use anyhow::Context;
+use lb_common::layout::{ServiceKey, TargetName};
+use tokio::{
+    sync::mpsc::Receiver,
+    time::{Duration, Instant},
+};
+
+use super::{
+    clock::ticks,
+    controller::{Controller, until},
+};
+use crate::{
+    adapters::check::{Assignment, Report, Scheduler, Target, targets},
+    core::{
+        config::{Backend, Config, Service},
+        health::{Event, Health, Start},
+        plan::Shares,
+        serving::{Notice, Observation, Part, Serving},
+        time,
+    },
+};
+
+/// How many reports may wait. With more backends than that their checks wait a little, and none is lost.
+const ROOM: usize = 256;
+
+/// A backend of a service, for as long as it has this name and port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BackendKey {
+    service: SocketAddr,
+    name: String,
+    port: u16,
+}
+
+impl BackendKey {
+    fn of(service: &Service, backend: &Backend) -> Self {
+        Self {
+            service: SocketAddr::new(service.vip, service.port),
+            name: backend.name.clone(),
+            port: backend.port,
+        }
+    }
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, name, port } = self;
+        write!(f, "{service} {name} {port}")
+    }
+}
+
+/// How the backends of each service are checked, in the order of the configuration.
+pub(super) type CheckTargets = Vec<Vec<Target>>;
+
+/// How the backends of a configuration are checked. Reads certificates.
+pub(super) fn check_targets(config: &Config) -> anyhow::Result<CheckTargets> {
+    let of = |service: &Service| {
+        targets(service).with_context(|| format!("service[{}].check.ca_file", service.name))
+    };
+    config.services.iter().map(of).collect()
+}
+
+/// The checks, and what follows from them.
+pub(super) struct Checks {
+    /// The moment from which points in time count.
+    epoch: Instant,
+    scheduler: Scheduler<BackendKey>,
+    reports: Receiver<Report<BackendKey>>,
+    services: Vec<Checked>,
+    /// When each backend's process was last known to be the one that it is, in ticks.
+    confirmed: BTreeMap<BackendKey, u32>,
+    /// The targets behind which another process serves now, with the ticks at which the old one still ran. Until a pass over
+    /// the records has taken it in.
+    pub(super) replaced: BTreeMap<u16, u32>,
+}
+
+/// A service, and what has been done for it.
+#[derive(Clone, Debug)]
+struct Checked {
+    serving: Serving,
+    parts: Vec<Part>,
+    next: Option<Duration>,
+}
+
+impl Checked {
+    fn new(mut serving: Serving, now: Duration, service: &Service) -> Self {
+        let decision = serving.decide(now);
+        tell(service, &decision.notices);
+        Self {
+            serving,
+            parts: decision.backends,
+            next: decision.next,
+        }
+    }
+}
+
+/// The services of a configuration that is not yet followed.
+pub(super) struct Next(Vec<Checked>);
+
+impl Next {
+    pub(super) fn shares(&self) -> Shares {
+        shares(&self.0)
+    }
+}
+
+fn shares(services: &[Checked]) -> Shares {
+    let weights = |service: &Checked| service.parts.iter().map(|part| part.weight).collect();
+    services.iter().map(weights).collect()
+}
+
+impl Checks {
+    pub(super) fn new(seed: u64) -> Self {
+        let (scheduler, reports) = Scheduler::new(seed, ROOM);
+        Self {
+            epoch: Instant::now(),
+            scheduler,
+            reports,
+            services: Vec::new(),
+            confirmed: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+        }
+    }
+
+    /// The time, as the services count it.
+    pub(super) fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// The service at this place in the configuration.
+    pub(super) fn service(&self, index: usize) -> Option<&Serving> {
+        self.services.get(index).map(|service| &service.serving)
+    }
+
+    /// Waits for reports, and takes those that there are.
+    pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
+        self.reports.recv_many(reports, ROOM).await
+    }
+
+    /// When the time alone changes something.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let next = self.services.iter().filter_map(|service| service.next).min()?;
+        Some(self.epoch + next)
+    }
+
+    /// What becomes of the services with another configuration. Services that stay keep what is known of their backends.
+    pub(super) fn follow(&self, running: &Config, new: &Config) -> Next {
+        let now = self.now();
+        let address = |service: &Service| (service.vip, service.port);
+        let serving = |service: &Service| {
+            let index = running
+                .services
+                .iter()
+                .position(|it| address(it) == address(service));
+            match index.and_then(|index| self.service(index)) {
+                Some(before) => before.follow(service, now),
+                None => Serving::new(service, |_| Start::Cold, now),
+            }
+        };
+        let services = new.services.iter();
+        Next(
+            services
+                .map(|service| Checked::new(serving(service), now, service))
+                .collect(),
+        )
+    }
+
+    /// From now on these are the services.
+    pub(super) fn adopt(&mut self, next: Next) {
+        self.services = next.0;
+    }
+}
+
+impl Controller {
+    /// Decides for the first time who serves. Those among `serving` do already.
+    pub(super) fn begin_serving(&mut self, serving: &BTreeSet<TargetName>) -> Shares {
+        let now = self.checks.now();
+        let new = |service: &Service| {
+            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            let entry = self.placement.service(&key);
+            let start = |backend: &Backend| {
+                let Some(entry) = entry else {
+                    return Start::Cold;
+                };
+                let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port);
+                if name.is_some_and(|name| serving.contains(&name)) {
+                    Start::Warm(Health::Up)
+                } else {
+                    Start::Added
+                }
+            };
+            Checked::new(Serving::new(service, start, now), now, service)
+        };
+        self.checks.services = self.config.services.iter().map(new).collect();
+        shares(&self.checks.services)
+    }
+
+    /// Checks the backends of the configuration from now on, and no others, and tells the program who takes no new flows.
+    pub(super) fn begin_checks(&mut self, targets: CheckTargets) -> anyhow::Result<()> {
+        let services = self.config.services.iter().zip(&self.checks.services);
+        let mut assignments = Vec::new();
+        for ((service, checked), targets) in services.zip(targets) {
+            let backends = service.backends.iter().zip(checked.serving.backends());
+            for ((configured, backend), target) in backends.zip(targets) {
+                let assignment = Assignment {
+                    target,
+                    pace: service.check.pace,
+                    start: backend.start(),
+                };
+                assignments.push((BackendKey::of(service, configured), assignment));
+            }
+        }
+        let keys: BTreeSet<BackendKey> = assignments.iter().map(|(key, _)| key.clone()).collect();
+        self.checks.confirmed.retain(|key, _| keys.contains(key));
+        self.checks.scheduler.assign(assignments);
+        let parts: Vec<Vec<Part>> = self.checks.services.iter().map(|it| it.parts.clone()).collect();
+        for (index, parts) in parts.iter().enumerate() {
+            self.write_shedding(index, parts)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the first checks of the backends of new services, though not for long.
+    pub(super) async fn first_checks(&mut self) -> anyhow::Result<()> {
+        let mut reports = Vec::new();
+        while self.checks.services.iter().any(|it| it.serving.waits()) {
+            let due = self.checks.due();
+            tokio::select! {
+                _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await?,
+                () = until(due) => self.on_checks_due().await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what checks have found. Empties `reports`.
+    pub(super) async fn on_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> anyhow::Result<()> {
+        let mut touched = BTreeSet::new();
+        for report in reports.drain(..) {
+            touched.extend(self.on_report(&report));
+        }
+        self.decide(touched).await
+    }
+
+    /// Takes in that time has passed.
+    pub(super) async fn on_checks_due(&mut self) -> anyhow::Result<()> {
+        let now = self.checks.now();
+        let is_due = |service: &Checked| service.next.is_some_and(|next| next <= now);
+        let due = (0..)
+            .zip(&self.checks.services)
+            .filter(|(_, service)| is_due(service));
+        let due = due.map(|(index, _)| index).collect();
+        self.decide(due).await
+    }
+
+    /// Returns which service the report is about; `None` if it is from before a reload.
+    fn on_report(&mut self, report: &Report<BackendKey>) -> Option<usize> {
+        let Report {
+            key, result, events, ..
+        } = report;
+        let index = self
+            .config
+            .services
+            .iter()
+            .position(|service| SocketAddr::new(service.vip, service.port) == key.service)?;
+        let service = self.config.services.get(index)?;
+        let place = service.backends.iter().position(|backend| {
+            (&backend.name, backend.port, backend.address) == (&key.name, key.port, report.address)
+        })?;
+        let checked = self.checks.services.get_mut(index)?;
+        let serving = checked.serving.backends().get(place)?;
+        let reason = result.as_ref().err().map(ToString::to_string);
+        if let Some(reason) = &reason
+            && serving
+                .last_check()
+                .is_none_or(|last| last.status.detail != *reason)
+        {
+            tracing::warn!(
+                service = service.name,
+                backend = key.name,
+                reason,
+                "the balancer cannot check the backend"
+            );
+        }
+        for event in events {
+            tell_event(service, report, event);
+        }
+        let began = report.began.saturating_duration_since(self.checks.epoch);
+        let observation = Observation {
+            result: result.as_ref().map_err(|_| reason.as_deref().unwrap_or_default()),
+            events,
+            health: report.health,
+            standing: report.standing,
+            since_up: report.since_up,
+            began,
+        };
+        checked
+            .serving
+            .observe(&key.name, observation, self.checks.epoch.elapsed());
+
+        let restarted = events
+            .iter()
+            .any(|event| matches!(event, Event::Restarted { .. }));
+        if restarted
+            && let Some(then) = self.checks.confirmed.get(key)
+            && let Some(id) = self.plan.services.get(index).and_then(|it| it.targets.get(place))
+        {
+            self.checks.replaced.insert(*id, *then);
+            self.next_sweep = Instant::now();
+        }
+        if result
+            .as_ref()
+            .is_ok_and(|outcome| outcome.process_start_time.is_some())
+        {
+            // Rounded down: what has been seen since may be the new process's.
+            let ago = time::ticks(report.began.elapsed()).saturating_add(1);
+            self.checks
+                .confirmed
+                .insert(key.clone(), ticks().wrapping_sub(ago));
+        }
+        Some(index)
+    }
+
+    /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.
+    async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        for index in services {
+            let decided = self.decide_service(index).await;
+            result = result.and(decided);
+        }
+        result
+    }
+
+    async fn decide_service(&mut self, index: usize) -> anyhow::Result<()> {
+        let now = self.checks.now();
+        let (Some(service), Some(checked)) = (
+            self.config.services.get(index),
+            self.checks.services.get_mut(index),
+        ) else {
+            return Ok(());
+        };
+        let decision = checked.serving.decide(now);
+        checked.next = decision.next;
+        tell(service, &decision.notices);
+        if decision.backends == checked.parts {
+            return Ok(());
+        }
+        self.carry_out(index, decision.backends).await
+    }
+
+    /// Has the tables follow a decision. One that fails is made again with the next report.
+    async fn carry_out(&mut self, index: usize, parts: Vec<Part>) -> anyhow::Result<()> {
+        let ids = self
+            .plan
+            .services
+            .get(index)
+            .map(|it| it.targets.clone())
+            .unwrap_or_default();
+        let serves = |id: &u16, part: &Part| (part.weight > 0).then_some(*id);
+        let mut serving = ids.iter().zip(&parts).filter_map(|(id, part)| serves(id, part));
+        if let Some(sweeping) = &self.sweeping
+            && serving.any(|id| sweeping.reset.contains(&id))
+        {
+            // That pass would delete the records of its new connections.
+            self.finish_sweep().await?;
+        }
+        // First, so that no client is at home any more with who is taken out when the slots move.
+        self.write_shedding(index, &parts)?;
+        let Some(service) = self.config.services.get(index) else {
+            return Ok(());
+        };
+        let (Some(planned), Some(checked)) = (
+            self.plan.services.get_mut(index),
+            self.checks.services.get_mut(index),
+        ) else {
+            return Ok(());
+        };
+        let weights = |parts: &[Part]| parts.iter().map(|part| part.weight).collect::<Vec<_>>();
+        let wanted = weights(&parts);
+        if wanted != weights(&checked.parts) {
+            planned.share_out(&service.backends, &wanted);
+            let moved = self.placement.share_out(planned, ticks(), &mut self.datapath)?;
+            let serving = wanted.iter().filter(|weight| **weight > 0).count();
+            tracing::info!(
+                service = service.name,
+                slots_moved = moved.moved,
+                slots = moved.slots,
+                serving,
+                "new connections are shared out anew"
+            );
+            if serving == 0 {
+                tracing::error!(service = service.name, "no backend is left for new connections");
+            }
+        }
+        let gives_up = |(before, after): (&Part, &Part)| after.reset && !before.reset;
+        if checked.parts.iter().zip(&parts).any(gives_up) {
+            self.next_sweep = Instant::now();
+        }
+        checked.parts = parts;
+        Ok(())
+    }
+
+    /// Tells the program who of a service takes no new flows.
+    fn write_shedding(&mut self, index: usize, parts: &[Part]) -> anyhow::Result<()> {
+        if let Some(planned) = self.plan.services.get(index) {
+            for (id, part) in planned.targets.iter().zip(parts) {
+                self.placement.avoid(*id, part.sheds, &mut self.datapath)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The targets whose connections are to be reset.
+    pub(super) fn given_up(&self) -> BTreeSet<u16> {
+        let services = self.plan.services.iter().zip(&self.checks.services);
+        services
+            .flat_map(|(planned, checked)| planned.targets.iter().zip(&checked.parts))
+            .filter(|(_, part)| part.reset)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+}
+
+fn tell_event(service: &Service, report: &Report<BackendKey>, event: &Event) {
+    let (service, backend, address) = (&service.name, &report.key.name, report.address);
+    match event {
+        Event::Changed {
+            from,
+            to: Health::Up,
+            cause,
+        } => tracing::info!(service, backend, %address, %from, to = "up", cause, "health changed"),
+        Event::Changed { from, to, cause } => {
+            tracing::warn!(service, backend, %address, %from, %to, cause, "health changed");
+        }
+        Event::OtherFailure { cause, .. } => {
+            tracing::warn!(service, backend, %address, cause, "is down for another reason");
+        }
+        Event::Restarted { from, to } => tracing::warn!(
+            service,
+            backend,
+            %address,
+            from,
+            to,
+            "its process was replaced: what is recorded of connections to the old one is void"
+        ),
+    }
+}
+
+fn tell(service: &Service, notices: &[Notice]) {
+    let service = &service.name;
+    for notice in notices {
+        match notice {
+            Notice::Tier { from, to } => tracing::warn!(service, from, to, "another tier serves"),
+            Notice::GuardActive(guard) => {
+                tracing::error!(service, "the guard against mass removal is active: {guard}");
+            }
+            Notice::GuardInactive => {
+                tracing::info!(service, "the guard against mass removal is inactive again");
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Tier 1: tables of other sizes take the place of those of an earlier run. The daemon's steps, one by one, with packets in
+//! between, and with a kill after each.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use std::net::SocketAddr;
+
+use lb_common::counter::Counter;
+use lb_common::headers::tcp::Flags;
+use lb_common::layout::{FlowKey, Slot};
+use lb_common::testing::cases::CLIENT;
+use lb_common::testing::tables::{ONE, TARGETS};
+use lb_common::testing::{Frame, HostTables};
+use lb_ctl::adapters::datapath::{Datapath, Loaded, Pins, Sizes};
+
+const XDP_DROP: u32 = 1;
+const XDP_TX: u32 = 3;
+
+const FLOWS: u32 = 1024;
+const OTHER_FLOWS: u32 = 2048;
+
+/// Where the slots lead: unrecorded packets to target 1, new connections to target 2.
+const MOVED: Slot = Slot {
+    settled: 1,
+    current: 2,
+    tracked: true,
+    settled_seen: 0,
+    grace: 0,
+};
+
+/// A node without interfaces, whose pins go with it.
+struct Node {
+    pins: Pins,
+    host: HostTables,
+}
+
+impl Node {
+    /// An earlier run's tables, in which all slots have moved.
+    fn with_earlier_run(name: &str) -> (Self, Datapath) {
+        let mut pins = Pins::of(&format!("lab-{}-{name}", std::process::id()));
+        pins.create().expect("tests need root");
+        let node = Self {
+            pins,
+            host: HostTables::fixture(),
+        };
+        let mut old = Datapath::load(node.sizes(FLOWS)).unwrap();
+        for index in (0..).take(node.host.slots.len()) {
+            old.write_slot(index, MOVED).unwrap();
+        }
+        for (id, &target) in (0..).zip(&node.host.targets) {
+            old.write_target(id, target).unwrap();
+        }
+        for (&key, &service) in &node.host.services {
+            old.write_service(key, service).unwrap();
+        }
+        old.write_node(&node.host.node.unwrap()).unwrap();
+        node.pins.pin_maps(&mut old).unwrap();
+        old.set_awaits_records(false).unwrap();
+        node.pins.publish_maps().unwrap();
+        (node, old)
+    }
+
+    fn sizes(&self, flows: u32) -> Sizes {
+        Sizes {
+            services: u32::try_from(self.host.services.len()).unwrap(),
+            slots: u32::try_from(self.host.slots.len()).unwrap(),
+            targets: u32::from(TARGETS),
+            flows,
+            half_open: 1024,
+        }
+    }
+
+    /// What a start with other sizes finds: tables that it fills from the old ones.
+    fn migrate(&self) -> (Datapath, Datapath) {
+        match Datapath::load_or_adopt(self.sizes(OTHER_FLOWS), &self.pins).unwrap() {
+            Loaded::Migrated { datapath, old } => (datapath, *old),
+            Loaded::New(_) => panic!("the tables of the earlier run are gone"),
+            Loaded::Adopted(_) => panic!("tables count that are not complete"),
+        }
+    }
+
+    /// What a start with the same other sizes finds: tables that it takes over.
+    fn adopt(&self) -> Datapath {
+        match Datapath::load_or_adopt(self.sizes(OTHER_FLOWS), &self.pins).unwrap() {
+            Loaded::Adopted(datapath) => datapath,
+            Loaded::New(_) => panic!("the tables of the earlier run are gone"),
+            Loaded::Migrated { .. } => panic!("the tables have the old sizes"),
+        }
+    }
+
+    /// The target that gets a segment, or nobody.
+    fn send(&self, datapath: &mut Datapath, port: u16, flags: u8, sequence: u32) -> Option<u16> {
+        let frame = Frame::new(SocketAddr::new(CLIENT.ip(), port), ONE)
+            .flags(flags)
+            .sequence(sequence)
+            .bytes();
+        let output = datapath.test_run(&frame).unwrap();
+        if output.action == XDP_DROP {
+            return None;
+        }
+        assert_eq!(output.action, XDP_TX);
+        (1..TARGETS).find(|id| self.host.targets[usize::from(*id)].addresses() == output.frame[..12])
+    }
+
+    /// A handshake, and some data.
+    fn connect(&self, datapath: &mut Datapath, port: u16) {
+        assert_eq!(self.send(datapath, port, Flags::SYN, 100), Some(2));
+        assert_eq!(self.send(datapath, port, Flags::ACK, 101), Some(2));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = self.pins.remove() {
+            eprintln!("the pins stay: {error}");
+        }
+    }
+}
+
+fn recorded(datapath: &Datapath, port: u16) -> bool {
+    let key = FlowKey::new(CLIENT.ip().into(), port, 0);
+    datapath.flow_record(key).unwrap().is_some()
+}
+
+#[test]
+fn what_is_opened_while_tables_are_exchanged_goes_where_it_began() {
+    let (node, mut old) = Node::with_earlier_run("exchange");
+    node.connect(&mut old, 1000);
+    // A connection whose port is used again while the tables are exchanged, by one that goes elsewhere.
+    assert_eq!(node.send(&mut old, 1001, Flags::SYN, 500), Some(2));
+
+    let (mut new, copied) = node.migrate();
+    node.pins.pin_maps(&mut new).unwrap();
+    // The old program is attached still.
+    node.connect(&mut old, 1002);
+    assert_eq!(node.send(&mut old, 1003, Flags::SYN, 900), Some(2));
+    assert_eq!(node.send(&mut old, 1001, Flags::ACK, 501), Some(2));
+    assert_eq!(node.send(&mut old, 1000, Flags::ACK | Flags::FIN, 200), Some(2));
+
+    // And now the new one. An answer from target 1, which knows none of them, would be a reset.
+    for (port, flags, sequence) in [
+        (1000, Flags::ACK, 102),
+        (1001, Flags::ACK, 502),
+        (1002, Flags::ACK, 102),
+        (1003, Flags::ACK, 901),
+        (1004, Flags::SYN, 1),
+        (1005, Flags::ACK, 1),
+    ] {
+        assert_eq!(node.send(&mut new, port, flags, sequence), None, "port {port}");
+    }
+    assert_eq!(new.counter(Counter::DropRecordsAwaited).unwrap(), 6);
+    new.write_node(&node.host.node.unwrap()).unwrap();
+    assert_eq!(
+        node.send(&mut new, 1000, Flags::ACK, 102),
+        None,
+        "whatever else is written"
+    );
+
+    new.catch_up_with(&copied).unwrap();
+    let closing = new
+        .flow_record(FlowKey::new(CLIENT.ip().into(), 1000, 0))
+        .unwrap();
+    assert_ne!(closing.unwrap().closing, 0, "what it became after the first copy");
+    new.set_awaits_records(false).unwrap();
+    for (port, sequence) in [(1000, 103), (1001, 503), (1002, 103), (1003, 901)] {
+        assert_eq!(
+            node.send(&mut new, port, Flags::ACK, sequence),
+            Some(2),
+            "port {port}"
+        );
+        assert!(recorded(&new, port));
+    }
+    let half_open = |port| new.half_open_record(FlowKey::new(CLIENT.ip().into(), port, 0));
+    assert_eq!(
+        half_open(1001).unwrap(),
+        None,
+        "it was removed after the first copy"
+    );
+    assert_eq!(
+        node.send(&mut new, 1005, Flags::ACK, 1),
+        Some(1),
+        "from before the move"
+    );
+}
+
+#[test]
+fn a_kill_anywhere_leaves_one_set_of_tables_with_all_records() {
+    let (node, mut old) = Node::with_earlier_run("kill");
+    node.connect(&mut old, 1000);
+
+    // After the new ones were pinned, and before they were complete, the old ones count.
+    let (mut new, _) = node.migrate();
+    node.pins.pin_maps(&mut new).unwrap();
+    node.connect(&mut old, 1001);
+    drop(new);
+    let (mut new, copied) = node.migrate();
+    for port in [1000, 1001] {
+        assert!(recorded(&new, port), "port {port}");
+    }
+
+    // After they were complete, the new ones do, whatever they are called.
+    node.pins.pin_maps(&mut new).unwrap();
+    node.connect(&mut old, 1002);
+    new.catch_up_with(&copied).unwrap();
+    new.set_awaits_records(false).unwrap();
+    node.connect(&mut new, 1003);
+    drop((new, copied));
+    let adopted = node.adopt();
+    for port in [1000, 1001, 1002, 1003] {
+        assert!(recorded(&adopted, port), "port {port}");
+    }
+    drop(adopted);
+    let adopted = node.adopt();
+    assert!(recorded(&adopted, 1003));
+}
