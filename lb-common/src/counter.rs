@@ -1,8 +1,10 @@
 //! The counters of exceptional packets, named in one place.
 
+/// Makes an enum `Counter` of reasons to count a packet, each with its index in a map, its name and a sentence, and
+/// documented as said.
 macro_rules! counters {
-    ($($variant:ident = $index:literal, $name:literal, $meaning:literal;)*) => {
-        /// A reason to count a packet. The discriminant is the index in the map of counters.
+    ($(#[$doc:meta])* $($variant:ident = $index:literal, $name:literal, $meaning:literal;)*) => {
+        $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u32)]
         pub enum Counter {
@@ -13,7 +15,14 @@ macro_rules! counters {
             /// Every counter, in the order of their indices.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name, as status and metrics show it.
+            /// How many counters there are: the size of their map.
+            pub const COUNT: u32 = {
+                #[expect(clippy::cast_possible_truncation, reason = "a handful")]
+                let count = Self::ALL.len() as u32;
+                count
+            };
+
+            /// The name, as operators see it.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
@@ -23,10 +32,31 @@ macro_rules! counters {
                 match self { $(Self::$variant => $meaning,)* }
             }
         }
+
+        #[cfg(test)]
+        mod tests {
+            use super::*;
+
+            #[test]
+            fn indices_are_dense_and_names_unique() {
+                for (index, &counter) in Counter::ALL.iter().enumerate() {
+                    assert_eq!(counter as usize, index);
+                    assert!(counter.meaning().ends_with('.'));
+                    assert!(
+                        Counter::ALL[..index]
+                            .iter()
+                            .all(|earlier| earlier.name() != counter.name())
+                    );
+                }
+            }
+        }
     };
 }
 
+pub(crate) use counters;
+
 counters! {
+    /// A reason to count a packet. The discriminant is the index in the map of counters.
     DropFragment = 0, "drop_fragment",
         "A fragment of a TCP packet to a VIP was dropped: only the first fragment tells the flow.";
     DropTruncated = 1, "drop_truncated",
@@ -67,31 +97,4 @@ counters! {
         "A backend's answer was translated and forwarded to its client, as it should be.";
     DropRecordsAwaited = 19, "drop_records_awaited",
         "A packet was dropped because the records that say where it belongs were being moved to tables of other sizes.";
-}
-
-impl Counter {
-    /// How many counters there are: the size of their map.
-    pub const COUNT: u32 = {
-        #[expect(clippy::cast_possible_truncation, reason = "a handful")]
-        let count = Self::ALL.len() as u32;
-        count
-    };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn indices_are_dense_and_names_unique() {
-        for (index, &counter) in Counter::ALL.iter().enumerate() {
-            assert_eq!(counter as usize, index);
-            assert!(counter.meaning().ends_with('.'));
-            assert!(
-                Counter::ALL[..index]
-                    .iter()
-                    .all(|earlier| earlier.name() != counter.name())
-            );
-        }
-    }
 }

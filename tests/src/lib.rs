@@ -22,6 +22,7 @@ pub mod demo;
 mod hosts;
 pub mod impalad;
 pub mod kernel_clock;
+pub mod kernel_tables;
 mod lifetime;
 pub mod limits;
 pub mod programs;

@@ -9,12 +9,13 @@
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use lab::kernel_tables;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
-use lb_common::layout::{ALLOWED_ROOM, AllowedKey, Service, ServiceKey, Slot};
-use lb_common::testing::tables::{RESTRICTED, RESTRICTED6, TARGETS};
+use lb_common::layout::{ALLOWED_ROOM, AllowedKey, Service, ServiceKey};
+use lb_common::testing::tables::{RESTRICTED, RESTRICTED6};
 use lb_common::testing::{Frame, HostTables};
-use lb_ctl::adapters::datapath::{Datapath, Sizes};
+use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
 
 const XDP_DROP: u32 = 1;
@@ -24,24 +25,7 @@ const XDP_TX: u32 = 3;
 fn twins() -> (Datapath, HostTables) {
     let mut host = HostTables::fixture();
     host.allowed.clear();
-    let mut kernel = Datapath::load(Sizes {
-        services: u32::try_from(host.services.len()).unwrap(),
-        slots: u32::try_from(host.slots.len()).unwrap(),
-        targets: u32::from(TARGETS),
-        flows: 1024,
-        half_open: 1024,
-    })
-    .expect("tests need root");
-    for (index, &bits) in (0..).zip(&host.slots) {
-        kernel.write_slot(index, Slot::from_bits(bits)).unwrap();
-    }
-    for (id, &target) in (0..).zip(&host.targets) {
-        kernel.write_target(id, target).unwrap();
-    }
-    for (&key, &service) in &host.services {
-        kernel.write_service(key, service).unwrap();
-    }
-    kernel.write_node(&host.node.unwrap()).unwrap();
+    let kernel = kernel_tables::load(&host, 1024, 1024).unwrap();
     (kernel, host)
 }
 

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
+use lab::kernel_tables;
 use lab::random::Random;
 use lb_common::counter::Counter;
 use lb_common::layout::{ServiceKey, Slot, Traffic};
@@ -17,7 +18,7 @@ use lb_common::packet::PacketBuffer as _;
 use lb_common::process::{Action, process};
 use lb_common::testing::tables::{TARGETS, VIP};
 use lb_common::testing::{Case, HostTables, cases};
-use lb_ctl::adapters::datapath::{Datapath, Sizes, TestRunOutput};
+use lb_ctl::adapters::datapath::{Datapath, TestRunOutput};
 use proptest::prelude::*;
 
 const XDP_DROP: u32 = 1;
@@ -28,34 +29,8 @@ const XDP_REDIRECT: u32 = 4;
 /// The program, with the tables of the host's fixture in its maps.
 fn loaded() -> (Datapath, HostTables) {
     let tables = HostTables::fixture();
-    let sizes = Sizes {
-        services: u32::try_from(tables.services.len()).unwrap(),
-        slots: u32::try_from(tables.slots.len()).unwrap(),
-        targets: u32::from(TARGETS),
-        // Room for whatever damaged SYNs open: the host's tables never evict.
-        flows: 65_536,
-        half_open: 65_536,
-    };
-    let mut datapath = Datapath::load(sizes).expect("the kernel accepts the program; tests need root");
-    for (index, &bits) in (0..).zip(&tables.slots) {
-        datapath.write_slot(index, Slot::from_bits(bits)).unwrap();
-    }
-    for (id, &target) in (0..).zip(&tables.targets) {
-        datapath.write_target(id, target).unwrap();
-    }
-    for prefix in &tables.allowed {
-        datapath.allow(prefix).unwrap();
-    }
-    for (&key, &service) in &tables.services {
-        datapath.write_service(key, service).unwrap();
-    }
-    for (&key, &record) in &tables.flows {
-        datapath.write_flow_record(key, record).unwrap();
-    }
-    for (&key, &way_back) in &tables.returns {
-        datapath.write_way_back(key, way_back).unwrap();
-    }
-    datapath.write_node(&tables.node.unwrap()).unwrap();
+    // Room for whatever damaged SYNs open: the host's tables never evict.
+    let datapath = kernel_tables::load(&tables, 65_536, 65_536).unwrap();
     (datapath, tables)
 }
 

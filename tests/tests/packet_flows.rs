@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 
 use lab::kernel_clock::ticks;
+use lab::kernel_tables;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
@@ -21,7 +22,7 @@ use lb_common::process::{Action, process};
 use lb_common::testing::cases::{CLIENT, CLIENT6};
 use lb_common::testing::tables::{ONE, ONE6, TARGETS};
 use lb_common::testing::{Frame, HostTables, IcmpError};
-use lb_ctl::adapters::datapath::{Datapath, Sizes};
+use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
 
 const XDP_TX: u32 = 3;
@@ -39,34 +40,14 @@ impl Twins {
         let mut host = HostTables::fixture();
         // Only those that the tests make.
         host.flows.clear();
-        let kernel = Datapath::load(Sizes {
-            services: u32::try_from(host.services.len()).unwrap(),
-            slots: u32::try_from(host.slots.len()).unwrap(),
-            targets: u32::from(TARGETS),
-            flows,
-            half_open: 1024,
-        });
-        let mut twins = Self {
-            kernel: kernel.expect("tests need root"),
+        host.returns.clear();
+        let kernel = kernel_tables::load(&host, flows, 1024).unwrap();
+        Self {
+            kernel,
             host,
             service,
             client,
-        };
-        twins.fill();
-        twins
-    }
-
-    fn fill(&mut self) {
-        for (index, &bits) in (0..).zip(&self.host.slots) {
-            self.kernel.write_slot(index, Slot::from_bits(bits)).unwrap();
         }
-        for (id, &target) in (0..).zip(&self.host.targets) {
-            self.kernel.write_target(id, target).unwrap();
-        }
-        for (&key, &service) in &self.host.services {
-            self.kernel.write_service(key, service).unwrap();
-        }
-        self.kernel.write_node(&self.host.node.unwrap()).unwrap();
     }
 
     /// Gives all slots of the service this content, on both sides.

@@ -11,14 +11,15 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use lab::kernel_clock::ticks;
+use lab::kernel_tables;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{FlowKey, Service, ServiceKey, Slot};
 use lb_common::testing::cases::CLIENT;
-use lb_common::testing::tables::{ONE, TARGETS};
+use lb_common::testing::tables::ONE;
 use lb_common::testing::{Frame, HostTables};
-use lb_ctl::adapters::datapath::{Datapath, Sizes};
+use lb_ctl::adapters::datapath::Datapath;
 use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
-use rustix::time::{ClockId, clock_gettime};
 
 /// In ticks.
 const IDLE_TIMEOUT: u32 = 1000;
@@ -35,13 +36,7 @@ struct Kernel {
 impl Kernel {
     fn new(flows: u32) -> Self {
         let host = HostTables::fixture();
-        let sizes = Sizes {
-            services: u32::try_from(host.services.len()).unwrap(),
-            slots: u32::try_from(host.slots.len()).unwrap(),
-            targets: u32::from(TARGETS),
-            flows,
-            half_open: 65_536,
-        };
+        let sizes = kernel_tables::sizes(&host, flows, 65_536).unwrap();
         let mut datapath = Datapath::load(sizes).expect("tests need root");
         for (id, &target) in (0..).zip(&host.targets) {
             datapath.write_target(id, target).unwrap();
@@ -108,13 +103,6 @@ impl Kernel {
         let established = PORTS.filter(|&port| self.datapath.flow_record(key(port)).unwrap().is_some());
         (half_open.count(), established.count())
     }
-}
-
-fn ticks() -> u32 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let nanoseconds =
-        u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap();
-    lb_common::clock::ticks(nanoseconds)
 }
 
 #[test]

@@ -1,32 +1,9 @@
 //! What the decapsulator counts.
 
-macro_rules! counters {
-    ($($variant:ident = $index:literal, $name:literal, $meaning:literal;)*) => {
-        /// What became of a tunnel packet to this host. The discriminant is the index in the map of counters.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u32)]
-        pub enum Counter {
-            $(#[doc = $meaning] $variant = $index,)*
-        }
-
-        impl Counter {
-            /// Every counter, in the order of their indices.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// The name, as `lb-ctl decap --status` shows it.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// One sentence for an operator.
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$variant => $meaning,)* }
-            }
-        }
-    };
-}
+use crate::counter::counters;
 
 counters! {
+    /// What became of a tunnel packet to this host. The discriminant is the index in the map of counters.
     Decapsulated = 0, "decapsulated",
         "A packet was taken out of its tunnel and given to the kernel.";
     PassedSource = 1, "passed_source",
@@ -39,13 +16,4 @@ counters! {
         "A fragment of a tunnel packet was dropped: balancers send none, so a router on the way has made it.";
     DropCongestion = 5, "drop_congestion",
         "A tunnel packet was dropped because a router has marked congestion and the sender inside does not know the mark.";
-}
-
-impl Counter {
-    /// How many counters there are: the size of their map.
-    pub const COUNT: u32 = {
-        #[expect(clippy::cast_possible_truncation, reason = "a handful")]
-        let count = Self::ALL.len() as u32;
-        count
-    };
 }

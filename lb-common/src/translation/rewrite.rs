@@ -85,11 +85,17 @@ impl Place {
     /// Whether a router may not forward the packet any more: its hop limit, or time to live, is used up.
     #[inline(always)]
     pub(super) fn has_expired(&self, packet: &(impl Packet + ?Sized)) -> bool {
-        let offset = if self.is_v4 { self.ip + 8 } else { self.ip + 7 };
-        match packet.read(offset) {
-            Some([hops]) => hops <= 1,
-            None => true,
-        }
+        has_expired(packet, self.ip, self.is_v4)
+    }
+}
+
+/// Whether the packet whose IP header is at `ip` may not be forwarded any more.
+#[inline(always)]
+fn has_expired(packet: &(impl Packet + ?Sized), ip: usize, is_v4: bool) -> bool {
+    let offset = if is_v4 { ip + 8 } else { ip + 7 };
+    match packet.read(offset) {
+        Some([hops]) => hops <= 1,
+        None => true,
     }
 }
 
@@ -237,11 +243,7 @@ impl ErrorPlace {
     /// As [`Place::has_expired`].
     #[inline(always)]
     pub(super) fn has_expired(&self, packet: &(impl Packet + ?Sized)) -> bool {
-        let offset = if self.is_v4 { self.ip + 8 } else { self.ip + 7 };
-        match packet.read(offset) {
-            Some([hops]) => hops <= 1,
-            None => true,
-        }
+        has_expired(packet, self.ip, self.is_v4)
     }
 }
 
