@@ -180,7 +180,7 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
     let Some(slot) = tables.slot(index) else {
         return Verdict::Drop(Counter::DropTableInconsistent);
     };
-    let id = if consults_records(service, slot) {
+    let id = if slot.tracked {
         // What is dropped is sent again. What went to the wrong target would be reset by it.
         if awaits_records(tables) {
             return Verdict::Drop(Counter::DropRecordsAwaited);
@@ -217,12 +217,6 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
         flow,
         new_flow: segment.flags.opens(),
     }
-}
-
-/// Whether packets of a slot look records up.
-#[inline(always)]
-pub(crate) const fn consults_records(_service: &Service, slot: Slot) -> bool {
-    slot.tracked
 }
 
 /// Whether records are missing that an earlier run's tables still have.

@@ -9,9 +9,9 @@
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use lab::Lab;
 use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, start_coordinators};
 use lab::clients::hs2::coordinator_name;
+use lab::{Lab, wait_until};
 use lb_ctl::core::explain::Explanation;
 
 /// A lab with a balancer and clients in front of three coordinators.
@@ -164,6 +164,58 @@ fn clients_keep_their_backends_through_moves_and_restarts_until_a_drain() {
 #[test]
 fn clients_keep_their_backends_over_ipv6() {
     clients_keep_their_backends(true);
+}
+
+#[test]
+fn clients_at_home_in_a_tier_that_does_not_serve_stay_there_when_the_daemon_is_killed() {
+    let mut cluster = Cluster::new(&[1, 1], false);
+    let tiers = |interval: &str| {
+        let check = format!("[service.check]\ntype = \"impala\"\ninterval = \"{interval}\"\n");
+        let second = format!("name = \"{}\"\n", cluster.coordinators[1].name);
+        configuration(&cluster.lab, &cluster.coordinators, &[1, 1], false)
+            .with(
+                "affinity = \"client\"\n",
+                &format!("affinity = \"client\"\n{check}"),
+            )
+            .unwrap()
+            .with(&second, &format!("{second}tier = 1\n"))
+            .unwrap()
+    };
+    let (often, seldom) = (tiers("200ms"), tiers("1h"));
+    cluster.balancer.reconfigure(often).unwrap();
+    let output = cluster.balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let wait_for_tier = |cluster: &Cluster, tier| {
+        wait_until(&format!("tier {tier} to serve"), PATIENCE, || {
+            let service = cluster.balancer.status().unwrap().services.remove(0);
+            let slots: Vec<u32> = service.backends.iter().map(|it| it.slots).collect();
+            if service.active_tier == tier && slots[usize::from(1 - tier)] == 0 {
+                Ok(())
+            } else {
+                Err(format!("tier {}, slots {slots:?}", service.active_tier))
+            }
+        })
+        .unwrap();
+    };
+    wait_for_tier(&cluster, 0);
+    cluster.coordinators[0].switch("not-ready").unwrap();
+    wait_for_tier(&cluster, 1);
+    let homes = cluster.homes(false);
+    assert!(
+        homes.iter().all(|home| *home == cluster.coordinators[1].name),
+        "{homes:?}"
+    );
+    cluster.coordinators[0].switch("serve").unwrap();
+    wait_for_tier(&cluster, 0);
+    assert_eq!(cluster.homes(false), homes, "the first tier serves again");
+
+    // No check comes that would tell the next daemon how the second one is.
+    cluster.balancer.reconfigure(seldom).unwrap();
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    assert_eq!(cluster.homes(false), homes, "without a controller");
+    cluster.balancer.run(&[]).unwrap();
+    wait_for_tier(&cluster, 0);
+    assert_eq!(cluster.homes(false), homes, "with another one");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{ClientKey, FlowKey, Service, ServiceKey, Slot};
+use lb_common::layout::{ClientKey, FlowKey, Service, ServiceKey, Slot, Target};
 use lb_common::testing::tables::{AFFINE, AFFINE6, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
@@ -69,7 +69,14 @@ impl Twins {
     }
 
     fn shed(&mut self, id: u16, sheds: bool) {
-        let target = self.host.targets[usize::from(id)].shedding(sheds);
+        self.set_target(id, self.host.targets[usize::from(id)].shedding(sheds));
+    }
+
+    fn drain(&mut self, id: u16, drains: bool) {
+        self.set_target(id, self.host.targets[usize::from(id)].draining(drains));
+    }
+
+    fn set_target(&mut self, id: u16, target: Target) {
         self.host.targets[usize::from(id)] = target;
         self.kernel.write_target(id, target).unwrap();
     }
@@ -217,11 +224,43 @@ fn a_client_goes_home_while_its_slot_moves_until_the_home_is_drained() {
             "neither settled nor current, but at home"
         );
 
-        twins.shed(1, true);
+        twins.drain(1, true);
         assert_eq!(connect(&mut twins), 3, "its home is drained");
-        twins.shed(1, false);
+        twins.drain(1, false);
         assert_eq!(connect(&mut twins), 3, "and no longer its home");
+        twins.set_slots(tracked(1, 2, 0));
+        twins.shed(3, true);
+        assert_eq!(connect(&mut twins), 2, "its home is not well");
+        twins.shed(3, false);
+        assert_eq!(connect(&mut twins), 2, "and no longer its home");
     }
+}
+
+#[test]
+fn a_handshake_that_has_begun_ends_on_a_target_that_drains_and_not_on_one_that_sheds() {
+    let mut twins = Twins::new(AFFINE);
+    twins.set_slots(tracked(1, 2, 0));
+    let at = |port| client(AFFINE, 7, port);
+    assert_eq!(twins.connect(at(40_000)), 2, "at home");
+    twins.set_slots(tracked(1, 3, 0));
+    for port in [40_001, 40_002] {
+        assert_eq!(twins.send(at(port), Flags::SYN, 100), 2);
+    }
+    twins.drain(2, true);
+    assert_eq!(twins.send(at(40_001), Flags::SYN, 100), 2, "a SYN again");
+    assert_eq!(twins.send(at(40_003), Flags::SYN, 100), 3, "a new one");
+    assert_eq!(
+        twins.send(at(40_001), Flags::ACK, 101),
+        2,
+        "it goes on where it began"
+    );
+    twins.shed(2, true);
+    assert_eq!(twins.send(at(40_002), Flags::SYN, 100), 3, "nobody answers there");
+    assert_eq!(twins.send(at(40_001), Flags::ACK, 102), 2, "it is not given up");
+    assert_eq!(twins.send(at(40_002), Flags::ACK, 101), 3);
+    twins.shed(2, false);
+    twins.drain(2, false);
+    assert_eq!(twins.connect(at(40_004)), 3, "at home since");
 }
 
 #[test]
@@ -257,9 +296,10 @@ enum Step {
         current: u16,
         grace: bool,
     },
-    Shed {
+    Admit {
         target: u16,
         sheds: bool,
+        drains: bool,
     },
     Send {
         number: u8,
@@ -284,7 +324,8 @@ fn host_and_kernel_note_the_same() {
         let step = prop_oneof![
             1 => (1u16..4, 1u16..4, any::<bool>())
                 .prop_map(|(settled, current, grace)| Step::Move { settled, current, grace }),
-            1 => (1u16..4, any::<bool>()).prop_map(|(target, sheds)| Step::Shed { target, sheds }),
+            1 => (1u16..4, any::<bool>(), any::<bool>())
+                .prop_map(|(target, sheds, drains)| Step::Admit { target, sheds, drains }),
             8 => (any::<u8>(), 1u16..4, flags, 100u32..103)
                 .prop_map(|(number, port, flags, sequence)| Step::Send { number, port, flags, sequence }),
         ];
@@ -302,7 +343,10 @@ fn host_and_kernel_note_the_same() {
                     Step::Move { settled, current, grace } => {
                         twins.set_slots(tracked(settled, current, grace.into()));
                     }
-                    Step::Shed { target, sheds } => twins.shed(target, sheds),
+                    Step::Admit { target, sheds, drains } => {
+                        twins.shed(target, sheds);
+                        twins.drain(target, drains);
+                    }
                     Step::Send { number, port, flags, sequence } => {
                         // The fewer clients, the more is known of each.
                         twins.send(client(service, number % few, port), flags, sequence);

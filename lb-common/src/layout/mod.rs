@@ -21,7 +21,7 @@ pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
 
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;

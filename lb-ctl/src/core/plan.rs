@@ -57,8 +57,10 @@ pub struct PlannedTarget {
     pub address: IpAddr,
     /// How packets reach it.
     pub forwarding: Forwarding,
-    /// Whether it gets no new flows, whatever affinity says.
-    pub sheds: bool,
+    /// Whether it gets no new flows, whatever affinity says: it has the weight 0.
+    pub drains: bool,
+    /// Whether it gets none before its first check either.
+    pub is_checked: bool,
 }
 
 /// With which weight each backend of each service takes part, in the order of the configuration. What is missing is 0.

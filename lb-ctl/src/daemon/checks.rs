@@ -67,6 +67,15 @@ pub(super) fn check_targets(config: &Config) -> anyhow::Result<CheckTargets> {
     config.services.iter().map(of).collect()
 }
 
+/// What the tables of an earlier run say of the health of its backends.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Those that get new connections.
+    pub(super) serving: BTreeSet<TargetName>,
+    /// Those that get none, but would: their tier does not serve.
+    pub(super) spare: BTreeSet<TargetName>,
+}
+
 /// The checks, and what follows from them.
 pub(super) struct Checks {
     /// The moment from which points in time count.
@@ -178,8 +187,8 @@ impl Checks {
 }
 
 impl Controller {
-    /// Decides for the first time who serves. Those among `serving` do already.
-    pub(super) fn begin_serving(&mut self, serving: &BTreeSet<TargetName>) -> Shares {
+    /// Decides for the first time who serves.
+    pub(super) fn begin_serving(&mut self, earlier: &Earlier) -> Shares {
         let now = self.checks.now();
         let new = |service: &Service| {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
@@ -189,10 +198,10 @@ impl Controller {
                     return Start::Cold;
                 };
                 let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port);
-                if name.is_some_and(|name| serving.contains(&name)) {
-                    Start::Warm(Health::Up)
-                } else {
-                    Start::Added
+                match name {
+                    Some(name) if earlier.serving.contains(&name) => Start::Warm(Health::Up),
+                    Some(name) if earlier.spare.contains(&name) => Start::Spare,
+                    _ => Start::Added,
                 }
             };
             Checked::new(Serving::new(service, start, now), now, service)

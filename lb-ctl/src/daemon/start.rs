@@ -6,7 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Host, Signals,
-    checks::{CheckTargets, check_targets},
+    checks::{CheckTargets, Earlier, check_targets},
     controller::Controller,
     reconfiguration::RESOLUTION_GRACE,
     vips,
@@ -117,7 +117,7 @@ impl Controller {
     ) -> anyhow::Result<bool> {
         match tables {
             Tables::New => {
-                let shares = self.begin_serving(&BTreeSet::new());
+                let shares = self.begin_serving(&Earlier::default());
                 let plan = self.placement.plan(&self.config, &shares)?;
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;
@@ -217,9 +217,9 @@ impl Controller {
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
         self.adopt_next_hops().await?;
-        // Whoever gets new connections goes on getting them until checks say otherwise.
-        let serving = self.placement.serving(&self.datapath)?;
-        let shares = self.begin_serving(&serving);
+        // Whoever gets new connections, or is some client's home, goes on so until checks say otherwise.
+        let earlier = self.earlier()?;
+        let shares = self.begin_serving(&earlier);
         let plan = self.placement.plan(&self.config, &shares)?;
         let moved = self.follow(self.config.clone(), plan).await?;
         self.begin_checks(targets)?;
@@ -243,6 +243,19 @@ impl Controller {
         let shedding = targets.iter().filter(|(.., target)| target.sheds());
         self.placement.go_on_avoiding(shedding.map(|(id, ..)| *id));
         self.network.adopt(&targets, &mut self.datapath).await
+    }
+
+    /// What the tables say of the backends' health.
+    fn earlier(&self) -> anyhow::Result<Earlier> {
+        let serving = self.placement.serving(&self.datapath)?;
+        let mut spare = BTreeSet::new();
+        for (id, name) in self.placement.targets() {
+            let target = self.datapath.target(id)?;
+            if !target.sheds() && !target.drains() && !serving.contains(name) {
+                spare.insert(*name);
+            }
+        }
+        Ok(Earlier { serving, spare })
     }
 
     /// Attaches the program to all interfaces and pins the links.

@@ -398,7 +398,7 @@ impl WriteTables for Datapath {
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), DatapathError> {
         self.reset_traffic(target.id)?;
         let entry = Target::new(target.address.into(), target.forwarding, None);
-        self.write_target(target.id, entry)?;
+        self.write_target(target.id, entry.shedding(target.is_checked))?;
         // Last: only now the id stands for somebody.
         self.write_name(target.id, target.name)
     }

@@ -21,7 +21,7 @@ pub use adoption::{AdoptionError, Found};
 pub use steps::{Departing, Moved, Swept, WriteTables};
 
 use super::{
-    config::{Config, DatapathConfig},
+    config::{CheckKind, Config, DatapathConfig},
     plan::{self, Plan, PlannedService, PlannedTarget, Shares},
 };
 
@@ -169,7 +169,8 @@ impl Placement {
                     name,
                     address: backend.address,
                     forwarding: plan::forwarding(service.forward, backend, &config.datapath),
-                    sheds: backend.weight == 0,
+                    drains: backend.weight == 0,
+                    is_checked: service.check.kind != CheckKind::None,
                 });
                 targets.push(id);
             }

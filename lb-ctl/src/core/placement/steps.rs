@@ -30,7 +30,8 @@ pub trait WriteTables {
     fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
     /// No longer allows it from a prefix, if it did.
     fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
-    /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
+    /// Begins to use a target id: its counters are zero, its next hop is unknown, it sheds if it is checked, and from then on it
+    /// stands for somebody.
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
     /// Stops new flows to a target, except those that have begun, or lets them in again. Whether it sheds stays as it is.
     fn drain(&mut self, id: u16, drains: bool) -> Result<(), Self::Error>;
@@ -72,6 +73,9 @@ impl Placement {
             if self.targets.get(&target.id) != Some(&target.name) {
                 tables.introduce_target(target)?;
                 self.targets.insert(target.id, target.name);
+                if target.is_checked {
+                    self.avoided.insert(target.id);
+                }
             }
         }
         Ok(())
@@ -126,7 +130,7 @@ impl Placement {
         let open: BTreeSet<u16> = plan
             .targets
             .iter()
-            .filter(|target| !target.sheds)
+            .filter(|target| !target.drains)
             .map(|target| target.id)
             .collect();
         let ids = self.targets.keys().copied();

@@ -143,7 +143,7 @@ impl WriteTables for Kernel {
         self.write()?;
         let id = target.id;
         assert!(!self.names_target(id), "target id {id} is used while it is named");
-        self.tables.targets[usize::from(id)] = resolved_target();
+        self.tables.targets[usize::from(id)] = resolved_target().shedding(target.is_checked);
         self.names[usize::from(id)] = target.name;
         Ok(())
     }

@@ -23,7 +23,7 @@ use super::{NoRoom, Placement};
 use crate::core::plan::Shares;
 use crate::core::{
     census::{Census, Record, run_short},
-    config::{Config, ConfigDuration},
+    config::{CheckKind, Config, ConfigDuration},
 };
 use configuration::{configuration, service_address};
 use homes::Homes;
@@ -377,6 +377,9 @@ impl World {
         self.placement
             .forget_orphans(&mut self.kernel)
             .expect("nobody is killed here");
+        let targets = self.kernel.tables.targets.iter().zip(0..);
+        let shedding = targets.filter(|(target, _)| target.sheds());
+        self.placement.go_on_avoiding(shedding.map(|(_, id)| id));
         let config = self.config.clone();
         self.configure(config).expect("what had room before has it again");
         self.short = self.kernel.tables.short;
@@ -460,7 +463,10 @@ fn check_currents(world: &World) -> Result<(), TestCaseError> {
         .plan(&world.config, &Shares::configured(&world.config))
         .expect("it is in use");
     for (id, name) in world.placement.targets() {
-        let takes_new_flows = ours.targets.iter().any(|target| target.id == id && !target.sheds);
+        let takes_new_flows = ours
+            .targets
+            .iter()
+            .any(|target| target.id == id && !target.drains);
         let target = world.kernel.tables.targets[usize::from(id)];
         prop_assert_eq!(target.takes_new_flows(), takes_new_flows, "{:?}", name);
     }
@@ -676,4 +682,29 @@ fn a_target_takes_new_flows_if_the_configuration_and_its_health_say_so() {
     world.configure(closed).expect("room");
     world.configure(open).expect("room");
     assert!(!takes(&world), "its health has not changed");
+    world.restart();
+    assert!(!takes(&world), "another controller knows of no change either");
+    world.avoid(0, 0, false);
+    assert!(takes(&world));
+    world.restart();
+    assert!(takes(&world));
+}
+
+#[test]
+fn a_target_that_is_checked_takes_no_new_flows_before_its_health_says_so() {
+    let mut world = World::new(ConfigDuration::from_millis(100_000));
+    let mut config =
+        configuration(&[[Some(1), Some(1), Some(1), None], [None; 4], [None; 4]]).expect("a service");
+    config.services[0].check.kind = CheckKind::Tcp;
+    world.configure(config).expect("room");
+    let takes: Vec<bool> = world
+        .placement
+        .targets()
+        .map(|(id, _)| world.kernel.tables.targets[usize::from(id)].takes_new_flows())
+        .collect();
+    assert_eq!(takes, [true, true, false], "the last one is new");
+    let new = world.placement.without_new_flows().next().expect("the new one");
+    world.avoid(0, 2, false);
+    assert!(world.kernel.tables.targets[usize::from(new)].takes_new_flows());
+    assert_eq!(world.placement.without_new_flows().count(), 0);
 }
