@@ -1,7 +1,8 @@
 //! One pass over the records of both tables, and over the notes of clients: which are over, and what the others name.
 //!
 //! Half-open records must be passed before established ones. A record that becomes established meanwhile is then met twice
-//! rather than never.
+//! rather than never. Notes of clients come before both: a SYN that follows a note which ends meanwhile leaves a half-open record,
+//! which is still to be met; a later one follows it no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -39,9 +39,9 @@ impl Sweep {
     /// second if all of them are over.
     pub fn run(&self, mut census: Census) -> Result<Census, DatapathError> {
         // In this order: see `core::census`.
+        pass_clients(&self.clients, &self.slots, &mut census)?;
         pass(&self.half_open, &self.slots, &mut census)?;
         pass(&self.flows, &self.slots, &mut census)?;
-        pass_clients(&self.clients, &self.slots, &mut census)?;
         self.remove_orphans(&self.half_open_returns)?;
         self.remove_orphans(&self.returns)?;
         Ok(census)

@@ -177,7 +177,12 @@ impl World {
     pub(super) fn wait(&mut self, ticks: u32) {
         let tables = &mut self.kernel.tables;
         tables.now = tables.now.wrapping_add(ticks);
-        let now = tables.now;
+        self.end_idle_connections();
+    }
+
+    /// Nobody may count on a connection that has been idle for longer than the balancer is told to remember it.
+    pub(super) fn end_idle_connections(&mut self) {
+        let now = self.kernel.tables.now;
         self.connections.retain(|_, connection| {
             let silent = now.wrapping_sub(connection.last_sent);
             silent

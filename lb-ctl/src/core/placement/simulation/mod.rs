@@ -215,6 +215,7 @@ impl World {
             Step::Wait(ticks) => self.wait(ticks.into()),
         }
         self.homes.leave_those_that_shed(&self.kernel);
+        self.end_idle_connections();
         Ok(())
     }
 
@@ -260,12 +261,6 @@ impl World {
         .releasing(self.placement.without_new_flows());
         let slots = tables.slots.clone();
         let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
-        tables
-            .half_open
-            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
-        tables
-            .flows
-            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
         tables.affinity.retain(|key, noted| {
             let keep = !census.is_client_over(key, noted, slot);
             if keep {
@@ -273,6 +268,12 @@ impl World {
             }
             keep
         });
+        tables
+            .half_open
+            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
+        tables
+            .flows
+            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
         census
     }
 
