@@ -12,15 +12,16 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use lab::kernel_clock::ticks;
+use lab::kernel_tables;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{ClientKey, FlowKey, Service, ServiceKey, Slot, Target};
-use lb_common::testing::tables::{AFFINE, AFFINE6, TARGETS};
+use lb_common::testing::tables::{AFFINE, AFFINE6};
 use lb_common::testing::{Frame, HostTables};
-use lb_ctl::adapters::datapath::{Datapath, Sizes};
+use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
-use rustix::time::{ClockId, clock_gettime};
 
 const XDP_TX: u32 = 3;
 
@@ -34,23 +35,8 @@ struct Twins {
 impl Twins {
     fn new(service: SocketAddr) -> Self {
         let host = HostTables::fixture();
-        let mut kernel = Datapath::load(Sizes {
-            services: u32::try_from(host.services.len()).unwrap(),
-            slots: u32::try_from(host.slots.len()).unwrap(),
-            targets: u32::from(TARGETS),
-            flows: 1024,
-            half_open: 1024,
-        })
-        .expect("tests need root");
-        for (id, &target) in (0..).zip(&host.targets) {
-            kernel.write_target(id, target).unwrap();
-        }
-        for (&key, &service) in &host.services {
-            kernel.write_service(key, service).unwrap();
-        }
-        kernel.write_node(&host.node.unwrap()).unwrap();
         Self {
-            kernel,
+            kernel: kernel_tables::load(&host, 1024, 1024).unwrap(),
             host,
             service,
         }
@@ -157,14 +143,6 @@ impl Twins {
         }
         id
     }
-}
-
-/// The time as the program sees it.
-fn ticks() -> u32 {
-    let time = clock_gettime(ClockId::MonotonicCoarse);
-    let nanoseconds =
-        u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap();
-    lb_common::clock::ticks(nanoseconds)
 }
 
 fn tracked(settled: u16, current: u16, grace: u16) -> Slot {

@@ -112,7 +112,7 @@ fn an_unknown_key() {
 fn a_key_whose_feature_is_not_built_yet() {
     refused_after(
         "port = 21050",
-        "port = 21050\nbalance = \"load\"",
+        "port = 21050\nbalance = \"least-connections\"",
         Seen::InTheFile,
         "14",
         &["balance", "not built"],

@@ -5,5 +5,6 @@ pub mod api;
 pub mod check;
 pub mod config_file;
 pub mod datapath;
+pub mod discovery;
 pub mod netlink;
 pub mod programs;

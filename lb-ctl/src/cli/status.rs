@@ -7,7 +7,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
-    core::status::{BackendStatus, CheckStatus, CounterStatus, ServiceStatus, Status},
+    core::status::{
+        BackendStatus, CheckStatus, CounterStatus, DiscoveryStatus, LoadStatus, SeedStatus, ServiceStatus,
+        Status,
+    },
 };
 
 pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
@@ -116,7 +119,56 @@ fn render_service(service: &ServiceStatus) -> String {
     }
     text.extend([&table.to_string(), "\n"]);
     text.extend(service.backends.iter().filter_map(trouble));
+    if let Some(discovery) = &service.discovery {
+        text.push_str(&render_discovery(discovery, &service.backends));
+    }
     text
+}
+
+/// Who is discovered, and what the seeds say.
+fn render_discovery(discovery: &DiscoveryStatus, backends: &[BackendStatus]) -> String {
+    let names = |counts: fn(&BackendStatus) -> bool| {
+        let counted = backends
+            .iter()
+            .filter(|backend| backend.discovered && counts(backend));
+        counted
+            .map(|backend| backend.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut lines = Vec::new();
+    for (what, names) in [
+        ("discovered", names(|_| true)),
+        ("on no page now", names(|backend| backend.listed_by.is_empty())),
+    ] {
+        if !names.is_empty() {
+            lines.push(format!(" {what}: {names}\n"));
+        }
+    }
+    lines.extend(discovery.seeds.iter().map(seed));
+    lines.extend(discovery.refused.iter().map(|refused| {
+        let (name, address) = (&refused.name, refused.address);
+        format!(" NOT USED: {name}, {address}: {}\n", refused.reason)
+    }));
+    lines.concat()
+}
+
+fn seed(asked: &SeedStatus) -> String {
+    let SeedStatus { seed, detail, .. } = asked;
+    let ago = |seconds: Option<u64>| {
+        seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds} s ago"))
+    };
+    match asked.ok {
+        None => format!(" seed {seed}: {detail}\n"),
+        Some(true) => format!(" seed {seed}: {detail}, {}\n", ago(asked.seconds_ago)),
+        Some(false) => {
+            let last = ago(asked.last_page_seconds_ago);
+            format!(
+                " seed {seed}: FAILED {}, last page {last}: {detail}\n",
+                ago(asked.seconds_ago)
+            )
+        }
+    }
 }
 
 /// Why a backend that is checked is not up, in a line.
@@ -154,6 +206,19 @@ fn health(backend: &BackendStatus) -> String {
     }
 }
 
+/// The weight, and how much of it counts where it follows the load.
+fn weight(backend: &BackendStatus) -> String {
+    let weight = backend.weight;
+    match backend.load {
+        None => weight.to_string(),
+        Some(LoadStatus {
+            load: Some(load),
+            weight_percent,
+        }) => format!("{weight} ({weight_percent} %, load {load})"),
+        Some(LoadStatus { load: None, .. }) => format!("{weight} (load unknown)"),
+    }
+}
+
 fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     let share = if slots == 0 {
         0.0
@@ -163,7 +228,7 @@ fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     [
         backend.name.clone(),
         backend.address.to_string(),
-        backend.weight.to_string(),
+        weight(backend),
         health(backend),
         last_check(backend),
         backend.admin.clone(),

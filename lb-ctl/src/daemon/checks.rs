@@ -70,8 +70,8 @@ pub(super) fn check_targets(config: &Config) -> anyhow::Result<CheckTargets> {
 /// What the tables of an earlier run say of the health of its backends.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
-    /// Those that get new connections.
-    pub(super) serving: BTreeSet<TargetName>,
+    /// Those that get new connections, and with how many slots.
+    pub(super) serving: BTreeMap<TargetName, u32>,
     /// Those that get none, but would: their tier does not serve.
     pub(super) spare: BTreeSet<TargetName>,
 }
@@ -147,6 +147,13 @@ impl Checks {
         self.services.get(index).map(|service| &service.serving)
     }
 
+    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
+    pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
+        let now = self.now();
+        let service = self.services.get_mut(service);
+        service.is_some_and(|service| service.serving.announce_quiescing(backend, cause, now))
+    }
+
     /// Waits for reports, and takes those that there are.
     pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
         self.reports.recv_many(reports, ROOM).await
@@ -193,18 +200,22 @@ impl Controller {
         let new = |service: &Service| {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = self.placement.service(&key);
-            let start = |backend: &Backend| {
-                let Some(entry) = entry else {
-                    return Start::Cold;
-                };
-                let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port);
-                match name {
-                    Some(name) if earlier.serving.contains(&name) => Start::Warm(Health::Up),
-                    Some(name) if earlier.spare.contains(&name) => Start::Spare,
-                    _ => Start::Added,
-                }
+            let target = |name: &str, address, port| {
+                entry.and_then(|entry| TargetName::new(entry.id, name, address, port))
             };
-            Checked::new(Serving::new(service, start, now), now, service)
+            let start = |backend: &Backend| match target(&backend.name, backend.address, backend.port) {
+                _ if entry.is_none() => Start::Cold,
+                Some(name) if earlier.serving.contains_key(&name) => Start::Warm(Health::Up),
+                Some(name) if earlier.spare.contains(&name) => Start::Spare,
+                _ => Start::Added,
+            };
+            let mut known = Serving::new(service, start, now);
+            known.adopt_slots(|backend| {
+                let name = target(backend.name(), backend.address(), backend.port());
+                let slots = name.and_then(|name| earlier.serving.get(&name));
+                slots.copied().unwrap_or_default()
+            });
+            Checked::new(known, now, service)
         };
         self.checks.services = self.config.services.iter().map(new).collect();
         shares(&self.checks.services)
@@ -337,7 +348,7 @@ impl Controller {
     }
 
     /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.
-    async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
+    pub(super) async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
         let mut result = Ok(());
         for index in services {
             let decided = self.decide_service(index).await;
@@ -471,6 +482,20 @@ fn tell(service: &Service, notices: &[Notice]) {
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");
+            }
+            Notice::Load {
+                name,
+                load,
+                thousandths,
+            } => {
+                let percent = thousandths / 10;
+                tracing::info!(
+                    service,
+                    backend = name,
+                    load,
+                    percent,
+                    "the weight follows the load"
+                );
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Detached, Host, Signal, Signals,
     checks::Checks,
+    discovery::Discovering,
     inspect,
     network::Network,
     report,
@@ -42,6 +43,7 @@ const ROUTES_SETTLE: Duration = Duration::from_millis(200);
 pub(super) struct Controller {
     /// Where the configuration was read, and will be read again.
     pub(super) file: PathBuf,
+    /// What is followed: the file, and the members of services with discovery.
     pub(super) config: Config,
     pub(super) plan: Plan,
     pub(super) placement: Placement,
@@ -62,6 +64,7 @@ pub(super) struct Controller {
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
     pub(super) checks: Checks,
+    pub(super) discovering: Discovering,
 }
 
 impl Controller {
@@ -85,6 +88,7 @@ impl Controller {
         let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
             checks: Checks::new(seed),
+            discovering: Discovering::new(config.clone()),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -116,7 +120,7 @@ impl Controller {
     ) -> anyhow::Result<()> {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reports = Vec::new();
+        let (mut reports, mut answers) = (Vec::new(), Vec::new());
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let result = tokio::select! {
@@ -129,6 +133,7 @@ impl Controller {
                 Some(event) = self.events.next() => self.on_network(event).await,
                 _ = refresh.tick() => self.refresh().await,
                 _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
+                _ = self.discovering.next_answers(&mut answers) => self.on_answers(&mut answers).await,
                 () = until(checks_due) => self.on_checks_due().await,
                 () = until(self.routes_due) => self.refresh_routes().await,
                 () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
