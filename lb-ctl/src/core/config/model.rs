@@ -31,11 +31,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The place where the affinity of a service is written; if it is not, that of the service.
-    pub fn affinity_origin(&self, service: &Service) -> Origin {
-        self.places.origin(&affinity_key(&service.name))
-    }
-
     /// Why this configuration cannot be used as far as one of the [placed](Places) keys is concerned.
     pub fn refusal(&self, key: &str, message: impl Into<String>) -> ConfigErrors {
         ConfigErrors::new(
@@ -105,7 +100,7 @@ impl PartialEq for Places {
 
 impl Eq for Places {}
 
-/// The full path of the key of a service's affinity.
+/// The full path of the key of a service's affinity. Where it is not written, its place is that of the service.
 pub(super) fn affinity_key(service: &str) -> String {
     format!("service[{service}].affinity")
 }

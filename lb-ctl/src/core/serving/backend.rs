@@ -28,6 +28,8 @@ pub struct ServingBackend {
     up_since: Option<Duration>,
     last_check: Option<LastCheck>,
     silence: Option<Silence>,
+    /// How many client connections it has, by its last check, if that has asked.
+    connections: Option<u64>,
     /// How busy it is, as far as it tells.
     load: Option<Average>,
     /// How much of its weight it has by its load.
@@ -114,6 +116,7 @@ impl ServingBackend {
             up_since: None,
             last_check: None,
             silence: None,
+            connections: None,
             load: None,
             level: Level::CONFIGURED,
             announced: None,
@@ -125,11 +128,23 @@ impl ServingBackend {
         (&self.name, self.address, self.port) == (&backend.name, backend.address, backend.port)
     }
 
-    /// The same backend with another weight or tier.
+    /// Whether it is the same machine and port as this backend, whatever they are called.
+    pub(super) fn is_at_place_of(&self, backend: &Backend) -> bool {
+        (self.address, self.port) == (backend.address, backend.port)
+    }
+
+    /// The same backend with another weight, tier or name. Under another name its checks begin anew, from what is known.
     pub(super) fn follow(&self, backend: &Backend) -> Self {
+        let is_renamed = self.name != backend.name && self.health != Health::Checking;
         Self {
+            name: backend.name.clone(),
             weight: backend.weight,
             tier: backend.tier,
+            start: if is_renamed {
+                Start::Warm(self.health)
+            } else {
+                self.start
+            },
             ..self.clone()
         }
     }
@@ -147,6 +162,7 @@ impl ServingBackend {
             }
         }
         let figures = observation.result.ok().and_then(|outcome| outcome.load);
+        self.connections = figures.and_then(|figures| figures.connections);
         if let Some(load) = figures.as_ref().and_then(load::of) {
             let average = self.load.map(|average| average.and(load, now, stale));
             self.load = Some(average.unwrap_or(Average::new(load, now)));
@@ -169,6 +185,14 @@ impl ServingBackend {
                 },
             },
         });
+    }
+
+    /// Has it come up, if it is still being checked for the first time, and through its slow start.
+    pub(super) fn suppose_up(&mut self) {
+        if self.standing == Standing::Pending {
+            (self.health, self.standing) = (Health::Up, Standing::Healthy);
+        }
+        self.up_since = None;
     }
 
     /// Takes in whether somebody else says that it is shutting down, and who. Returns whether that is news.
@@ -222,6 +246,11 @@ impl ServingBackend {
         self.load
             .filter(|average| !average.is_stale(now, stale))
             .map(|average| average.load())
+    }
+
+    /// How many client connections it has, as it has told with its last load.
+    pub fn connections(&self) -> Option<u64> {
+        self.connections
     }
 
     /// How much of its weight it has by its load.

@@ -232,7 +232,7 @@ fn windows_line_ends_change_nothing() {
 fn later_checks_can_name_line_and_key() {
     let config = accept(MINIMAL);
     assert_eq!(
-        config.affinity_origin(&config.services[0]),
+        config.places.origin("service[impala].affinity"),
         origin(3, "service[impala].affinity"),
         "that of the service"
     );
