@@ -67,6 +67,15 @@ pub(super) fn check_targets(config: &Config) -> anyhow::Result<CheckTargets> {
     config.services.iter().map(of).collect()
 }
 
+/// What the tables of an earlier run say of the health of its backends.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Those that get new connections, and with how many slots.
+    pub(super) serving: BTreeMap<TargetName, u32>,
+    /// Those that get none, but would: their tier does not serve.
+    pub(super) spare: BTreeSet<TargetName>,
+}
+
 /// The checks, and what follows from them.
 pub(super) struct Checks {
     /// The moment from which points in time count.
@@ -226,24 +235,26 @@ impl Checks {
 }
 
 impl Controller {
-    /// Decides for the first time who serves. Those among `serving` do already, with that many slots.
-    pub(super) fn begin_serving(&mut self, serving: &BTreeMap<TargetName, u32>) -> Shares {
+    /// Decides for the first time who serves.
+    pub(super) fn begin_serving(&mut self, earlier: &Earlier) -> Shares {
         let now = self.checks.now();
         let new = |service: &Service| {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = self.placement.service(&key);
-            let slots = |name: &str, address, port| {
-                let name = entry.and_then(|entry| TargetName::new(entry.id, name, address, port));
-                name.and_then(|name| serving.get(&name)).copied()
+            let target = |name: &str, address, port| {
+                entry.and_then(|entry| TargetName::new(entry.id, name, address, port))
             };
-            let start = |backend: &Backend| match slots(&backend.name, backend.address, backend.port) {
+            let start = |backend: &Backend| match target(&backend.name, backend.address, backend.port) {
                 _ if entry.is_none() => Start::Cold,
-                Some(_) => Start::Warm(Health::Up),
-                None => Start::Added,
+                Some(name) if earlier.serving.contains_key(&name) => Start::Warm(Health::Up),
+                Some(name) if earlier.spare.contains(&name) => Start::Spare,
+                _ => Start::Added,
             };
             let mut known = Serving::new(service, start, now);
             known.adopt_slots(|backend| {
-                slots(backend.name(), backend.address(), backend.port()).unwrap_or_default()
+                let name = target(backend.name(), backend.address(), backend.port());
+                let slots = name.and_then(|name| earlier.serving.get(&name));
+                slots.copied().unwrap_or_default()
             });
             Checked::new(known, now)
         };
@@ -276,8 +287,9 @@ impl Controller {
                 let backends = service.backends.iter();
                 backends.map(|backend| (service.name.as_str(), backend.name.as_str()))
             }));
-        for index in 0..self.config.services.len() {
-            self.write_shedding(index)?;
+        let parts: Vec<Vec<Part>> = self.checks.services.iter().map(|it| it.parts.clone()).collect();
+        for (index, parts) in parts.iter().enumerate() {
+            self.write_shedding(index, parts)?;
         }
         Ok(())
     }
@@ -431,6 +443,8 @@ impl Controller {
             // That pass would delete the records of its new connections.
             self.finish_sweep().await?;
         }
+        // First, so that no client is at home any more with who is taken out when the slots move.
+        self.write_shedding(index, &parts)?;
         let Some(service) = self.config.services.get(index) else {
             return Ok(());
         };
@@ -462,16 +476,15 @@ impl Controller {
             self.next_sweep = Instant::now();
         }
         checked.parts = parts;
-        self.write_shedding(index)
+        Ok(())
     }
 
-    fn write_shedding(&mut self, index: usize) -> anyhow::Result<()> {
-        let (Some(planned), Some(checked)) = (self.plan.services.get(index), self.checks.services.get(index))
-        else {
-            return Ok(());
-        };
-        for (id, part) in planned.targets.iter().zip(&checked.parts) {
-            self.network.shed(*id, part.sheds, &mut self.datapath)?;
+    /// Tells the program who of a service takes no new flows.
+    fn write_shedding(&mut self, index: usize, parts: &[Part]) -> anyhow::Result<()> {
+        if let Some(planned) = self.plan.services.get(index) {
+            for (id, part) in planned.targets.iter().zip(parts) {
+                self.placement.avoid(*id, part.sheds, &mut self.datapath)?;
+            }
         }
         Ok(())
     }

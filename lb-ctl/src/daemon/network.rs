@@ -91,11 +91,6 @@ impl Network {
         write(datapath, &self.next_hops.entries())
     }
 
-    /// Takes in whether new flows may go to a target.
-    pub(super) fn shed(&mut self, id: u16, sheds: bool, datapath: &mut Datapath) -> anyhow::Result<()> {
-        write(datapath, self.next_hops.shed(id, sheds).as_slice())
-    }
-
     /// Forgets a target.
     pub(super) fn remove(&mut self, id: u16) {
         self.next_hops.remove(id);
@@ -315,8 +310,10 @@ impl Network {
 
 fn write(datapath: &mut Datapath, changes: &[Change]) -> anyhow::Result<()> {
     for change in changes {
+        // Whether it gets new flows is not for the network to say.
+        let earlier = datapath.target(change.id)?;
         datapath
-            .write_target(change.id, change.target)
+            .write_target(change.id, change.target.admitting_as(&earlier))
             .with_context(|| format!("writing target {}", change.id))?;
     }
     Ok(())

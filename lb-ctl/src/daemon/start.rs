@@ -1,13 +1,13 @@
 //! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
 use super::{
     Host, Signals,
     account::Account,
-    checks::check_targets,
+    checks::{Earlier, check_targets},
     controller::Controller,
     discovery::{SeedOrders, seed_orders},
     reconfiguration::{Arrivals, RESOLUTION_GRACE},
@@ -113,6 +113,7 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
     };
     let placement = Placement::adopt(&config.datapath, &found)
         .map_err(|error| config.refusal(error.key(), error.to_string()))?;
+    placement.check_affinity(config)?;
     placement
         .check_room(config)
         .map_err(|error| config.refusal(error.key(), error.to_string()))?;
@@ -139,7 +140,7 @@ impl Controller {
                     members = self.first_pages() => members?,
                     () = signals.end() => return Ok(false),
                 }
-                let shares = self.begin_serving(&BTreeMap::new());
+                let shares = self.begin_serving(&Earlier::default());
                 let plan = self.placement.plan(&self.config, &shares)?;
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;
@@ -240,10 +241,10 @@ impl Controller {
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
         self.adopt_next_hops().await?;
-        // Whoever gets new connections goes on getting them until checks say otherwise.
-        let serving = self.placement.serving(&self.datapath)?;
-        self.remember_members(&serving).await?;
-        let shares = self.begin_serving(&serving);
+        // Whoever gets new connections, or is some client's home, goes on so until checks say otherwise.
+        let earlier = self.earlier()?;
+        self.remember_members(&earlier.serving).await?;
+        let shares = self.begin_serving(&earlier);
         let plan = self.placement.plan(&self.config, &shares)?;
         let moved = self.follow(self.config.clone(), plan, Arrivals::Awaited).await?;
         self.begin_checks(check_targets(&self.config)?)?;
@@ -264,7 +265,22 @@ impl Controller {
             .targets()
             .map(|(id, name)| Ok((id, name.address(), self.datapath.target(id)?)))
             .collect::<Result<Vec<_>, DatapathError>>()?;
+        let shedding = targets.iter().filter(|(.., target)| target.sheds());
+        self.placement.go_on_avoiding(shedding.map(|(id, ..)| *id));
         self.network.adopt(&targets, &mut self.datapath).await
+    }
+
+    /// What the tables say of the backends' health.
+    fn earlier(&self) -> anyhow::Result<Earlier> {
+        let serving = self.placement.serving(&self.datapath)?;
+        let mut spare = BTreeSet::new();
+        for (id, name) in self.placement.targets() {
+            let target = self.datapath.target(id)?;
+            if !target.sheds() && !target.drains() && !serving.contains_key(name) {
+                spare.insert(*name);
+            }
+        }
+        Ok(Earlier { serving, spare })
     }
 
     /// Attaches the program to all interfaces and pins the links.

@@ -31,8 +31,8 @@ use aya::{
 use lb_common::{
     address::Address,
     layout::{
-        AllowedKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target,
-        TargetName, Traffic, map,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey,
+        SettledFlow, Slot, Target, TargetName, Traffic, map,
     },
 };
 
@@ -234,6 +234,12 @@ impl Datapath {
         present(noted.get(&Raw(key), 0))
     }
 
+    /// What is noted of a client of an affine service.
+    pub fn affinity(&self, key: ClientKey) -> Result<Option<Affinity>, DatapathError> {
+        let noted = HashMap::<_, Raw<ClientKey>, Raw<Affinity>>::try_from(find(&self.ebpf, map::AFFINITY)?)?;
+        present(noted.get(&Raw(key), 0))
+    }
+
     /// Says whether established records are running short, so that new connections do without where they can.
     pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
         let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
@@ -377,9 +383,25 @@ impl WriteTables for Datapath {
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), DatapathError> {
         self.reset_traffic(target.id)?;
         let entry = Target::new(target.address.into(), target.forwarding, None);
-        self.write_target(target.id, entry)?;
+        self.write_target(target.id, entry.shedding(target.is_checked))?;
         // Last: only now the id stands for somebody.
         self.write_name(target.id, target.name)
+    }
+
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), DatapathError> {
+        let target = self.target(id)?;
+        if target.drains() != drains {
+            self.write_target(id, target.draining(drains))?;
+        }
+        Ok(())
+    }
+
+    fn shed(&mut self, id: u16, sheds: bool) -> Result<(), DatapathError> {
+        let target = self.target(id)?;
+        if target.sheds() != sheds {
+            self.write_target(id, target.shedding(sheds))?;
+        }
+        Ok(())
     }
 
     fn forget_target(&mut self, id: u16) -> Result<(), DatapathError> {

@@ -2,7 +2,9 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
+use super::model::{
+    Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service, affinity_key,
+};
 use super::reader::At;
 use crate::core::prefix::Prefix;
 
@@ -37,10 +39,10 @@ fn places(document: &Document) -> Places {
         datapath,
         api,
         http,
-        ..
+        services,
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
-    Places::of([
+    let general = [
         ("node.name", line(node.name.as_ref())),
         ("datapath.interfaces", interfaces),
         ("datapath.mode", line(datapath.mode.as_ref())),
@@ -54,7 +56,14 @@ fn places(document: &Document) -> Places {
         ("datapath.max_flows", line(datapath.max_flows.as_ref())),
         ("api.socket", line(api.socket.as_ref())),
         ("http.listen", line(http.listen.first())),
-    ])
+    ];
+    let affinities = services.iter().filter_map(|service| {
+        let name = &service.name.as_ref()?.value;
+        let written = line(service.affinity.as_ref());
+        Some((affinity_key(name), written.or(Some(service.origin.line))))
+    });
+    let general = general.map(|(key, line)| (key.to_owned(), line));
+    Places::of(general.into_iter().chain(affinities))
 }
 
 fn line<T>(written: Option<&At<T>>) -> Option<usize> {
@@ -90,6 +99,7 @@ fn service(document: document::Service) -> Option<Service> {
         port,
         forward: value_or(document.forward, defaults::FORWARD),
         affinity: value_or(document.affinity, defaults::AFFINITY),
+        affinity_timeout: value_or(document.affinity_timeout, defaults::AFFINITY_TIMEOUT),
         balance: value_or(document.balance, defaults::BALANCE),
         no_backend: value_or(document.no_backend, defaults::NO_BACKEND),
         allow: document.allow.into_iter().map(|at| at.value).collect(),

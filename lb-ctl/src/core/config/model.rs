@@ -76,11 +76,11 @@ pub struct DatapathConfig {
 
 /// The lines in which keys are written. They make no difference between configurations: all are equal.
 #[derive(Debug, Clone, Default)]
-pub struct Places(BTreeMap<&'static str, usize>);
+pub struct Places(BTreeMap<String, usize>);
 
 impl Places {
     /// The places of these keys, as far as they are written.
-    pub(super) fn of(lines: impl IntoIterator<Item = (&'static str, Option<usize>)>) -> Self {
+    pub(super) fn of(lines: impl IntoIterator<Item = (String, Option<usize>)>) -> Self {
         let written = |(key, line): (_, Option<usize>)| line.map(|line| (key, line));
         Self(lines.into_iter().filter_map(written).collect())
     }
@@ -101,6 +101,11 @@ impl PartialEq for Places {
 }
 
 impl Eq for Places {}
+
+/// The full path of the key of a service's affinity. Where it is not written, its place is that of the service.
+pub(super) fn affinity_key(service: &str) -> String {
+    format!("service[{service}].affinity")
+}
 
 /// A network interface that carries the XDP program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +143,8 @@ pub struct Service {
     pub forward: Forward,
     /// Whether a client's connections stay together.
     pub affinity: Affinity,
+    /// With affinity, for how long after its last packet a client keeps its backend.
+    pub affinity_timeout: ConfigDuration,
     /// How new connections are shared.
     pub balance: Balance,
     /// What a client gets when no backend is left.

@@ -74,6 +74,9 @@ pub enum Start {
     Added,
     /// What an earlier daemon or the other balancer knew. It holds until checks say otherwise.
     Warm(Health),
+    /// Likewise, of a backend that was up and served nobody, because its tier did not: it stays the home of clients that have
+    /// [affinity](lb_common::affinity) to it.
+    Spare,
 }
 
 /// What a check has changed.
@@ -168,6 +171,7 @@ impl Monitor {
             health: match start {
                 Start::Cold | Start::Added => Health::Checking,
                 Start::Warm(health) => health,
+                Start::Spare => Health::Up,
             },
             failure: None,
             recent: Recent::default(),

@@ -136,7 +136,9 @@ impl Serving {
             .iter()
             .map(|backend| ServingBackend::new(backend, is_checked.then(|| start(backend)), now))
             .collect();
-        let serves = |backend: &&ServingBackend| backend.health() == Health::Up && backend.weight() > 0;
+        let serves = |backend: &&ServingBackend| {
+            backend.health() == Health::Up && backend.weight() > 0 && backend.start() != Start::Spare
+        };
         Self {
             policy: service.health,
             is_checked,

@@ -271,12 +271,6 @@ fn planned_features() {
         ),
         (
             &[6],
-            "port = 21050\naffinity = \"client\"\naffinity_timeout = \"900s\"",
-            "7: service[impala].affinity: `service.affinity = \"client\"` is not built yet in this version; use \"none\"\n\
-             8: service[impala].affinity_timeout: `service.affinity_timeout` is not built yet in this version; remove it",
-        ),
-        (
-            &[6],
             "port = 21050\nbalance = \"least-connections\"",
             "7: service[impala].balance: `service.balance = \"least-connections\"` is not built yet in this version; use one of \"hash\", \"load\"",
         ),

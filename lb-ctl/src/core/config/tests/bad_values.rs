@@ -516,6 +516,28 @@ mod = "auto"
 }
 
 #[test]
+fn unusable_affinity() {
+    check_refusals(&[
+        (
+            &[6],
+            "port = 21050\nforward = \"nat\"\naffinity = \"client\"",
+            "8: service[impala].affinity: expected affinity = \"none\" in a service with forward = \"nat\", found \"client\", which does not yet work together with translation; remove the key, or use \"dsr\" or \"ipip\"",
+        ),
+        (
+            &[6],
+            "port = 21050\naffinity = \"source\"\naffinity_timeout = \"0s\"",
+            "7: service[impala].affinity: expected one of \"none\", \"client\", found \"source\"; use one of \"none\", \"client\"\n\
+             8: service[impala].affinity_timeout: expected a duration from \"1s\" to \"18h\", found \"0s\"; leave the key out to get \"15m\"",
+        ),
+        (
+            &[6],
+            "port = 21050\naffinity_timeout = \"15m\"",
+            "7: service[impala].affinity_timeout: expected affinity = \"client\" in the same service, found \"none\", with which nothing is timed; add it, or remove the key",
+        ),
+    ]);
+}
+
+#[test]
 fn unusable_prefixes() {
     check_refusals(&[
         (

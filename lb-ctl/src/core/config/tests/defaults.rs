@@ -52,6 +52,7 @@ fn absent_keys_have_their_defaults() {
             port: 21050,
             forward: Forward::Dsr,
             affinity: Affinity::None,
+            affinity_timeout: ConfigDuration::from_millis(900_000),
             balance: Balance::Hash,
             no_backend: NoBackend::Reset,
             allow: Vec::new(),
@@ -135,6 +136,8 @@ fn written_keys_are_taken() {
         name = "impala_http"
         vip = "10.0.0.1"
         port = 28000
+        affinity = "client"
+        affinity_timeout = "20m"
         [service.check]
         type = "none"
         [[service.backend]]
@@ -179,6 +182,8 @@ fn written_keys_are_taken() {
     };
     assert_eq!((hs2.name.as_str(), hs2.port), ("impala_hs2", 21050));
     assert_eq!((http.name.as_str(), http.port), ("impala_http", 28000));
+    assert_eq!((hs2.affinity, http.affinity), (Affinity::None, Affinity::Client));
+    assert_eq!(http.affinity_timeout, ConfigDuration::from_millis(20 * 60_000));
     let backends: Vec<_> = hs2
         .backends
         .iter()
@@ -236,6 +241,11 @@ fn windows_line_ends_change_nothing() {
 #[test]
 fn later_checks_can_name_line_and_key() {
     let config = accept(MINIMAL);
+    assert_eq!(
+        config.places.origin("service[impala].affinity"),
+        origin(3, "service[impala].affinity"),
+        "that of the service"
+    );
     let error = config.services[0].backends[0]
         .address_origin
         .error("expected a neighbour, found none; check the cable");

@@ -50,6 +50,7 @@ fn the_sample_is_accepted() {
         [
             ("impala", 21050, 3),
             ("impala-beeswax", 21000, 3),
+            ("impala-http", 28000, 3),
             ("impala-mapped", 8006, 2)
         ]
     );
