@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::server::{PlanQuery, ReloadQuery};
 use crate::core::{
     changes::Changes,
     explain::{self, Explanation},
@@ -79,8 +80,15 @@ pub async fn status(socket: &Path) -> Result<Status, ClientError> {
 }
 
 /// Has the daemon read its configuration again.
-pub async fn reload(socket: &Path) -> Result<Changes, ClientError> {
-    ask(socket, Method::POST, "/reload").await
+pub async fn reload(socket: &Path, query: &ReloadQuery) -> Result<Changes, ClientError> {
+    let path = with_parameters("/reload", [("now", query.now.to_string())]);
+    ask(socket, Method::POST, &path).await
+}
+
+/// Asks what a reload with another configuration would do.
+pub async fn plan(socket: &Path, query: &PlanQuery) -> Result<Changes, ClientError> {
+    let body = serde_json::to_vec(query)?;
+    ask_with(socket, Method::POST, "/plan", body.into()).await
 }
 
 /// Asks why a flow goes where it goes.
@@ -127,6 +135,16 @@ fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str
 }
 
 async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
+    ask_with(socket, method, path, Bytes::new()).await
+}
+
+/// Asks with a body, which is JSON if there is any.
+async fn ask_with<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -140,13 +158,18 @@ async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> 
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
+    let has_body = !body.is_empty();
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse()?;
     // HTTP/1.1 wants a host, a unix socket has none.
     request
         .headers_mut()
         .insert(header::HOST, header::HeaderValue::from_static("localhost"));
+    if has_body {
+        let json = header::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+    }
     let response = sender.send_request(request).await.map_err(broken)?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
