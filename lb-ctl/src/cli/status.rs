@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
-    core::status::{BackendStatus, CheckStatus, CounterStatus, ServiceStatus, Status},
+    core::status::{BackendStatus, CheckStatus, CounterStatus, DecisionsStatus, ServiceStatus, Status},
 };
 
 pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
@@ -33,6 +33,7 @@ fn render(status: &Status) -> String {
         status.version,
         interfaces.join(", ")
     );
+    text.push_str(&render_decisions(&status.decisions));
     for service in &status.services {
         text.push_str(&render_service(service));
     }
@@ -52,6 +53,34 @@ fn render(status: &Status) -> String {
             } = counter;
             text.extend(["  ", &format!("{packets:>10}"), "  ", name, ": ", meaning, "\n"]);
         }
+    }
+    text
+}
+
+/// What operators have decided and somebody should see to.
+fn render_decisions(decisions: &DecisionsStatus) -> String {
+    let DecisionsStatus {
+        not_kept,
+        unusable,
+        not_configured,
+    } = decisions;
+    let mut text = String::new();
+    if let Some(reason) = not_kept {
+        text.extend([
+            "DECISIONS NOT KEPT: a restart would forget what operators have decided: ",
+            reason,
+            "\n",
+        ]);
+    }
+    if let Some(reason) = unusable {
+        text.extend(["DECISIONS LOST: ", reason, "\n"]);
+    }
+    if !not_configured.is_empty() {
+        text.extend([
+            "decided, though not configured: ",
+            &not_configured.join(", "),
+            " (`lb-ctl enable` and `lb-ctl weight NAME config` take that back)\n",
+        ]);
     }
     text
 }
@@ -154,6 +183,26 @@ fn health(backend: &BackendStatus) -> String {
     }
 }
 
+fn weight(backend: &BackendStatus) -> String {
+    let BackendStatus {
+        weight,
+        configured_weight,
+        ..
+    } = backend;
+    if weight == configured_weight {
+        weight.to_string()
+    } else {
+        format!("{weight} (configured: {configured_weight})")
+    }
+}
+
+fn admin(backend: &BackendStatus) -> String {
+    match backend.deadline_seconds {
+        Some(left) => format!("{} ({left} s left)", backend.admin),
+        None => backend.admin.clone(),
+    }
+}
+
 fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     let share = if slots == 0 {
         0.0
@@ -163,10 +212,10 @@ fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
     [
         backend.name.clone(),
         backend.address.to_string(),
-        backend.weight.to_string(),
+        weight(backend),
         health(backend),
         last_check(backend),
-        backend.admin.clone(),
+        admin(backend),
         format!("{} ({share:.1} %)", backend.slots),
         backend.new_flows.to_string(),
         backend.tracked_flows.to_string(),

@@ -217,7 +217,7 @@ impl Census {
 
 /// Whether each flow of a service has a record, as affinity and NAT need it. Else a record in an untracked slot that names
 /// the slot's target says nothing that the slot does not say.
-const fn records_every_flow(service: &Service) -> bool {
+pub const fn records_every_flow(service: &Service) -> bool {
     service.flags & (flag::TRANSLATES | flag::AFFINE) != 0
 }
 

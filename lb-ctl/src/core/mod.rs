@@ -11,6 +11,7 @@ pub mod interface;
 pub mod interfaces;
 pub mod maglev;
 pub mod next_hops;
+pub mod operator;
 pub mod placement;
 pub mod plan;
 pub mod prefix;

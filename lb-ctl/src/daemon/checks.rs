@@ -16,12 +16,13 @@ use tokio::{
 use super::{
     clock::ticks,
     controller::{Controller, until},
+    operator::Operator,
 };
 use crate::{
     adapters::check::{Assignment, Report, Scheduler, Target, targets},
     core::{
         config::{Backend, Config, Service},
-        health::{Event, Health, Start},
+        health::{Event, Health, Load, Start},
         plan::Shares,
         serving::{Notice, Observation, Part, Serving},
         time,
@@ -76,6 +77,8 @@ pub(super) struct Checks {
     services: Vec<Checked>,
     /// When each backend's process was last known to be the one that it is, in ticks.
     confirmed: BTreeMap<BackendKey, u32>,
+    /// How busy each backend has said it is, and when the check began that has asked.
+    loads: BTreeMap<BackendKey, (Instant, Load)>,
     /// The targets behind which another process serves now, with the ticks at which the old one still ran. Until a pass over
     /// the records has taken it in.
     pub(super) replaced: BTreeMap<u16, u32>,
@@ -124,6 +127,7 @@ impl Checks {
             reports,
             services: Vec::new(),
             confirmed: BTreeMap::new(),
+            loads: BTreeMap::new(),
             replaced: BTreeMap::new(),
         }
     }
@@ -138,6 +142,12 @@ impl Checks {
         self.services.get(index).map(|service| &service.serving)
     }
 
+    /// How busy a backend has said last that it is, to the checks of whatever service, and when the check began that has asked.
+    pub(super) fn load(&self, backend: &str) -> Option<(Instant, Load)> {
+        let loads = self.loads.iter().filter(|(key, _)| key.name == backend);
+        loads.map(|(_, load)| *load).max_by_key(|(began, _)| *began)
+    }
+
     /// Waits for reports, and takes those that there are.
     pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
         self.reports.recv_many(reports, ROOM).await
@@ -150,7 +160,7 @@ impl Checks {
     }
 
     /// What becomes of the services with another configuration. Services that stay keep what is known of their backends.
-    pub(super) fn follow(&self, running: &Config, new: &Config) -> Next {
+    pub(super) fn follow(&self, running: &Config, new: &Config, operator: &Operator) -> Next {
         let now = self.now();
         let address = |service: &Service| (service.vip, service.port);
         let serving = |service: &Service| {
@@ -158,10 +168,12 @@ impl Checks {
                 .services
                 .iter()
                 .position(|it| address(it) == address(service));
-            match index.and_then(|index| self.service(index)) {
+            let mut serving = match index.and_then(|index| self.service(index)) {
                 Some(before) => before.follow(service, now),
                 None => Serving::new(service, |_| Start::Cold, now),
-            }
+            };
+            serving.instruct(|backend| operator.orders(&service.name, backend));
+            serving
         };
         let services = new.services.iter();
         Next(
@@ -195,7 +207,9 @@ impl Controller {
                     Start::Added
                 }
             };
-            Checked::new(Serving::new(service, start, now), now, service)
+            let mut serving = Serving::new(service, start, now);
+            serving.instruct(|backend| self.operator.orders(&service.name, backend));
+            Checked::new(serving, now, service)
         };
         self.checks.services = self.config.services.iter().map(new).collect();
         shares(&self.checks.services)
@@ -218,6 +232,7 @@ impl Controller {
         }
         let keys: BTreeSet<BackendKey> = assignments.iter().map(|(key, _)| key.clone()).collect();
         self.checks.confirmed.retain(|key, _| keys.contains(key));
+        self.checks.loads.retain(|key, _| keys.contains(key));
         self.checks.scheduler.assign(assignments);
         for index in 0..self.config.services.len() {
             self.write_shedding(index)?;
@@ -313,6 +328,10 @@ impl Controller {
             self.checks.replaced.insert(*id, *then);
             self.next_sweep = Instant::now();
         }
+        match result.as_ref().ok().and_then(|outcome| outcome.load) {
+            Some(load) => self.checks.loads.insert(key.clone(), (report.began, load)),
+            None => self.checks.loads.remove(key),
+        };
         if result
             .as_ref()
             .is_ok_and(|outcome| outcome.process_start_time.is_some())
@@ -324,6 +343,20 @@ impl Controller {
                 .insert(key.clone(), ticks().wrapping_sub(ago));
         }
         Some(index)
+    }
+
+    /// Has the services know what operators have decided.
+    pub(super) fn instruct(&mut self) {
+        for (service, checked) in self.config.services.iter().zip(&mut self.checks.services) {
+            checked
+                .serving
+                .instruct(|backend| self.operator.orders(&service.name, backend));
+        }
+    }
+
+    /// Decides anew for all services.
+    pub(super) async fn decide_all(&mut self) -> anyhow::Result<()> {
+        self.decide((0..self.config.services.len()).collect()).await
     }
 
     /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.

@@ -15,8 +15,9 @@ use tokio::{
 use super::{
     Detached, Host, Signal, Signals,
     checks::Checks,
-    inspect,
+    drains, inspect,
     network::Network,
+    operator::{Operator, end_of_writing},
     report,
     sweeping::{Sweeping, end_of},
     take_off, vips,
@@ -62,6 +63,7 @@ pub(super) struct Controller {
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
     pub(super) checks: Checks,
+    pub(super) operator: Operator,
 }
 
 impl Controller {
@@ -85,6 +87,7 @@ impl Controller {
         let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
             checks: Checks::new(seed),
+            operator: Operator::of(&config),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -119,6 +122,7 @@ impl Controller {
         let mut reports = Vec::new();
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
+            let deadline = self.operator.due();
             let result = tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
@@ -130,6 +134,8 @@ impl Controller {
                 _ = refresh.tick() => self.refresh().await,
                 _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
                 () = until(checks_due) => self.on_checks_due().await,
+                () = until(deadline) => self.refresh_decisions().await,
+                () = end_of_writing(&mut self.operator) => Ok(()),
                 () = until(self.routes_due) => self.refresh_routes().await,
                 () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
                 census = end_of(&mut self.sweeping) => self.on_census(census),
@@ -170,6 +176,8 @@ impl Controller {
                 let _ = answer.send(inspect::explain(self, &query));
             }
             Request::Flows(query, answer) => inspect::flows(self, query, answer),
+            Request::Operate(command, answer) => self.operate(&command, answer).await,
+            Request::Drains(query, answer) => drains::drains(self, &query, answer),
         }
     }
 
@@ -214,6 +222,7 @@ impl Controller {
         let restored = self.restore_vips().await;
         self.refresh_routes().await?;
         self.network.refresh_neighbours(&mut self.datapath).await?;
+        self.refresh_decisions().await?;
         attached.and(restored)
     }
 

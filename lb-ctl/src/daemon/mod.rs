@@ -3,9 +3,11 @@
 mod checks;
 mod clock;
 mod controller;
+mod drains;
 mod host;
 mod inspect;
 mod network;
+mod operator;
 mod reconfiguration;
 mod report;
 mod start;

@@ -44,7 +44,7 @@ impl Controller {
             Err(Refusal::Configuration(reason)) => {
                 tracing::error!("not reloaded, and nothing changed:\n{reason}");
             }
-            Err(Refusal::Failed(reason) | Refusal::Usage(reason)) => {
+            Err(Refusal::Failed(reason) | Refusal::Usage(reason) | Refusal::Declined(reason)) => {
                 tracing::error!("the reload failed: {reason}");
             }
         }
@@ -66,7 +66,7 @@ impl Controller {
         let targets = check_targets(&config)
             .map_err(|error| Refusal::Configuration(chain(error.as_ref() as &dyn std::error::Error)))?;
         self.finish_sweep().await.map_err(failed)?;
-        let next = self.checks.follow(&self.config, &config);
+        let next = self.checks.follow(&self.config, &config, &self.operator);
         let plan = self
             .placement
             .plan(&config, &next.shares())

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use lb_common::{counter::Counter, layout::TargetName};
 
-use super::controller::Controller;
+use super::{controller::Controller, operator::Operator};
 use crate::{
     adapters::datapath::DatapathError,
     core::{
         config::{Backend, Service},
         health::Health,
         interface::{Interface, format_mac},
+        operator::Admin,
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
@@ -58,6 +59,7 @@ pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
             interfaces: interfaces.collect(),
             counters: counters.collect::<Result<_, DatapathError>>()?,
         },
+        decisions: controller.operator.status(config),
         services: services.collect::<Result<_, _>>()?,
         vrrp: Vec::new(),
         peer: None,
@@ -87,7 +89,7 @@ fn service_status(
         .backends
         .iter()
         .zip(&planned.targets)
-        .map(|(backend, &id)| backend_status(backend, id, planned, serving, controller));
+        .map(|(backend, &id)| backend_status(service, backend, id, planned, serving, controller));
     let leaving = controller
         .placement
         .leaving(planned.entry.id)
@@ -105,6 +107,7 @@ fn service_status(
 }
 
 fn backend_status(
+    service: &Service,
     backend: &Backend,
     id: u16,
     planned: &PlannedService,
@@ -118,17 +121,20 @@ fn backend_status(
         Some(HealthStatus::of(serving, known, controller.checks.now()))
     });
     let health = health.unwrap_or_else(|| HealthStatus::unchecked("is not checked"));
+    let orders = controller.operator.orders(&service.name, &backend.name);
     Ok(BackendStatus {
         name: backend.name.clone(),
         address: backend.address,
         port: backend.port,
-        weight: backend.weight,
+        weight: orders.weight.unwrap_or(backend.weight),
+        configured_weight: backend.weight,
         tier: backend.tier,
         health: health.health,
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
-        admin: "enabled".to_owned(),
+        admin: orders.admin.to_string(),
+        deadline_seconds: Operator::seconds_left(orders),
         slots: u32::try_from(slots).unwrap_or(u32::MAX),
         packets: traffic.packets,
         bytes: traffic.bytes,
@@ -190,12 +196,14 @@ fn leaving_status(
         address: name.address(),
         port: name.port(),
         weight: 0,
+        configured_weight: 0,
         tier: 0,
         health: health.health,
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
-        admin: "draining".to_owned(),
+        admin: Admin::Draining.to_string(),
+        deadline_seconds: None,
         slots: 0,
         packets: traffic.packets,
         bytes: traffic.bytes,

@@ -31,7 +31,8 @@ impl Configuration {
         let node = host.full_name().to_owned();
         let socket = lab.directory().join(format!("{}.sock", host.name()));
         let text = format!(
-            "[node]\nname = \"{node}\"\n\n[datapath]\ninterfaces = [\"eth0\"]\n\n[api]\nsocket = \"{}\"\n",
+            "[node]\nname = \"{node}\"\nstate_dir = \"{}\"\n\n[datapath]\ninterfaces = [\"eth0\"]\n\n[api]\nsocket = \"{}\"\n",
+            lab.directory().display(),
             socket.display()
         );
         Self { text, node, socket }
@@ -191,9 +192,28 @@ impl Balancer {
         Ok(())
     }
 
+    /// Starts the daemon after a shell command, such as `mount`, whose mounts only they see and which end with them. Returns when it
+    /// is ready.
+    pub fn run_after(&mut self, preparation: &str) -> Result<()> {
+        let mut command = self.host.command("unshare")?;
+        // The shell becomes the daemon, so that signals reach it.
+        command
+            .args(["--mount", "sh", "-ec"])
+            .arg(format!("{preparation}; exec \"$@\""))
+            .arg("sh")
+            .arg(programs::find("lb-ctl")?);
+        self.spawn(command, &[])?;
+        self.daemon()?.wait_for_line(" ready ", PATIENCE)?;
+        Ok(())
+    }
+
     /// Starts the daemon with these options, and returns at once.
     pub fn begin(&mut self, options: &[&str]) -> Result<()> {
-        let mut command = self.host.command(programs::find("lb-ctl")?)?;
+        let command = self.host.command(programs::find("lb-ctl")?)?;
+        self.spawn(command, options)
+    }
+
+    fn spawn(&mut self, mut command: Command, options: &[&str]) -> Result<()> {
         command.arg("run").arg("--config").arg(&self.file).args(options);
         self.starts += 1;
         let daemon = self
@@ -272,6 +292,12 @@ impl Balancer {
             slots.set(index, tracked.to_bits(), 0)?;
         }
         Ok(used)
+    }
+
+    /// The file in which operators' decisions are kept.
+    pub fn decisions(&self) -> PathBuf {
+        let name = format!("{}.decisions.json", self.configuration.node);
+        self.file.with_file_name(name)
     }
 
     /// The configuration.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -16,6 +16,7 @@ use crate::core::{
     changes::Changes,
     explain::{self, Explanation},
     flows::{self, Flows},
+    operator::{Command, Decided, DrainQuery, DrainStatus},
     status::Status,
 };
 
@@ -51,6 +52,12 @@ pub enum ClientError {
     /// The question was wrong.
     #[error("{reason}")]
     Usage {
+        /// The daemon's words.
+        reason: String,
+    },
+    /// The daemon does not do it, and has changed nothing.
+    #[error("{reason}")]
+    Declined {
         /// The daemon's words.
         reason: String,
     },
@@ -105,6 +112,21 @@ pub async fn flows(socket: &Path, query: &flows::Query) -> Result<Flows, ClientE
     ask(socket, Method::GET, &with_parameters("/flows", parameters)).await
 }
 
+/// Has the daemon carry out a command about a backend.
+pub async fn operate(socket: &Path, command: &Command) -> Result<Decided, ClientError> {
+    let body = serde_json::to_vec(command)?;
+    ask_with(socket, Method::POST, "/operate", body).await
+}
+
+/// Asks how far the drains of a backend are.
+pub async fn drains(socket: &Path, query: &DrainQuery) -> Result<DrainStatus, ClientError> {
+    let DrainQuery { backend, service } = query;
+    let backend = [("backend", backend.clone())];
+    let service = service.iter().map(|service| ("service", service.clone()));
+    let parameters = backend.into_iter().chain(service);
+    ask(socket, Method::GET, &with_parameters("/drains", parameters)).await
+}
+
 /// A path with a query of these names and values.
 fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut text = path.to_owned();
@@ -127,6 +149,16 @@ fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str
 }
 
 async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
+    ask_with(socket, method, path, Vec::new()).await
+}
+
+/// A request with JSON in its body, or without any.
+async fn ask_with<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
         match source.kind() {
@@ -140,13 +172,18 @@ async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> 
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
+    let has_body = !body.is_empty();
+    let mut request = Request::new(Full::new(Bytes::from(body)));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse()?;
     // HTTP/1.1 wants a host, a unix socket has none.
     request
         .headers_mut()
         .insert(header::HOST, header::HeaderValue::from_static("localhost"));
+    if has_body {
+        let json = header::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+    }
     let response = sender.send_request(request).await.map_err(broken)?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
@@ -155,6 +192,7 @@ async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> 
         return Err(match status {
             StatusCode::UNPROCESSABLE_ENTITY => ClientError::Configuration(reason),
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => ClientError::Usage { reason },
+            StatusCode::CONFLICT => ClientError::Declined { reason },
             _ => ClientError::Refused { status, reason },
         });
     }

@@ -15,6 +15,11 @@ pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> 
         }
     };
     compare("node.name", &running.node.name, &new.node.name);
+    compare(
+        "node.state_dir",
+        &running.node.state_dir.display(),
+        &new.node.state_dir.display(),
+    );
     let interfaces = |config: &Config| {
         let names: Vec<&str> = config
             .datapath

@@ -36,6 +36,7 @@ use toml::de::DeTable;
 pub use check::{Check, CheckTls};
 pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, OnDown, XdpModeChoice};
 pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
+pub use document::MAX_WEIGHT;
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::refuse_fixed;

@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use crate::core::{
     config::Backend,
     health::{Event, Failure, Health, Member, Outcome, Standing, Start, Verdict},
+    operator::{Admin, Orders},
     status::CheckStatus,
 };
 
@@ -16,6 +17,7 @@ pub struct ServingBackend {
     port: u16,
     weight: u32,
     tier: u8,
+    orders: Orders,
     start: Start,
     health: Health,
     standing: Standing,
@@ -84,6 +86,7 @@ impl ServingBackend {
             port: backend.port,
             weight: backend.weight,
             tier: backend.tier,
+            orders: Orders::default(),
             start: start.unwrap_or(Start::Warm(Health::Up)),
             health,
             standing: match health {
@@ -112,6 +115,11 @@ impl ServingBackend {
             tier: backend.tier,
             ..self.clone()
         }
+    }
+
+    /// Takes in what the operator has decided about it.
+    pub(super) fn instruct(&mut self, orders: Orders) {
+        self.orders = orders;
     }
 
     pub(super) fn observe(&mut self, observation: Observation<'_>, now: Duration) {
@@ -169,8 +177,11 @@ impl ServingBackend {
     pub(super) fn member(&self) -> Member {
         Member {
             tier: self.tier,
-            weight: self.weight,
-            standing: self.standing,
+            weight: self.weight(),
+            standing: match self.orders.admin {
+                Admin::Enabled => self.standing,
+                Admin::Draining | Admin::Disabled => Standing::Withdrawn,
+            },
         }
     }
 
@@ -179,9 +190,14 @@ impl ServingBackend {
         &self.name
     }
 
-    /// Its configured weight.
+    /// Its weight: the operator's, or else the configured one.
     pub fn weight(&self) -> u32 {
-        self.weight
+        self.orders.weight.unwrap_or(self.weight)
+    }
+
+    /// What the operator lets it do.
+    pub fn admin(&self) -> Admin {
+        self.orders.admin
     }
 
     /// Its tier.

@@ -260,11 +260,6 @@ fn planned_features() {
     check_refusals(&[
         (
             &[1],
-            "node.state_dir = \"/var/lib/lb-ctl\"\n[datapath]",
-            "1: node.state_dir: `node.state_dir` is not built yet in this version; remove it",
-        ),
-        (
-            &[1],
             "[http]\nlisten = \"127.0.0.1:8080\"\n[datapath]",
             "1: http: `http` is not built yet in this version; remove it",
         ),
