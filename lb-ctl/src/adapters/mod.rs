@@ -6,5 +6,6 @@ pub mod check;
 pub mod config_file;
 pub mod datapath;
 pub mod decisions_file;
+pub mod discovery;
 pub mod netlink;
 pub mod programs;

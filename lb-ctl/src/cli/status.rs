@@ -7,7 +7,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
-    core::status::{BackendStatus, CheckStatus, CounterStatus, DecisionsStatus, ServiceStatus, Status},
+    core::status::{
+        BackendStatus, CheckStatus, CounterStatus, DecisionsStatus, DiscoveryStatus, LoadStatus, SeedStatus,
+        ServiceStatus, Status,
+    },
 };
 
 pub(super) fn status(socket: &Path, json: bool) -> anyhow::Result<()> {
@@ -145,7 +148,56 @@ fn render_service(service: &ServiceStatus) -> String {
     }
     text.extend([&table.to_string(), "\n"]);
     text.extend(service.backends.iter().filter_map(trouble));
+    if let Some(discovery) = &service.discovery {
+        text.push_str(&render_discovery(discovery, &service.backends));
+    }
     text
+}
+
+/// Who is discovered, and what the seeds say.
+fn render_discovery(discovery: &DiscoveryStatus, backends: &[BackendStatus]) -> String {
+    let names = |counts: fn(&BackendStatus) -> bool| {
+        let counted = backends
+            .iter()
+            .filter(|backend| backend.discovered && counts(backend));
+        counted
+            .map(|backend| backend.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut lines = Vec::new();
+    for (what, names) in [
+        ("discovered", names(|_| true)),
+        ("on no page now", names(|backend| backend.listed_by.is_empty())),
+    ] {
+        if !names.is_empty() {
+            lines.push(format!(" {what}: {names}\n"));
+        }
+    }
+    lines.extend(discovery.seeds.iter().map(seed));
+    lines.extend(discovery.refused.iter().map(|refused| {
+        let (name, address) = (&refused.name, refused.address);
+        format!(" NOT USED: {name}, {address}: {}\n", refused.reason)
+    }));
+    lines.concat()
+}
+
+fn seed(asked: &SeedStatus) -> String {
+    let SeedStatus { seed, detail, .. } = asked;
+    let ago = |seconds: Option<u64>| {
+        seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds} s ago"))
+    };
+    match asked.ok {
+        None => format!(" seed {seed}: {detail}\n"),
+        Some(true) => format!(" seed {seed}: {detail}, {}\n", ago(asked.seconds_ago)),
+        Some(false) => {
+            let last = ago(asked.last_page_seconds_ago);
+            format!(
+                " seed {seed}: FAILED {}, last page {last}: {detail}\n",
+                ago(asked.seconds_ago)
+            )
+        }
+    }
 }
 
 /// Why a backend that is checked is not up, in a line.
@@ -183,16 +235,29 @@ fn health(backend: &BackendStatus) -> String {
     }
 }
 
+/// The weight, and what makes it count otherwise: an operator's word, the load where it follows that.
 fn weight(backend: &BackendStatus) -> String {
     let BackendStatus {
         weight,
         configured_weight,
         ..
     } = backend;
-    if weight == configured_weight {
+    let mut remarks = Vec::new();
+    if weight != configured_weight {
+        remarks.push(format!("configured: {configured_weight}"));
+    }
+    match backend.load {
+        None => {}
+        Some(LoadStatus {
+            load: Some(load),
+            weight_percent,
+        }) => remarks.push(format!("{weight_percent} %, load {load}")),
+        Some(LoadStatus { load: None, .. }) => remarks.push("load unknown".to_owned()),
+    }
+    if remarks.is_empty() {
         weight.to_string()
     } else {
-        format!("{weight} (configured: {configured_weight})")
+        format!("{weight} ({})", remarks.join(", "))
     }
 }
 

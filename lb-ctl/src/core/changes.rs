@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    config::{Backend, Config, Service},
+    config::{Backend, Config, Discovery, Service},
     prefix::Prefix,
 };
 
@@ -96,6 +96,7 @@ fn is_same_policy(before: &Service, after: &Service) -> bool {
         allow,
         check,
         health,
+        discovery,
         backends: _,
         vip_origin: _,
     } = after;
@@ -108,9 +109,24 @@ fn is_same_policy(before: &Service, after: &Service) -> bool {
         && before.balance == *balance
         && before.no_backend == *no_backend
         && before.check == *check
+        && is_same_discovery(before.discovery.as_ref(), discovery.as_ref())
         && before.health == *health
         // Their order says nothing.
         && earlier == allow.iter().collect()
+}
+
+fn is_same_discovery(before: Option<&Discovery>, after: Option<&Discovery>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            let origin = after.origin.clone();
+            Discovery {
+                origin,
+                ..before.clone()
+            } == *after
+        }
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

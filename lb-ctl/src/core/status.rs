@@ -82,8 +82,46 @@ pub struct ServiceStatus {
     pub guard: Option<String>,
     /// How many of its slots consult the flow table.
     pub tracked_slots: u32,
-    /// The backends, in the order of the configuration.
+    /// Where more backends are read from; `null` if all are in the file.
+    #[serde(default)]
+    pub discovery: Option<DiscoveryStatus>,
+    /// The backends, in the order of the configuration, then those that are discovered, by name.
     pub backends: Vec<BackendStatus>,
+}
+
+/// The discovery of a service's backends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscoveryStatus {
+    /// The seeds, in the order of the configuration.
+    pub seeds: Vec<SeedStatus>,
+    /// Coordinators that are listed but cannot be backends.
+    pub refused: Vec<RefusedStatus>,
+}
+
+/// A coordinator whose page is read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedStatus {
+    /// Its host and port.
+    pub seed: String,
+    /// Whether the last reading gave a page; `null` before the first.
+    pub ok: Option<bool>,
+    /// How many seconds ago that was.
+    pub seconds_ago: Option<u64>,
+    /// How many seconds ago there was last a page.
+    pub last_page_seconds_ago: Option<u64>,
+    /// What was found, for people.
+    pub detail: String,
+}
+
+/// A coordinator that is listed but cannot be a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Why not, and what to do.
+    pub reason: String,
 }
 
 /// One backend of a service.
@@ -109,6 +147,9 @@ pub struct BackendStatus {
     pub health_seconds: Option<u64>,
     /// While it starts slowly: how many tenths of its weight count.
     pub slow_start_tenths: Option<u32>,
+    /// With `balance = "load"`: what its load has to do with its weight; else `null`.
+    #[serde(default)]
+    pub load: Option<LoadStatus>,
     /// enabled | draining | disabled.
     pub admin: String,
     /// While it drains: in how many seconds the flows that are left will be reset; `null` if never.
@@ -123,10 +164,26 @@ pub struct BackendStatus {
     pub new_flows: u64,
     /// Flows that have a record.
     pub tracked_flows: u64,
+    /// Whether it comes from the pages of seeds, and not from the file.
+    #[serde(default)]
+    pub discovered: bool,
+    /// The seeds whose last page lists it.
+    #[serde(default)]
+    pub listed_by: Vec<String>,
     /// The MAC address to which its packets go; `null` while it has never answered.
     pub next_hop: Option<String>,
     /// The last health check; `null` while there has been none.
     pub last_check: Option<CheckStatus>,
+}
+
+/// How a weight follows the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadStatus {
+    /// How busy the backend is, smoothed, in connections; a query counts four. `null` while it is not known: the configured weight
+    /// counts then.
+    pub load: Option<u64>,
+    /// How much of its configured weight counts, in percent: from 25 to 200.
+    pub weight_percent: u32,
 }
 
 /// The result of a health check.

@@ -148,6 +148,13 @@ impl Checks {
         loads.map(|(_, load)| *load).max_by_key(|(began, _)| *began)
     }
 
+    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
+    pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
+        let now = self.now();
+        let service = self.services.get_mut(service);
+        service.is_some_and(|service| service.serving.announce_quiescing(backend, cause, now))
+    }
+
     /// Waits for reports, and takes those that there are.
     pub(super) async fn next_reports(&mut self, reports: &mut Vec<Report<BackendKey>>) -> usize {
         self.reports.recv_many(reports, ROOM).await
@@ -190,26 +197,27 @@ impl Checks {
 }
 
 impl Controller {
-    /// Decides for the first time who serves. Those among `serving` do already.
-    pub(super) fn begin_serving(&mut self, serving: &BTreeSet<TargetName>) -> Shares {
+    /// Decides for the first time who serves. Those among `serving` do already, with that many slots.
+    pub(super) fn begin_serving(&mut self, serving: &BTreeMap<TargetName, u32>) -> Shares {
         let now = self.checks.now();
         let new = |service: &Service| {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = self.placement.service(&key);
-            let start = |backend: &Backend| {
-                let Some(entry) = entry else {
-                    return Start::Cold;
-                };
-                let name = TargetName::new(entry.id, &backend.name, backend.address, backend.port);
-                if name.is_some_and(|name| serving.contains(&name)) {
-                    Start::Warm(Health::Up)
-                } else {
-                    Start::Added
-                }
+            let slots = |name: &str, address, port| {
+                let name = entry.and_then(|entry| TargetName::new(entry.id, name, address, port));
+                name.and_then(|name| serving.get(&name)).copied()
             };
-            let mut serving = Serving::new(service, start, now);
-            serving.instruct(|backend| self.operator.orders(&service.name, backend));
-            Checked::new(serving, now, service)
+            let start = |backend: &Backend| match slots(&backend.name, backend.address, backend.port) {
+                _ if entry.is_none() => Start::Cold,
+                Some(_) => Start::Warm(Health::Up),
+                None => Start::Added,
+            };
+            let mut known = Serving::new(service, start, now);
+            known.instruct(|backend| self.operator.orders(&service.name, backend));
+            known.adopt_slots(|backend| {
+                slots(backend.name(), backend.address(), backend.port()).unwrap_or_default()
+            });
+            Checked::new(known, now, service)
         };
         self.checks.services = self.config.services.iter().map(new).collect();
         shares(&self.checks.services)
@@ -360,7 +368,7 @@ impl Controller {
     }
 
     /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.
-    async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
+    pub(super) async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
         let mut result = Ok(());
         for index in services {
             let decided = self.decide_service(index).await;
@@ -493,6 +501,20 @@ fn tell(service: &Service, notices: &[Notice]) {
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");
+            }
+            Notice::Load {
+                name,
+                load,
+                thousandths,
+            } => {
+                let percent = thousandths / 10;
+                tracing::info!(
+                    service,
+                    backend = name,
+                    load,
+                    percent,
+                    "the weight follows the load"
+                );
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Detached, Host, Signal, Signals,
     checks::Checks,
+    discovery::Discovering,
     drains, inspect,
     network::Network,
     operator::{Operator, end_of_writing},
@@ -43,6 +44,7 @@ const ROUTES_SETTLE: Duration = Duration::from_millis(200);
 pub(super) struct Controller {
     /// Where the configuration was read, and will be read again.
     pub(super) file: PathBuf,
+    /// What is followed: the file, and the members of services with discovery.
     pub(super) config: Config,
     pub(super) plan: Plan,
     pub(super) placement: Placement,
@@ -63,6 +65,7 @@ pub(super) struct Controller {
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
     pub(super) checks: Checks,
+    pub(super) discovering: Discovering,
     pub(super) operator: Operator,
 }
 
@@ -87,6 +90,7 @@ impl Controller {
         let network = Network::new(netlink, host.interfaces, placement.translates());
         Self {
             checks: Checks::new(seed),
+            discovering: Discovering::new(config.clone()),
             operator: Operator::of(&config),
             file: file.to_owned(),
             config,
@@ -119,7 +123,7 @@ impl Controller {
     ) -> anyhow::Result<()> {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reports = Vec::new();
+        let (mut reports, mut answers) = (Vec::new(), Vec::new());
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let deadline = self.operator.due();
@@ -133,6 +137,7 @@ impl Controller {
                 Some(event) = self.events.next() => self.on_network(event).await,
                 _ = refresh.tick() => self.refresh().await,
                 _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
+                _ = self.discovering.next_answers(&mut answers) => self.on_answers(&mut answers).await,
                 () = until(checks_due) => self.on_checks_due().await,
                 () = until(deadline) => self.refresh_decisions().await,
                 () = end_of_writing(&mut self.operator) => Ok(()),

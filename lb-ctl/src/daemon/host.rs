@@ -85,15 +85,25 @@ async fn misplaced_backends(
 ) -> Result<Vec<ConfigError>, NetlinkError> {
     let mut errors = Vec::new();
     for backend in &service.backends {
-        let route = match netlink.route(backend.address).await {
-            Err(NetlinkError::NoRoute { .. }) => None,
-            other => Some(other?),
-        };
-        if let Some(problem) = misplaced(service.forward, backend, route.as_ref(), interfaces) {
+        if let Some(problem) = misplacement(service, backend, interfaces, netlink).await? {
             errors.push(backend.address_origin.error(problem));
         }
     }
     Ok(errors)
+}
+
+/// Why a backend cannot be reached as its service's forwarding needs it; `None` if it can.
+pub(super) async fn misplacement(
+    service: &Service,
+    backend: &Backend,
+    interfaces: &Interfaces,
+    netlink: &Netlink,
+) -> Result<Option<String>, NetlinkError> {
+    let route = match netlink.route(backend.address).await {
+        Err(NetlinkError::NoRoute { .. }) => None,
+        other => Some(other?),
+    };
+    Ok(misplaced(service.forward, backend, route.as_ref(), interfaces))
 }
 
 fn misplaced(

@@ -3,6 +3,7 @@
 mod checks;
 mod clock;
 mod controller;
+mod discovery;
 mod drains;
 mod host;
 mod inspect;

@@ -6,7 +6,13 @@ use anyhow::Context;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Host, HostError, checks::check_targets, clock::ticks, controller::Controller, sweeping::SWEEP, vips,
+    Host, HostError,
+    checks::{CheckTargets, check_targets},
+    clock::ticks,
+    controller::Controller,
+    discovery::seed_orders,
+    sweeping::SWEEP,
+    vips,
 };
 use crate::{
     adapters::{
@@ -24,6 +30,15 @@ use crate::{
 
 /// How long a start or a reload waits for backends to tell their MAC addresses. Whoever is slower is resolved later.
 pub(super) const RESOLUTION_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether the way to new backends must be known before slots move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrivals {
+    /// They may serve at once.
+    Awaited,
+    /// They serve after their first check at the earliest, for which the kernel finds the way.
+    Later,
+}
 
 impl Controller {
     /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
@@ -63,8 +78,34 @@ impl Controller {
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
         }
-        let targets = check_targets(&config)
-            .map_err(|error| Refusal::Configuration(chain(error.as_ref() as &dyn std::error::Error)))?;
+        let unusable = |error: anyhow::Error| Refusal::Configuration(chain(error.as_ref()));
+        let orders = seed_orders(&config).map_err(unusable)?;
+        let serving = self
+            .placement
+            .serving(&self.datapath)
+            .map_err(|error| failed(error.into()))?;
+        let (configured, mut members) = (config.clone(), self.members_of(&config, &serving));
+        let config = self
+            .join_members(&configured, &mut members)
+            .await
+            .map_err(failed)?;
+        let targets = check_targets(&config).map_err(unusable)?;
+        let changes = self.follow_config(config, targets, Arrivals::Awaited).await?;
+        self.discovering.adopt(configured, members);
+        self.discovering.begin(orders);
+        self.announce_quiescing().await.map_err(failed)?;
+        self.adjust_vips().await.map_err(failed)?;
+        Ok(changes)
+    }
+
+    /// Follows another configuration, with what is known of its backends' health.
+    pub(super) async fn follow_config(
+        &mut self,
+        config: Config,
+        targets: CheckTargets,
+        arrivals: Arrivals,
+    ) -> Result<Changes, Refusal> {
+        let failed = |error: anyhow::Error| Refusal::Failed(chain(error.as_ref()));
         self.finish_sweep().await.map_err(failed)?;
         let next = self.checks.follow(&self.config, &config, &self.operator);
         let plan = self
@@ -73,23 +114,31 @@ impl Controller {
             .map_err(|error| config.refusal(error.key(), error.to_string()))
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let mut changes = Changes::between(&self.config, &config);
-        let Moved { moved, slots } = self.follow(config, plan).await.map_err(failed)?;
+        let Moved { moved, slots } = self.follow(config, plan, arrivals).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);
         self.checks.adopt(next);
         self.begin_checks(targets).map_err(failed)?;
-        self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }
 
     /// Makes the tables what a plan says, for a configuration with which the old one can be replaced. No pass over the
     /// records may be under way.
-    pub(super) async fn follow(&mut self, config: Config, plan: Plan) -> anyhow::Result<Moved> {
+    pub(super) async fn follow(
+        &mut self,
+        config: Config,
+        plan: Plan,
+        arrivals: Arrivals,
+    ) -> anyhow::Result<Moved> {
         self.placement.introduce(&plan, &mut self.datapath)?;
         let unknown = self.take_in_targets(&plan)?;
-        // Answers are worth waiting for: once slots have moved, a packet for an unresolved backend would be dropped.
-        timeout(RESOLUTION_GRACE, self.resolve(&unknown))
-            .await
-            .unwrap_or(Ok(()))?;
+        match arrivals {
+            // Answers are worth waiting for: once slots have moved, a packet for an unresolved backend would be dropped.
+            Arrivals::Awaited => timeout(RESOLUTION_GRACE, self.resolve(&unknown))
+                .await
+                .unwrap_or(Ok(()))?,
+            Arrivals::Later if unknown.is_empty() => {}
+            Arrivals::Later => self.network.refresh_routes(&mut self.datapath).await?,
+        }
         // Answers to a service that is new must be recognised from its first connection on.
         let translates = self.placement.translates() || plan.translates();
         self.network.set_translates(translates, &mut self.datapath)?;

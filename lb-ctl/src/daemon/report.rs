@@ -9,13 +9,15 @@ use crate::{
     adapters::datapath::DatapathError,
     core::{
         config::{Backend, Service},
+        discovery::Membership,
         health::Health,
         interface::{Interface, format_mac},
         operator::Admin,
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
-            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, InterfaceStatus, ServiceStatus, Status,
+            BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DiscoveryStatus, InterfaceStatus,
+            LoadStatus, RefusedStatus, SeedStatus, ServiceStatus, Status,
         },
     },
 };
@@ -43,15 +45,12 @@ pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
             packets: datapath.counter(counter)?,
         })
     });
-    let services =
-        config
-            .services
-            .iter()
-            .zip(&plan.services)
-            .enumerate()
-            .map(|(index, (service, planned))| {
-                service_status(service, planned, controller.checks.service(index), controller)
-            });
+    let services = config
+        .services
+        .iter()
+        .zip(&plan.services)
+        .enumerate()
+        .map(|(index, (service, planned))| service_status(index, service, planned, controller));
     Ok(Status {
         node: config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -76,20 +75,32 @@ fn mode(interface: Option<&Interface>) -> String {
 }
 
 fn service_status(
+    index: usize,
     service: &Service,
     planned: &PlannedService,
-    serving: Option<&Serving>,
     controller: &Controller,
 ) -> Result<ServiceStatus, DatapathError> {
+    let serving = controller.checks.service(index);
+    let membership = controller.discovering.membership(index);
     let mut tracked_slots = 0;
     for index in planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots {
         tracked_slots += u32::from(controller.datapath.slot(index)?.tracked);
     }
-    let configured = service
-        .backends
-        .iter()
-        .zip(&planned.targets)
-        .map(|(backend, &id)| backend_status(service, backend, id, planned, serving, controller));
+    let configured =
+        service
+            .backends
+            .iter()
+            .zip(&planned.targets)
+            .enumerate()
+            .map(|(place, (backend, &id))| {
+                let status = backend_status(service, backend, id, planned, serving, controller)?;
+                let listed_by = membership.map(|membership| membership.listed_by(backend.address));
+                Ok(BackendStatus {
+                    discovered: place >= controller.discovering.configured_backends(index),
+                    listed_by: listed_by.into_iter().flatten().map(ToOwned::to_owned).collect(),
+                    ..status
+                })
+            });
     let leaving = controller
         .placement
         .leaving(planned.entry.id)
@@ -102,8 +113,42 @@ fn service_status(
         active_tier: serving.map(Serving::active_tier).unwrap_or_default(),
         guard: serving.and_then(Serving::guard).map(ToString::to_string),
         tracked_slots,
+        discovery: membership.map(|membership| discovery_status(service, membership, controller)),
         backends: configured.chain(leaving).collect::<Result<_, _>>()?,
     })
+}
+
+fn discovery_status(service: &Service, membership: &Membership, controller: &Controller) -> DiscoveryStatus {
+    let now = controller.checks.now();
+    let seeds = membership.seeds().iter().map(|asked| {
+        let ago = |then: Duration| now.saturating_sub(then).as_secs();
+        let detail = match &asked.answer {
+            None => "has not been asked yet".to_owned(),
+            Some(Ok(page)) => match page.len() {
+                1 => "lists 1 coordinator".to_owned(),
+                coordinators => format!("lists {coordinators} coordinators"),
+            },
+            Some(Err(cause)) => cause.clone(),
+        };
+        SeedStatus {
+            seed: asked.seed.clone(),
+            ok: asked.answer.as_ref().map(Result::is_ok),
+            seconds_ago: asked.answer.is_some().then(|| ago(asked.at)),
+            last_page_seconds_ago: asked.last_page.map(ago),
+            detail,
+        }
+    });
+    let refused = controller.discovering.refused(&service.name);
+    DiscoveryStatus {
+        seeds: seeds.collect(),
+        refused: refused
+            .map(|refused| RefusedStatus {
+                name: refused.name.clone(),
+                address: refused.address,
+                reason: refused.reason.clone(),
+            })
+            .collect(),
+    }
 }
 
 fn backend_status(
@@ -133,6 +178,7 @@ fn backend_status(
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
+        load: health.load,
         admin: orders.admin.to_string(),
         deadline_seconds: Operator::seconds_left(orders),
         slots: u32::try_from(slots).unwrap_or(u32::MAX),
@@ -140,6 +186,8 @@ fn backend_status(
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
         tracked_flows: tracked_flows(id, controller),
+        discovered: false,
+        listed_by: Vec::new(),
         next_hop: next_hop(id, controller),
         last_check: health.last_check,
     })
@@ -151,6 +199,7 @@ struct HealthStatus {
     cause: String,
     seconds: Option<u64>,
     slow_start_tenths: Option<u32>,
+    load: Option<LoadStatus>,
     last_check: Option<CheckStatus>,
 }
 
@@ -161,6 +210,7 @@ impl HealthStatus {
             cause: cause.to_owned(),
             seconds: None,
             slow_start_tenths: None,
+            load: None,
             last_check: None,
         }
     }
@@ -175,6 +225,10 @@ impl HealthStatus {
             cause: backend.cause().to_owned(),
             seconds: Some(ago(backend.since())),
             slow_start_tenths: serving.slow_start(backend, now),
+            load: serving.loaded(backend, now).map(|loaded| LoadStatus {
+                load: loaded.load,
+                weight_percent: loaded.level.thousandths() / 10,
+            }),
             last_check: backend.last_check().map(|last| CheckStatus {
                 seconds_ago: ago(last.at),
                 ..last.status.clone()
@@ -202,6 +256,7 @@ fn leaving_status(
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
+        load: health.load,
         admin: Admin::Draining.to_string(),
         deadline_seconds: None,
         slots: 0,
@@ -209,6 +264,8 @@ fn leaving_status(
         bytes: traffic.bytes,
         new_flows: traffic.new_flows,
         tracked_flows: tracked_flows(id, controller),
+        discovered: false,
+        listed_by: Vec::new(),
         next_hop: next_hop(id, controller),
         last_check: None,
     })

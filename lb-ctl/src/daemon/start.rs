@@ -1,14 +1,15 @@
 //! Bringing the datapath up: with new tables, or over those in which an earlier run's connections live.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
 use super::{
     Host, Signals,
-    checks::{CheckTargets, check_targets},
+    checks::check_targets,
     controller::Controller,
-    reconfiguration::RESOLUTION_GRACE,
+    discovery::{SeedOrders, seed_orders},
+    reconfiguration::{Arrivals, RESOLUTION_GRACE},
     vips,
 };
 use crate::{
@@ -55,7 +56,9 @@ pub(super) async fn start(
     signals: &mut Signals,
 ) -> anyhow::Result<Started> {
     Socket::refuse_if_in_use(&config.api.socket).await?;
-    let targets = check_targets(&config)?;
+    // What cannot be read is noticed before anything has changed.
+    check_targets(&config)?;
+    let orders = seed_orders(&config)?;
     let watch = Watch::start()?;
     let mut pins = Pins::of(&config.node.name);
     // Early, because it says whether another daemon runs for this node.
@@ -73,7 +76,7 @@ pub(super) async fn start(
         }
     };
     let mut controller = Controller::new(file, config, host, pins, datapath, placement, netlink, watch);
-    match controller.bring_up(tables, targets, signals).await {
+    match controller.bring_up(tables, orders, signals).await {
         Ok(true) => Ok(Started::Yes(Box::new(controller), socket)),
         Ok(false) => {
             controller.undo().await;
@@ -111,18 +114,25 @@ impl Controller {
     async fn bring_up(
         &mut self,
         tables: Tables,
-        targets: CheckTargets,
+        orders: SeedOrders,
         signals: &mut Signals,
     ) -> anyhow::Result<bool> {
+        self.discovering.begin(orders);
         match tables {
             Tables::New => {
-                let shares = self.begin_serving(&BTreeSet::new());
+                tokio::select! {
+                    // Pages are worth waiting for: a service may have no backends but those on them.
+                    members = self.first_pages() => members?,
+                    () = signals.end() => return Ok(false),
+                }
+                let shares = self.begin_serving(&BTreeMap::new());
                 let plan = self.placement.plan(&self.config, &shares)?;
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;
                 self.placement.apply(&plan, 0, &mut self.datapath)?;
                 self.plan = plan;
-                self.begin_checks(targets)?;
+                self.begin_checks(check_targets(&self.config)?)?;
+                self.announce_quiescing().await?;
                 self.network
                     .set_translates(self.placement.translates(), &mut self.datapath)?;
                 tokio::select! {
@@ -143,7 +153,7 @@ impl Controller {
             Tables::Adopted => {
                 self.found_tables = true;
                 self.attach().await?;
-                self.take_over(targets).await?;
+                self.take_over().await?;
             }
             Tables::Migrated { mut old } => {
                 self.found_tables = true;
@@ -154,7 +164,7 @@ impl Controller {
                 // From here on the new tables count. What follows, the next start can do as well.
                 self.pins.publish_maps()?;
                 tracing::info!("moved everything into tables of the configured sizes");
-                self.take_over(targets).await?;
+                self.take_over().await?;
             }
         }
         self.adjust_vips().await?;
@@ -211,17 +221,18 @@ impl Controller {
     }
 
     /// Follows the configuration, over tables in which live connections may be.
-    async fn take_over(&mut self, targets: CheckTargets) -> anyhow::Result<()> {
+    async fn take_over(&mut self) -> anyhow::Result<()> {
         self.network.write_interfaces(&mut self.datapath)?;
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
         self.adopt_next_hops().await?;
         // Whoever gets new connections goes on getting them until checks say otherwise.
         let serving = self.placement.serving(&self.datapath)?;
+        self.remember_members(&serving).await?;
         let shares = self.begin_serving(&serving);
         let plan = self.placement.plan(&self.config, &shares)?;
-        let moved = self.follow(self.config.clone(), plan).await?;
-        self.begin_checks(targets)?;
+        let moved = self.follow(self.config.clone(), plan, Arrivals::Awaited).await?;
+        self.begin_checks(check_targets(&self.config)?)?;
         let records = self.census.as_ref().map_or(0, Census::established);
         tracing::info!(
             slots_moved = moved.moved,

@@ -118,6 +118,13 @@ impl Configuration {
             .service("impala6", vip.v6.into(), &backends(|host| host.v6().into()))
     }
 
+    /// Adds text at the end.
+    #[must_use]
+    pub fn followed_by(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
+
     /// Replaces a part of the text, which must be there.
     pub fn with(mut self, part: &str, replacement: &str) -> Result<Self> {
         ensure!(self.text.contains(part), "expected {part:?} in\n{}", self.text);

@@ -35,7 +35,8 @@ pub fn start_coordinators(lab: &Lab) -> Result<Vec<Coordinator>> {
     let mut coordinators = Vec::new();
     for (number, host) in (1..).zip(lab.backends()) {
         let mut command = host.command(programs::find("stand-in-impalad")?)?;
-        command.args(["--name", &name(number), "--hostname", &host.v4().to_string()]);
+        command.args(["--name", &name(number), "--hostname", &name(number)]);
+        command.args(["--krpc-ip", &host.v4().to_string(), "--executor", "worker1"]);
         // Both families: the kernel takes IPv4 connections on the unspecified IPv6 address too.
         command.args(["--hs2-address", &format!("[::]:{HS2_PORT}")]);
         for peer in peers
@@ -68,6 +69,11 @@ impl Coordinator {
     /// Switches the coordinator: `serve`, `shutdown`, `saturate`, `not-ready` or `restart`.
     pub fn switch(&self, mode: &str) -> Result<()> {
         self.http(Method::POST, &format!("/stand-in/{mode}")).map(drop)
+    }
+
+    /// Answers for `/backends?json` in another way: see `BackendsPage`.
+    pub fn answer_backends(&self, how: &str) -> Result<()> {
+        self.switch(&format!("backends/{how}"))
     }
 
     /// Ends the process as a crash does: its host refuses connections from then on.

@@ -7,6 +7,7 @@
 
 pub mod cases;
 mod check;
+mod controller;
 mod harness;
 mod report;
 mod statistics;
@@ -26,6 +27,7 @@ use report::{Figures, Instructions};
 use statistics::Sample;
 use subject::Subject;
 
+pub use controller::{Options as ControllerOptions, run as run_controller};
 pub use tables::{Options as TablesOptions, run as run_tables};
 
 /// Packets in each timed run: some 10 ms.

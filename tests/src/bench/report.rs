@@ -136,8 +136,53 @@ impl RingFigures {
     }
 }
 
+/// What the controller costs. The field names are a contract: each is a key of the JSON output.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ControllerFigures {
+    pub(super) bench: &'static str,
+    /// How many (service, backend) pairs there are.
+    pub(super) backends: usize,
+    /// From the start of the process until it says that it is ready, and until all backends are found to be up.
+    pub(super) ready_ms: f64,
+    pub(super) all_up_ms: f64,
+    /// From the start of `lb-ctl reload` to its end, and the interquartile range of that.
+    pub(super) reload_ms: f64,
+    pub(super) reload_spread_ms: f64,
+    /// Resident memory in bytes, after the reloads and at most.
+    pub(super) memory: u64,
+    pub(super) memory_peak: u64,
+    pub(super) checks_per_second: f64,
+    /// The share of one core that the process takes meanwhile.
+    pub(super) cpu_share: f64,
+}
+
+pub(super) fn print_controller_json(figures: &ControllerFigures) -> Result<()> {
+    println!("{}", serde_json::to_string(figures)?);
+    Ok(())
+}
+
+pub(super) fn print_controller(figures: &ControllerFigures) {
+    let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+    println!(
+        "With {} backends in all services:\n\
+         start    ready after {:.0} ms, all backends up after {:.0} ms\n\
+         reload   {:.0} ms, spread {:.0} ms\n\
+         memory   {} MB, at most {} MB\n\
+         checks   {:.0} a second take {:.1} % of a core",
+        figures.backends,
+        figures.ready_ms,
+        figures.all_up_ms,
+        figures.reload_ms,
+        figures.reload_spread_ms,
+        megabytes(figures.memory),
+        megabytes(figures.memory_peak),
+        figures.checks_per_second,
+        figures.cpu_share * 100.0,
+    );
+}
+
 /// To two decimals: more would be noise.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 

@@ -120,6 +120,18 @@ enum Bench {
         #[arg(long, default_value_t = 1001, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         runs: u32,
     },
+    /// Start, reload, memory and checks of the controller, with as many backends as tables of the default sizes take.
+    Controller {
+        /// Print a line of JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// How often the configuration is reloaded.
+        #[arg(long, default_value_t = 21, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        reloads: u32,
+        /// For how long the checks are watched.
+        #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(5..=3_600))]
+        seconds: u32,
+    },
 }
 
 #[derive(Args)]
@@ -145,6 +157,15 @@ fn main() -> ExitCode {
         Command::Bench(Bench::Tables { json, runs }) => {
             lab::bench::run_tables(lab::bench::TablesOptions { runs, json })
         }
+        Command::Bench(Bench::Controller {
+            json,
+            reloads,
+            seconds,
+        }) => lab::bench::run_controller(lab::bench::ControllerOptions {
+            reloads,
+            seconds,
+            json,
+        }),
         Command::Down(arguments) => down(arguments),
         Command::Reap { directory } => lab::reap(directory),
     };

@@ -3,6 +3,7 @@
 //! Impala's daemons learn about each other from the statestore. There is none here: a stand-in asks its peers' web pages
 //! when somebody asks for its own. A peer that does not answer is not listed, as if the statestore had dropped it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct State {
     pub hostname: String,
     /// Its web port.
     pub web_port: u16,
+    /// The address to which its host resolves.
+    pub krpc_ip: Option<IpAddr>,
 }
 
 impl FromStr for Peer {
@@ -87,7 +90,7 @@ impl Peer {
 }
 
 /// The document of `/backends?json`.
-pub async fn backends(own: State, peers: &[Peer]) -> Value {
+pub async fn backends(own: State, peers: &[Peer], executors: &[String]) -> Value {
     let mut members = vec![own];
     for answer in join_all(peers.iter().map(Peer::state)).await {
         match answer {
@@ -96,14 +99,14 @@ pub async fn backends(own: State, peers: &[Peer]) -> Value {
         }
     }
     members.sort_by(|a, b| a.coordinator.name.cmp(&b.coordinator.name));
-    document(&members)
+    document(&members, executors)
 }
 
-fn document(members: &[State]) -> Value {
+fn document(members: &[State], executors: &[String]) -> Value {
     let quiescing = members.iter().filter(|member| is_quiescing(member)).count();
     let mut document = json!({
-        "backends": members.iter().map(backend).collect::<Vec<_>>(),
-        "num_active_backends": members.len() - quiescing,
+        "backends": members.iter().map(backend).chain(executors.iter().map(executor)).collect::<Vec<_>>(),
+        "num_active_backends": members.len() + executors.len() - quiescing,
     });
     // Impala leaves it out when there are none.
     if quiescing > 0 {
@@ -119,9 +122,12 @@ fn is_quiescing(member: &State) -> bool {
 fn backend(member: &State) -> Value {
     let quiescing = is_quiescing(member);
     let address = format!("{}:{KRPC_PORT}", member.hostname);
+    let krpc_address = member
+        .krpc_ip
+        .map(|ip| SocketAddr::new(ip, KRPC_PORT).to_string());
     json!({
         "address": address,
-        "krpc_address": address,
+        "krpc_address": krpc_address.as_ref().unwrap_or(&address),
         // Impala has a random number here.
         "backend_id": member.coordinator.name,
         "webserver_url": format!("http://{}:{}", member.hostname, member.web_port),
@@ -134,6 +140,27 @@ fn backend(member: &State) -> Value {
         "admission_slots_in_use": member.coordinator.queries_running.min(ADMISSION_SLOTS),
         "num_admitted": member.coordinator.queries_running,
         "process_start_time": member.coordinator.process_start_time,
+        "version": hs2::VERSION,
+    })
+}
+
+/// A daemon that executes queries and takes no clients.
+fn executor(host: &String) -> Value {
+    let address = format!("{host}:{KRPC_PORT}");
+    json!({
+        "address": address,
+        "krpc_address": address,
+        "backend_id": host,
+        "webserver_url": format!("http://{host}:25000"),
+        "is_coordinator": false,
+        "is_executor": true,
+        "is_quiescing": false,
+        "is_blacklisted": false,
+        "is_active": true,
+        "admission_slots": ADMISSION_SLOTS,
+        "admission_slots_in_use": 0,
+        "num_admitted": 0,
+        "process_start_time": "2001-09-09 01:46:40.000001",
         "version": hs2::VERSION,
     })
 }
@@ -161,6 +188,7 @@ mod tests {
             },
             hostname: "10.0.0.11".to_owned(),
             web_port: 25000,
+            krpc_ip: None,
         }
     }
 
@@ -191,7 +219,10 @@ mod tests {
 
     #[test]
     fn a_coordinator_that_shuts_down_is_quiescing() {
-        let document = document(&[member("c1", Mode::ShuttingDown), member("c2", Mode::Serving)]);
+        let document = document(
+            &[member("c1", Mode::ShuttingDown), member("c2", Mode::Serving)],
+            &[],
+        );
         assert_eq!(document["num_active_backends"], 1);
         assert_eq!(document["num_quiescing_backends"], 1);
         let [leaving, staying] = [&document["backends"][0], &document["backends"][1]];
@@ -208,8 +239,27 @@ mod tests {
     }
 
     #[test]
+    fn executors_are_no_coordinators_and_resolved_hosts_have_addresses() {
+        let mut coordinator = member("c1", Mode::Serving);
+        coordinator.krpc_ip = "10.0.0.11".parse().ok();
+        coordinator.hostname = "node-1".to_owned();
+        let document = document(&[coordinator], &["10.0.0.31".to_owned()]);
+        assert_eq!(document["num_active_backends"], 2);
+        let [coordinator, executor] = [&document["backends"][0], &document["backends"][1]];
+        assert_eq!(coordinator["address"], "node-1:27000");
+        assert_eq!(coordinator["krpc_address"], "10.0.0.11:27000");
+        assert_eq!(
+            (&executor["is_coordinator"], &executor["is_executor"]),
+            (&json!(false), &json!(true))
+        );
+    }
+
+    #[test]
     fn the_number_of_quiescing_ones_is_left_out_when_there_are_none() {
-        let document = document(&[member("c1", Mode::Saturated), member("c2", Mode::NotReady)]);
+        let document = document(
+            &[member("c1", Mode::Saturated), member("c2", Mode::NotReady)],
+            &[],
+        );
         assert_eq!(document["num_active_backends"], 2);
         assert!(document.get("num_quiescing_backends").is_none());
     }

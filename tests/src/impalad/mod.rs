@@ -7,11 +7,12 @@
 //! pages and switches in [`web`].
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use tokio::net::TcpListener;
 
+pub mod backends_page;
 pub mod cluster;
 pub mod coordinator;
 pub mod failure;
@@ -24,6 +25,7 @@ pub mod thrift_binary;
 pub mod thrift_value;
 pub mod web;
 
+use backends_page::BackendsPage;
 use cluster::{Peer, State};
 use coordinator::{Coordinator, Mode};
 use service_threads::ServiceThreads;
@@ -46,6 +48,12 @@ pub struct Options {
     /// Host by which /backends names this coordinator [default: the IP of --web-address, or the name if that is 0.0.0.0]
     #[arg(long, value_name = "HOST")]
     pub hostname: Option<String>,
+    /// Address by which /backends gives this coordinator's `krpc_address`, as Impala has resolved it [default: the host]
+    #[arg(long, value_name = "IP")]
+    pub krpc_ip: Option<IpAddr>,
+    /// Host of an executor of the cluster, for /backends; may be repeated
+    #[arg(long = "executor", value_name = "HOST")]
+    pub executors: Vec<String>,
     /// Another coordinator of the cluster, for /backends; may be repeated
     #[arg(long = "peer", value_name = "NAME=HOST:WEBPORT")]
     pub peers: Vec<Peer>,
@@ -58,7 +66,10 @@ pub struct StandIn {
     service: Arc<ServiceThreads>,
     hostname: String,
     web_port: u16,
+    krpc_ip: Option<IpAddr>,
+    executors: Vec<String>,
     peers: Vec<Peer>,
+    backends_page: Mutex<BackendsPage>,
 }
 
 impl StandIn {
@@ -71,6 +82,8 @@ impl StandIn {
             web_address,
             service_threads,
             hostname,
+            krpc_ip,
+            executors,
             peers,
         } = options;
         let web = TcpListener::bind(web_address)
@@ -96,7 +109,10 @@ impl StandIn {
                 service,
                 hostname,
                 web_port,
+                krpc_ip,
+                executors,
                 peers,
+                backends_page: Mutex::default(),
             }),
             web,
         ))
@@ -119,6 +135,23 @@ impl StandIn {
         &self.peers
     }
 
+    /// The hosts of executors.
+    pub fn executors(&self) -> &[String] {
+        &self.executors
+    }
+
+    /// How `/backends?json` is answered.
+    pub fn backends_page(&self) -> BackendsPage {
+        // A page is replaced as a whole.
+        let page = self.backends_page.lock().unwrap_or_else(PoisonError::into_inner);
+        page.clone()
+    }
+
+    /// Changes how `/backends?json` is answered.
+    pub fn answer_backends(&self, page: BackendsPage) {
+        *self.backends_page.lock().unwrap_or_else(PoisonError::into_inner) = page;
+    }
+
     /// All figures of this moment.
     pub fn state(&self) -> State {
         State {
@@ -126,6 +159,7 @@ impl StandIn {
             connections: self.service.counts(),
             hostname: self.hostname.clone(),
             web_port: self.web_port,
+            krpc_ip: self.krpc_ip,
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `GET /jsonmetrics` | one flat object, name to value, with `?json` or without |
 //! | `GET /metrics?json` | the same figures as Impala's nested metric groups |
 //! | `POST /stand-in/serve`, `shutdown`, `saturate`, `not-ready`, `restart` | changes the mode; answers with the state |
+//! | `POST /stand-in/backends/HOW` | answers for `/backends?json` in another way: [`BackendsPage`] |
 //! | `GET /stand-in/state` | the state |
 //!
 //! Without `?json` Impala's pages are HTML for people. So are these, and say so, lest a reader of them pass here and fail there.
@@ -14,7 +15,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Query, State as Shared};
+use axum::extract::{Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -22,6 +23,8 @@ use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 
 use super::StandIn;
+#[cfg(doc)]
+use super::backends_page::BackendsPage;
 use super::cluster::{self, State};
 use super::coordinator::Mode;
 
@@ -43,6 +46,7 @@ pub(super) fn pages(stand_in: Arc<StandIn>) -> Router {
         .route("/stand-in/saturate", switch(Mode::Saturated))
         .route("/stand-in/not-ready", switch(Mode::NotReady))
         .route("/stand-in/restart", post(restart))
+        .route("/stand-in/backends/{how}", post(answer_backends))
         .route("/stand-in/state", get(state))
         .with_state(stand_in)
 }
@@ -57,8 +61,22 @@ async fn healthz(Shared(stand_in): Shared<Arc<StandIn>>) -> (StatusCode, &'stati
 async fn always_ok() {}
 
 async fn backends(Shared(stand_in): Shared<Arc<StandIn>>, query: Query<HashMap<String, String>>) -> Response {
-    let document = cluster::backends(stand_in.state(), stand_in.peers()).await;
+    let page = stand_in.backends_page();
+    let mut document = cluster::backends(stand_in.state(), stand_in.peers(), stand_in.executors()).await;
+    if let Some(trouble) = page.trouble(&document).await {
+        return trouble;
+    }
+    page.edit(&mut document);
     json_or_html(&query, document)
+}
+
+async fn answer_backends(
+    Shared(stand_in): Shared<Arc<StandIn>>,
+    Path(how): Path<String>,
+) -> Result<(), (StatusCode, String)> {
+    let page = how.parse().map_err(|error| (StatusCode::BAD_REQUEST, error))?;
+    stand_in.answer_backends(page);
+    Ok(())
 }
 
 async fn json_metrics(Shared(stand_in): Shared<Arc<StandIn>>) -> Json<Map<String, Value>> {

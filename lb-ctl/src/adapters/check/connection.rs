@@ -17,13 +17,13 @@ use crate::core::health::{Failure, Verdict};
 
 /// Until when all of a check must be done.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+pub(in crate::adapters) struct Deadline {
     at: Instant,
     limit: Duration,
 }
 
 impl Deadline {
-    pub(super) fn after(began: Instant, limit: Duration) -> Self {
+    pub(in crate::adapters) fn after(began: Instant, limit: Duration) -> Self {
         Self {
             at: began + limit,
             limit,
@@ -52,7 +52,7 @@ impl Deadline {
 
 /// Why a check did not come to an answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(in crate::adapters) enum Trouble {
     /// It is our own.
     NotChecked(NotChecked),
     /// The backend's host refused the connection.
@@ -68,6 +68,14 @@ pub(super) enum Trouble {
 impl Trouble {
     pub(super) fn broken(what: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         Self::Broken(format!("{what}: {}", chain(error)))
+    }
+
+    /// The same for people.
+    pub(in crate::adapters) fn into_words(self) -> String {
+        match self {
+            Self::NotChecked(reason) => reason.to_string(),
+            Self::Refused(detail) | Self::Mute(detail) | Self::Late(detail) | Self::Broken(detail) => detail,
+        }
     }
 
     /// What it says about the backend, if anything.
@@ -90,10 +98,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Makes the connections of one check.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Connector {
-    pub(super) address: IpAddr,
-    pub(super) source: Option<IpAddr>,
-    pub(super) deadline: Deadline,
+pub(in crate::adapters) struct Connector {
+    pub(in crate::adapters) address: IpAddr,
+    pub(in crate::adapters) source: Option<IpAddr>,
+    pub(in crate::adapters) deadline: Deadline,
 }
 
 impl Connector {

@@ -13,14 +13,14 @@
 //! | no socket, no port, no such source address: our own trouble | none: [`NotChecked`] |
 
 mod client_port;
-mod connection;
+pub(in crate::adapters) mod connection;
 mod scheduler;
 mod target;
 mod tls;
-mod web;
+pub(in crate::adapters) mod web;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::adapters) mod tests;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -22,15 +22,15 @@ const HEADERS_LIMIT: usize = 64;
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(in crate::adapters) struct Answer {
     pub(super) status: StatusCode,
     /// The begin of the body, as much as was asked for.
-    pub(super) body: Vec<u8>,
+    pub(in crate::adapters) body: Vec<u8>,
 }
 
 impl Answer {
     /// What the status means for a page that should be there.
-    pub(super) fn finding(&self, path: &str) -> Finding {
+    pub(in crate::adapters) fn finding(&self, path: &str) -> Finding {
         let status = self.status.as_u16();
         if self.status.is_success() {
             return Finding::new(Verdict::Healthy, format!("{path} answered {status}"));
@@ -57,7 +57,7 @@ impl Answer {
 }
 
 /// Asks for a page and reads up to `limit` bytes of it. Always with GET: Impala answers everything else with 200.
-pub(super) async fn get(
+pub(in crate::adapters) async fn get(
     connector: &Connector,
     web: &WebPort,
     path: &str,

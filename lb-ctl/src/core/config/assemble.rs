@@ -89,6 +89,7 @@ fn service(document: document::Service) -> Option<Service> {
         allow: document.allow.into_iter().map(|at| at.value).collect(),
         check: document.check.assemble(),
         health: document.health.assemble(),
+        discovery: document.discovery.assemble(port),
         backends: document
             .backends
             .into_iter()

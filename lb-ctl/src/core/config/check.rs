@@ -151,7 +151,12 @@ impl CheckKeys {
         }
     }
 
-    fn kind(&self) -> CheckKind {
+    /// The type of the check; `None` if one is written but was refused.
+    pub(super) fn known_kind(&self) -> Option<CheckKind> {
+        (!self.has_kind || self.kind.is_some()).then(|| self.kind())
+    }
+
+    pub(super) fn kind(&self) -> CheckKind {
         self.kind.as_ref().map_or(KIND, |kind| kind.value)
     }
 
@@ -168,7 +173,7 @@ impl CheckKeys {
     /// Reports keys that contradict each other.
     pub(super) fn report_conflicts(&self, errors: &mut Vec<ConfigError>) {
         // If it is not known what the type should be, nor is it known which keys belong to it.
-        if self.has_kind && self.kind.is_none() {
+        if self.known_kind().is_none() {
             return;
         }
         self.report_keys_of_other_types(errors);

@@ -137,6 +137,14 @@ choice! {
     }
 }
 
+choice! {
+    /// Where backends are read from, besides the file.
+    pub enum DiscoveryKind ("service.discovery.type") {
+        /// The web pages of Impala's coordinators.
+        Impala = "impala",
+    }
+}
+
 impl Choice for Failback {
     const KEY: &'static str = "service.failback";
     const ALL: &'static [Self] = &[Self::Auto, Self::Manual];

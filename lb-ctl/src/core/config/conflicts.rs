@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::layout::{MAX_ALLOWED_PREFIXES, MAX_INTERFACES};
 
-use super::choice::Forward;
+use super::choice::{Balance, CheckKind, Forward};
 use super::defaults::{self, HostDefaults};
 use super::document::{Backend, Datapath, Document, Service};
 use super::error::{ConfigError, Origin};
@@ -34,6 +34,13 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
         backend_families(service, errors);
         allowed_prefixes(service, errors);
         service.check.report_conflicts(errors);
+        load_is_known(service, errors);
+        service.discovery.report_conflicts(
+            service.check.kind(),
+            value_or(service.forward.as_ref(), defaults::FORWARD),
+            service.port.as_ref().map(|port| port.value),
+            errors,
+        );
     }
     outer_sources_are_nobodys(document, errors);
 }
@@ -342,6 +349,22 @@ fn backend_ports(service: &Service, errors: &mut Vec<ConfigError>) {
                 service_port.value, port.value
             )));
         }
+    }
+}
+
+/// Only one type of check asks backends for their load.
+fn load_is_known(service: &Service, errors: &mut Vec<ConfigError>) {
+    if let Some(balance) = &service.balance
+        && balance.value == Balance::Load
+        && let Some(kind) = service.check.known_kind()
+        && kind != CheckKind::Impala
+    {
+        errors.push(balance.origin.error(format!(
+            "expected a check with type = \"{}\", which asks coordinators for their load, found type = \"{kind}\"; write it into \
+             [service.check], or use \"{}\"",
+            CheckKind::Impala,
+            Balance::Hash
+        )));
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use super::check::CheckKeys;
 use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
+use super::discovery::DiscoveryKeys;
 use super::duration::ConfigDuration;
 use super::error::Origin;
 use super::health_policy::HealthPolicyKeys;
@@ -140,11 +141,13 @@ pub(super) struct Service {
     pub(super) allow: Vec<At<Prefix>>,
     pub(super) check: CheckKeys,
     pub(super) health: HealthPolicyKeys,
+    pub(super) discovery: DiscoveryKeys,
     pub(super) backends: Vec<Backend>,
 }
 
 impl Service {
     fn read(table: &mut TableReader<'_, '_>) -> Self {
+        let (discovers, is_table) = (table.mentions("discovery"), table.mentions_table("discovery"));
         Self {
             origin: table.origin().clone(),
             name: table.required("name", r#""impala""#, value::name),
@@ -157,7 +160,12 @@ impl Service {
             allow: table.optional_list("allow", "leave the key out to allow everybody", prefix::prefix),
             check: table.table("check", CheckKeys::read),
             health: HealthPolicyKeys::read(table),
-            backends: table.required_tables("backend", Backend::read),
+            discovery: table.table("discovery", |table| DiscoveryKeys::read(table, is_table)),
+            backends: if discovers {
+                table.optional_tables("backend", Backend::read)
+            } else {
+                table.required_tables("backend", Backend::read)
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ mod check;
 mod choice;
 mod conflicts;
 mod defaults;
+mod discovery;
 mod document;
 mod duration;
 mod error;
@@ -34,15 +35,16 @@ mod tests;
 use toml::de::DeTable;
 
 pub use check::{Check, CheckTls};
-pub use choice::{Affinity, Balance, CheckKind, Forward, NoBackend, OnDown, XdpModeChoice};
+pub use choice::{Affinity, Balance, CheckKind, DiscoveryKind, Forward, NoBackend, OnDown, XdpModeChoice};
 pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
+pub use discovery::{Discovery, Seed};
 pub use document::MAX_WEIGHT;
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::refuse_fixed;
 pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
-pub use value::{bad_name, is_name};
+pub use value::{bad_name, is_name, unusable};
 
 use document::Document;
 use reader::LineIndex;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use super::check::Check;
 use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
+use super::defaults;
+use super::discovery::Discovery;
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
@@ -139,10 +141,27 @@ pub struct Service {
     pub check: Check,
     /// What follows from their health.
     pub health: HealthPolicy,
-    /// The backends, in the order of the file; at least one. All of them may have the weight 0.
+    /// Where more backends are read from.
+    pub discovery: Option<Discovery>,
+    /// The backends, in the order of the file; at least one unless there is discovery. All of them may have the weight 0.
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,
+}
+
+impl Service {
+    /// The backend that stands for a discovered coordinator; `None` if there is no discovery.
+    pub fn discovered_backend(&self, name: &str, address: IpAddr) -> Option<Backend> {
+        let discovery = self.discovery.as_ref()?;
+        Some(Backend {
+            name: name.to_owned(),
+            address,
+            port: discovery.port,
+            weight: defaults::WEIGHT,
+            tier: defaults::TIER,
+            address_origin: discovery.origin.clone(),
+        })
+    }
 }
 
 /// A server behind a service.

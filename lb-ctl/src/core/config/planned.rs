@@ -8,14 +8,12 @@ pub(super) const PLANNED: &[&str] = &[
     "http",
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
-    r#"service.balance = "load""#,
     r#"service.balance = "least-connections""#,
-    "service.discovery",
     "vrrp",
     "peer",
 ];
 
-/// Whether a key (`service.discovery`) is planned but not built.
+/// Whether a key (`service.affinity_timeout`) is planned but not built.
 pub(super) fn is_planned(feature: &str) -> bool {
     PLANNED.contains(&feature)
 }

@@ -234,6 +234,23 @@ impl<'r, 't> TableReader<'r, 't> {
         key: &'static str,
         read: impl Fn(&mut TableReader<'_, '_>) -> T,
     ) -> Vec<T> {
+        let is_empty = match self.entries.get(key).map(Spanned::get_ref) {
+            None => true,
+            Some(value) => value.as_array().is_some_and(|elements| elements.is_empty()),
+        };
+        if is_empty {
+            let heading = format!("[[{}]]", self.place.schema_path(key));
+            self.refuse_absence(key, "at least one table", &heading);
+        }
+        self.optional_tables(key, read)
+    }
+
+    /// The same for an array that may be absent.
+    pub(super) fn optional_tables<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&mut TableReader<'_, '_>) -> T,
+    ) -> Vec<T> {
         let schema = self.place.schema_path(key);
         let heading = format!("[[{schema}]]");
         let asked = self.ask(key);
@@ -251,9 +268,6 @@ impl<'r, 't> TableReader<'r, 't> {
                 }
             },
         };
-        if elements.is_empty() {
-            self.refuse_absence(key, "at least one table", &heading);
-        }
         let mut tables = Vec::new();
         for (index, element) in elements.iter().enumerate() {
             let entries = element.get_ref().as_table();
@@ -289,6 +303,12 @@ impl<'r, 't> TableReader<'r, 't> {
     /// Whether a key is written, whatever its value.
     pub(super) fn mentions(&self, key: &str) -> bool {
         self.entries.contains_key(key)
+    }
+
+    /// Whether a key is written, with a table for its value.
+    pub(super) fn mentions_table(&self, key: &str) -> bool {
+        let value = self.entries.get(key);
+        value.is_some_and(|value| value.get_ref().as_table().is_some())
     }
 
     /// Looks a key up, and remembers that it is one of this table's keys. A key that is only planned is not one: it reads

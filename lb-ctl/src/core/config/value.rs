@@ -172,7 +172,7 @@ pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, String> {
 }
 
 /// What kind of address it is, if no host can be reached at it from the network.
-fn unusable(address: IpAddr) -> Option<&'static str> {
+pub fn unusable(address: IpAddr) -> Option<&'static str> {
     match address {
         address if address.is_unspecified() => Some("the unspecified address"),
         IpAddr::V4(address) if address.octets()[0] == 0 => Some("an address of \"this network\""),
@@ -424,6 +424,17 @@ pub(super) fn file(value: &DeValue<'_>) -> Result<PathBuf, String> {
 /// The name of a host in a certificate: a DNS name or an address.
 pub(super) fn host_name(value: &DeValue<'_>) -> Result<String, String> {
     let text = string(value, "a name")?;
+    if text.parse::<IpAddr>().is_ok() || is_host_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected a DNS name or an IP address, found {}; write what the certificate bears",
+        shown(text)
+    ))
+}
+
+/// Whether a text is a DNS name.
+pub(super) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         (1..=63).contains(&label.len())
@@ -437,13 +448,7 @@ pub(super) fn host_name(value: &DeValue<'_>) -> Result<String, String> {
         .rsplit('.')
         .next()
         .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
-    if text.parse::<IpAddr>().is_ok() || is_name && !is_numeric {
-        return Ok(text.to_owned());
-    }
-    Err(format!(
-        "expected a DNS name or an IP address, found {}; write what the certificate bears",
-        shown(text)
-    ))
+    is_name && !is_numeric
 }
 
 /// The name of a metric.

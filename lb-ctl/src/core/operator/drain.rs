@@ -256,3 +256,187 @@ impl BackendDrain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lb_common::{
+        address::Address,
+        layout::{FlowKey, FlowRecord, SettledFlow},
+    };
+
+    use super::*;
+
+    const NOW: u32 = 0x1_8000;
+    /// The same as slots keep it.
+    const SEEN_NOW: u16 = 0x8000;
+    const DRAINED: u16 = 1;
+
+    fn slot(settled: u16, current: u16, ago: u16) -> Slot {
+        Slot {
+            settled,
+            current,
+            tracked: settled != current,
+            settled_seen: SEEN_NOW.wrapping_sub(ago),
+        }
+    }
+
+    fn key(port: u16) -> FlowKey {
+        FlowKey::new(Address::v4([198, 51, 100, 7]), port, 0)
+    }
+
+    fn note(age: u32, closing: u16) -> SettledFlow {
+        SettledFlow {
+            target: DRAINED,
+            closing,
+            last_seen: NOW - age,
+        }
+    }
+
+    fn record(target: u16, age: u32) -> FlowRecord {
+        FlowRecord {
+            target,
+            closing: 0,
+            last_seen: NOW - age,
+            port: 0,
+            reserved: [0; 3],
+        }
+    }
+
+    /// A drained backend on whose slots nobody has sent for so many ticks.
+    fn target(quiet: u16) -> TargetOfDrain {
+        TargetOfDrain {
+            id: DRAINED,
+            service: "s".into(),
+            backend: "b".into(),
+            admin: Admin::Draining,
+            slots: SlotsOfTarget::count(
+                [slot(DRAINED, 2, quiet), slot(DRAINED, 3, 9999), slot(2, 2, 0)].into_iter(),
+                DRAINED,
+                NOW,
+            ),
+            ..TargetOfDrain::default()
+        }
+    }
+
+    fn counts(connections: u64, sessions: u64, seconds_ago: u64) -> OwnCounts {
+        OwnCounts {
+            connections: Some(connections),
+            sessions: Some(sessions),
+            queries: Some(0),
+            seconds_ago,
+            tell: true,
+        }
+    }
+
+    fn status(settled: Vec<(FlowKey, SettledFlow)>, target: TargetOfDrain) -> BackendDrain {
+        let tables = FlowTables {
+            established: vec![(key(900), record(2, 0))],
+            settled,
+            now: NOW,
+            ..FlowTables::default()
+        };
+        of(&tables, target)
+    }
+
+    fn of(tables: &FlowTables, target: TargetOfDrain) -> BackendDrain {
+        let context = Context {
+            service: &|_| Some("s".to_owned()),
+            backend: &|_| "b".to_owned(),
+            slot: &|_| Some(slot(DRAINED, 2, 0)),
+            idle_timeout: 20_000,
+        };
+        drain_status(tables, &context, [target]).backends.remove(0)
+    }
+
+    #[test]
+    fn flows_are_counted_by_what_is_known_of_them() {
+        let flows = vec![
+            (key(1), note(14, 0)),
+            (key(2), note(280, 0)),
+            (key(3), note(1, 1)),
+        ];
+        let drain = status(flows, target(14));
+        assert_eq!((drain.left, drain.unrecorded, drain.closing), (2, 2, 1));
+        assert_eq!(
+            (drain.youngest_seconds, drain.oldest_seconds),
+            (Some(15), Some(300))
+        );
+        assert_eq!((drain.quiet_seconds, drain.end), (Some(15), None));
+    }
+
+    #[test]
+    fn nobody_known_is_not_nobody_left_until_it_has_been_quiet_for_long() {
+        let quiet = |ticks| status(Vec::new(), target(ticks)).end;
+        assert_eq!(quiet(620), None);
+        assert_eq!(quiet(621), Some(End::Quiet));
+        let known = status(vec![(key(1), note(700, 0))], target(621));
+        assert_eq!(known.end, None, "somebody is known, though silent");
+        let with = |own, quiet| {
+            let own = Some(own);
+            let target = TargetOfDrain { own, ..target(quiet) };
+            status(Vec::new(), target).end
+        };
+        assert_eq!(
+            with(counts(1, 1, 1), 621),
+            None,
+            "who has come another way, or is silent"
+        );
+        assert_eq!(with(counts(1, 0, 1), 0), Some(End::Counted));
+        assert_eq!(with(counts(0, 1, 1), 0), Some(End::Counted));
+        let unrelated = OwnCounts {
+            tell: false,
+            ..counts(0, 0, 1)
+        };
+        assert_eq!(with(unrelated, 0), None);
+    }
+
+    #[test]
+    fn whoever_has_sent_since_the_backend_counted_none_is_left() {
+        let with = |age, own| {
+            let own = Some(own);
+            status(vec![(key(1), note(age, 0))], TargetOfDrain { own, ..target(0) }).end
+        };
+        assert_eq!(with(3, counts(0, 0, 2)), None);
+        assert_eq!(
+            with(20, counts(0, 0, 2)),
+            Some(End::Counted),
+            "its end was not seen"
+        );
+        assert_eq!(with(20, counts(1, 0, 2)), None);
+    }
+
+    #[test]
+    fn records_of_every_flow_and_slots_that_lead_elsewhere_leave_no_doubt() {
+        let every = |target: TargetOfDrain| TargetOfDrain {
+            records_every_flow: true,
+            ..target
+        };
+        assert_eq!(status(Vec::new(), every(target(0))).end, Some(End::Recorded));
+        let tables = FlowTables {
+            established: vec![(key(1), record(DRAINED, 0))],
+            now: NOW,
+            ..FlowTables::default()
+        };
+        assert_eq!(of(&tables, every(target(0))).end, None);
+        let gone = |target: TargetOfDrain| TargetOfDrain {
+            slots: SlotsOfTarget::default(),
+            ..target
+        };
+        assert_eq!(of(&tables, gone(target(0))).end, None);
+        assert_eq!(status(Vec::new(), gone(target(0))).end, Some(End::Settled));
+    }
+
+    #[test]
+    fn who_serves_is_not_drained() {
+        let enabled = TargetOfDrain {
+            admin: Admin::Enabled,
+            ..target(9999)
+        };
+        assert_eq!(status(Vec::new(), enabled).end, None);
+        let current = TargetOfDrain {
+            slots: SlotsOfTarget::count([slot(2, DRAINED, 9999)].into_iter(), DRAINED, NOW),
+            ..target(0)
+        };
+        assert_eq!(status(Vec::new(), current).end, None);
+    }
+}

@@ -208,19 +208,18 @@ impl Placement {
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
     }
 
-    /// The names of all targets to which a slot of their service sends new connections.
-    pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeSet<TargetName>, T::Error> {
-        let mut serving = BTreeSet::new();
+    /// The names of all targets to which slots of their service send new connections, and how many do.
+    pub fn serving<T: WriteTables>(&self, tables: &T) -> Result<BTreeMap<TargetName, u32>, T::Error> {
+        // By id: there are millions of slots.
+        let mut serving = vec![0_u32; usize::from(u16::MAX) + 1];
         for service in self.services.values() {
             for index in service.first_slot..service.first_slot + service.slots {
-                serving.insert(tables.slot(index)?.current);
+                serving[usize::from(tables.slot(index)?.current)] += 1;
             }
         }
-        Ok(serving
-            .iter()
-            .filter_map(|id| self.targets.get(id))
-            .copied()
-            .collect())
+        let named = |(&id, &name): (&u16, &TargetName)| (name, serving[usize::from(id)]);
+        let has_slots = |(_, slots): &(TargetName, u32)| *slots > 0;
+        Ok(self.targets.iter().map(named).filter(has_slots).collect())
     }
 
     /// The service in the table that has this key.

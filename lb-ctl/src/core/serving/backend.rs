@@ -5,6 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use crate::core::{
     config::Backend,
     health::{Event, Failure, Health, Member, Outcome, Standing, Start, Verdict},
+    load::{self, Average, Level},
     operator::{Admin, Orders},
     status::CheckStatus,
 };
@@ -26,6 +27,18 @@ pub struct ServingBackend {
     up_since: Option<Duration>,
     last_check: Option<LastCheck>,
     silence: Option<Silence>,
+    /// How busy it is, as far as it tells.
+    load: Option<Average>,
+    /// How much of its weight it has by its load.
+    level: Level,
+    announced: Option<Announced>,
+}
+
+/// Somebody else says that a backend is shutting down.
+#[derive(Clone, Debug)]
+struct Announced {
+    cause: String,
+    since: Duration,
 }
 
 /// A row of checks that nobody answered.
@@ -100,6 +113,9 @@ impl ServingBackend {
             up_since: None,
             last_check: None,
             silence: None,
+            load: None,
+            level: Level::CONFIGURED,
+            announced: None,
         }
     }
 
@@ -122,15 +138,22 @@ impl ServingBackend {
         self.orders = orders;
     }
 
-    pub(super) fn observe(&mut self, observation: Observation<'_>, now: Duration) {
+    /// `stale` says for how long a load is good.
+    pub(super) fn observe(&mut self, observation: Observation<'_>, stale: Duration, now: Duration) {
         for event in observation.events {
             match event {
                 Event::Changed { cause, .. } | Event::OtherFailure { cause, .. } => {
                     self.cause.clone_from(cause);
                     self.since = now;
                 }
-                Event::Restarted { .. } => {}
+                // The load was the old process's.
+                Event::Restarted { .. } => (self.load, self.level) = (None, Level::CONFIGURED),
             }
+        }
+        let figures = observation.result.ok().and_then(|outcome| outcome.load);
+        if let Some(load) = figures.as_ref().and_then(load::of) {
+            let average = self.load.map(|average| average.and(load, now, stale));
+            self.load = Some(average.unwrap_or(Average::new(load, now)));
         }
         self.health = observation.health;
         self.standing = observation.standing;
@@ -150,6 +173,22 @@ impl ServingBackend {
                 },
             },
         });
+    }
+
+    /// Takes in whether somebody else says that it is shutting down, and who. Returns whether that is news.
+    pub(super) fn announce_quiescing(&mut self, cause: Option<&str>, now: Duration) -> bool {
+        let is_news = self.announced.is_some() != cause.is_some();
+        let since = self.announced.as_ref().map_or(now, |announced| announced.since);
+        self.announced = cause.map(|cause| Announced {
+            cause: cause.to_owned(),
+            since,
+        });
+        is_news
+    }
+
+    /// What others say of it, as far as that counts: of one that is down, its own check knows more.
+    fn announced(&self) -> Option<&Announced> {
+        self.announced.as_ref().filter(|_| self.health != Health::Down)
     }
 
     /// Takes in a check that nobody answered, and when the latest check began that any other backend answered.
@@ -179,15 +218,46 @@ impl ServingBackend {
             tier: self.tier,
             weight: self.weight(),
             standing: match self.orders.admin {
-                Admin::Enabled => self.standing,
+                Admin::Enabled => self.standing(),
                 Admin::Draining | Admin::Disabled => Standing::Withdrawn,
             },
         }
     }
 
+    /// What its health means for who serves, whatever the operator says.
+    pub(super) fn standing(&self) -> Standing {
+        self.announced().map_or(self.standing, |_| Standing::Unusable)
+    }
+
+    /// Its load, smoothed; `None` if it is not known any more, or never was.
+    pub(super) fn load(&self, now: Duration, stale: Duration) -> Option<u64> {
+        self.load
+            .filter(|average| !average.is_stale(now, stale))
+            .map(|average| average.load())
+    }
+
+    /// How much of its weight it has by its load.
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    pub(super) fn set_level(&mut self, level: Level) {
+        self.level = level;
+    }
+
     /// Its name, unique within the service.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its weight: the operator's, or else the configured one.
@@ -212,17 +282,17 @@ impl ServingBackend {
 
     /// Its health.
     pub fn health(&self) -> Health {
-        self.health
+        self.announced().map_or(self.health, |_| Health::Quiescing)
     }
 
     /// Since when its health has been what it is, and for the same reason.
     pub fn since(&self) -> Duration {
-        self.since
+        self.announced().map_or(self.since, |announced| announced.since)
     }
 
     /// Why its health is what it is, in a sentence that continues its name.
     pub fn cause(&self) -> &str {
-        &self.cause
+        self.announced().map_or(&self.cause, |announced| &announced.cause)
     }
 
     /// Since when it has been up, if it was not from the start.

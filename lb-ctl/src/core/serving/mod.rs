@@ -13,6 +13,8 @@
 //! | draining, by the operator's word | none | stay, as long as its health lets them |
 //! | disabled, by the operator's word | none | given up |
 //!
+//! With `balance = "load"` each one's weight also follows its [load].
+//!
 //! Pure: points in time are durations since some fixed moment of the caller's monotonic clock.
 
 mod backend;
@@ -23,8 +25,9 @@ mod tests;
 use std::time::Duration;
 
 use super::{
-    config::{Backend, CheckKind, HealthPolicy, OnDown, Service},
+    config::{Backend, Balance, CheckKind, HealthPolicy, OnDown, Service},
     health::{Guard, Health, Member, Selection, Standing, Start, select, slow_start},
+    load::{self, Level, Levels},
     operator::{Admin, Orders},
 };
 
@@ -48,6 +51,34 @@ pub struct Serving {
     sign_of_life: Option<Duration>,
     /// Until when nobody serves, as the first checks are under way.
     waits_until: Option<Duration>,
+    /// With `balance = "load"`.
+    by_load: Option<ByLoad>,
+}
+
+/// How weights follow the load.
+#[derive(Clone, Copy, Debug)]
+struct ByLoad {
+    levels: Levels,
+    /// For how long a load is good.
+    stale: Duration,
+}
+
+impl ByLoad {
+    fn of(service: &Service, now: Duration) -> Option<Self> {
+        (service.balance == Balance::Load).then(|| Self {
+            levels: Levels::new(now),
+            stale: load::STALE.max(service.check.pace.interval * 3),
+        })
+    }
+}
+
+/// What a backend's load has to do with its weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its load, in connections; `None` if it is not known.
+    pub load: Option<u64>,
+    /// How much of its weight it has.
+    pub level: Level,
 }
 
 /// What is to be done for a service.
@@ -86,6 +117,15 @@ pub enum Notice {
     GuardActive(Guard),
     /// There are enough others again.
     GuardInactive,
+    /// Weights have followed the load.
+    Load {
+        /// The backend.
+        name: String,
+        /// Its load, in connections.
+        load: Option<u64>,
+        /// The part of its weight that it has now, in thousandths.
+        thousandths: u32,
+    },
 }
 
 impl Serving {
@@ -110,6 +150,18 @@ impl Serving {
             backends,
             guard: None,
             sign_of_life: None,
+            by_load: ByLoad::of(service, now),
+        }
+    }
+
+    /// Takes the slots that each backend has for the work of an earlier run, whose weights followed the load.
+    pub fn adopt_slots(&mut self, slots: impl Fn(&ServingBackend) -> u32) {
+        if self.by_load.is_some() {
+            let of = |backend: &ServingBackend| (backend.weight(), slots(backend));
+            let found: Vec<(u32, u32)> = self.backends.iter().map(of).collect();
+            for (backend, level) in self.backends.iter_mut().zip(load::of_slots(&found)) {
+                backend.set_level(level);
+            }
         }
     }
 
@@ -134,6 +186,10 @@ impl Serving {
             is_checked,
             fall: service.check.pace.fall,
             backends: service.backends.iter().map(backend).collect(),
+            by_load: ByLoad::of(service, now).map(|new| ByLoad {
+                levels: self.by_load.map_or(new.levels, |before| before.levels),
+                ..new
+            }),
             ..self.clone()
         }
     }
@@ -159,6 +215,7 @@ impl Serving {
 
     /// Takes in what a check has found of a backend. Reports on strangers are ignored: they are from before a reload.
     pub fn observe(&mut self, name: &str, observation: Observation<'_>, now: Duration) {
+        let stale = self.stale();
         let Some(backend) = self.backends.iter_mut().find(|backend| backend.name() == name) else {
             return;
         };
@@ -170,7 +227,14 @@ impl Serving {
             }
             None => {}
         }
-        backend.observe(observation, now);
+        backend.observe(observation, stale, now);
+    }
+
+    /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns whether that is news.
+    pub fn announce_quiescing(&mut self, name: &str, cause: Option<&str>, now: Duration) -> bool {
+        let mut backends = self.backends.iter_mut();
+        let backend = backends.find(|backend| backend.name() == name);
+        backend.is_some_and(|backend| backend.announce_quiescing(cause, now))
     }
 
     /// Decides who serves from now on.
@@ -200,6 +264,7 @@ impl Serving {
             .waits_until
             .filter(|until| now < *until && members.iter().any(|it| it.standing == Standing::Pending));
         let waits = self.waits_until.is_some();
+        self.follow_load(&in_use, now, &mut notices);
         let parts = in_use.iter().zip(&self.backends).map(|(&in_use, backend)| Part {
             weight: if in_use && !waits {
                 self.weight(backend, now)
@@ -216,13 +281,48 @@ impl Serving {
         }
     }
 
-    /// The weight of a backend that serves. With a slow start all are multiplied, so that also a weight of 1 can grow.
-    fn weight(&self, backend: &ServingBackend, now: Duration) -> u32 {
-        if self.policy.slow_start.is_zero() {
-            backend.weight()
-        } else {
-            backend.weight().saturating_mul(self.parts(backend, now))
+    /// With `balance = "load"`: decides how much of its weight each backend has.
+    fn follow_load(&mut self, in_use: &[bool], now: Duration, notices: &mut Vec<Notice>) {
+        let stale = self.stale();
+        let Some(by_load) = &mut self.by_load else {
+            return;
+        };
+        let member = |(backend, &in_use): (&ServingBackend, &bool)| load::Member {
+            weight: backend.weight(),
+            in_use,
+            load: backend.load(now, stale),
+            level: backend.level(),
+        };
+        let members: Vec<load::Member> = self.backends.iter().zip(in_use).map(member).collect();
+        let levels = by_load.levels.decide(&members, now);
+        for ((backend, member), level) in self.backends.iter_mut().zip(members).zip(levels) {
+            if level != member.level && member.in_use {
+                notices.push(Notice::Load {
+                    name: backend.name().to_owned(),
+                    load: member.load,
+                    thousandths: level.thousandths(),
+                });
+            }
+            backend.set_level(level);
         }
+    }
+
+    /// For how long a load is good.
+    fn stale(&self) -> Duration {
+        self.by_load.map_or(load::STALE, |by_load| by_load.stale)
+    }
+
+    /// The weight of a backend that serves. With a slow start all are multiplied, so that also a weight of 1 can grow; the same with
+    /// weights that follow the load, so that it can shrink.
+    fn weight(&self, backend: &ServingBackend, now: Duration) -> u32 {
+        let mut weight = backend.weight();
+        if !self.policy.slow_start.is_zero() {
+            weight = weight.saturating_mul(self.parts(backend, now));
+        }
+        if self.by_load.is_some() {
+            weight = weight.saturating_mul(backend.level().thousandths());
+        }
+        weight
     }
 
     /// How many of the [`slow_start::PARTS`] of its weight a backend has.
@@ -247,7 +347,7 @@ impl Serving {
     fn gives_up(&self, backend: &ServingBackend) -> bool {
         self.policy.on_down == OnDown::Reset
             && backend.health() == Health::Down
-            && match backend.member().standing {
+            && match backend.standing() {
                 Standing::Unusable => true,
                 Standing::Silent => backend.silences() >= self.fall,
                 _ => false,
@@ -277,6 +377,14 @@ impl Serving {
     /// The backends, in the order of the configuration.
     pub fn backends(&self) -> &[ServingBackend] {
         &self.backends
+    }
+
+    /// With `balance = "load"`: what a backend's load has to do with its weight.
+    pub fn loaded(&self, backend: &ServingBackend, now: Duration) -> Option<Loaded> {
+        self.by_load.map(|by_load| Loaded {
+            load: backend.load(now, by_load.stale),
+            level: backend.level(),
+        })
     }
 
     /// How many of the [`slow_start::PARTS`] of its weight a backend has while it starts slowly; `None` once it is whole.

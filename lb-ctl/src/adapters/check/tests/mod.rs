@@ -7,9 +7,9 @@ mod client_port;
 mod coordinator;
 mod from_config;
 mod scheduler;
-mod servers;
+pub(in crate::adapters) mod servers;
 mod tcp;
-mod tls;
+pub(in crate::adapters) mod tls;
 mod web;
 
 use std::net::{IpAddr, Ipv4Addr};

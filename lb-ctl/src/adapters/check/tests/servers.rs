@@ -25,7 +25,7 @@ where
 }
 
 /// Reads a request, of which only the begin matters, sends an answer, and closes.
-pub(super) async fn answering(answer: impl Into<Vec<u8>>) -> u16 {
+pub(in crate::adapters) async fn answering(answer: impl Into<Vec<u8>>) -> u16 {
     let answer = answer.into();
     serve(move |mut stream| {
         let answer = answer.clone();
@@ -52,7 +52,7 @@ pub(super) async fn stopping_after(part: impl Into<Vec<u8>>) -> u16 {
 }
 
 /// Sends an answer one byte at a time, with a pause after each.
-pub(super) async fn dripping(answer: impl Into<Vec<u8>>, pause: Duration) -> u16 {
+pub(in crate::adapters) async fn dripping(answer: impl Into<Vec<u8>>, pause: Duration) -> u16 {
     let answer = answer.into();
     serve(move |mut stream| {
         let answer = answer.clone();
@@ -84,14 +84,14 @@ pub(super) async fn endless(begin: impl Into<Vec<u8>>, more: impl Into<Vec<u8>>)
 }
 
 /// A port at which nobody listens.
-pub(super) async fn nobody() -> u16 {
+pub(in crate::adapters) async fn nobody() -> u16 {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     listener.local_addr().unwrap().port()
 }
 
 /// A port whose queue of connections is full, so that the kernel ignores further attempts. It stays so as long as the
 /// returned sockets live.
-pub(super) async fn mute() -> (u16, impl Sized) {
+pub(in crate::adapters) async fn mute() -> (u16, impl Sized) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((LOOPBACK, 0).into()).unwrap();
     let listener = socket.listen(0).unwrap();
@@ -105,7 +105,7 @@ pub(super) async fn mute() -> (u16, impl Sized) {
 }
 
 /// An HTTP answer with a body.
-pub(super) fn http(status: &str, body: &str) -> String {
+pub(in crate::adapters) fn http(status: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
@@ -113,7 +113,7 @@ pub(super) fn http(status: &str, body: &str) -> String {
 }
 
 /// Web pages: each path with its answer; 404 for all others.
-pub(super) async fn pages(pages: Vec<(&'static str, String)>) -> u16 {
+pub(in crate::adapters) async fn pages(pages: Vec<(&'static str, String)>) -> u16 {
     serve(move |mut stream| {
         let pages = pages.clone();
         async move {

@@ -16,7 +16,7 @@ use super::*;
 use crate::core::health::probe::Authentication;
 
 /// A certificate authority, with its certificate in a file.
-struct Authority {
+pub(in crate::adapters) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: File,
 }
@@ -39,7 +39,7 @@ impl File {
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(in crate::adapters) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +49,7 @@ impl Authority {
     }
 
     /// A server with a certificate for this name that sends one answer.
-    async fn server(&self, name: &str, answer: Vec<u8>) -> u16 {
+    pub(in crate::adapters) async fn server(&self, name: &str, answer: Vec<u8>) -> u16 {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new([name.to_owned()])
             .unwrap()
@@ -77,7 +77,7 @@ impl Authority {
         .await
     }
 
-    fn trusted(&self, server_name: Option<&str>) -> Tls {
+    pub(in crate::adapters) fn trusted(&self, server_name: Option<&str>) -> Tls {
         Tls::load(TlsOptions {
             ca_file: Some(self.file.0.clone()),
             server_name: server_name.map(str::to_owned),

@@ -506,7 +506,7 @@ mod = "auto"
          /etc/lb.toml:9: service[impala].backend[impala1].weight: expected an integer from 0 to 1000, found the integer 1001; weights are shares, relative to the other backends of the service\n\
          /etc/lb.toml:10: service[impala].backend: expected at least one table, found none; add [[service.backend]]\n\
          /etc/lb.toml:11: service[impala].name: expected a name that no other service has, found \"impala\" a second time (first on line 5); rename one\n\
-         /etc/lb.toml:14: service[impala].balance: `service.balance = \"load\"` is not built yet in this version; use \"hash\"\n\
+         /etc/lb.toml:14: service[impala].balance: expected a check with type = \"impala\", which asks coordinators for their load, found type = \"none\"; write it into [service.check], or use \"hash\"\n\
          /etc/lb.toml:16: datapath.interfaces[#2]: expected each interface once, found \"eth0\" a second time (first on line 16); remove one\n\
          /etc/lb.toml:17: datapath.mod: expected a key of [datapath], found \"mod\"; did you mean `mode`?\n\
          /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"

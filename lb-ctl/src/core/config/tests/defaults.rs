@@ -81,6 +81,7 @@ fn absent_keys_have_their_defaults() {
                 slow_start: Duration::ZERO,
                 on_down: OnDown::Reset,
             },
+            discovery: None,
             backends: vec![Backend {
                 name: "impala1".into(),
                 address: [192, 0, 2, 21].into(),

@@ -87,6 +87,7 @@ fn the_manual_describes_every_key() {
     let unknown = "zzzzzzzz = 1\n";
     let text = format!(
         "{unknown}[node]\n{unknown}[datapath]\n{unknown}[api]\n{unknown}[[service]]\n{unknown}[service.check]\n{unknown}\
+         [service.discovery]\n{unknown}\
          [[service.backend]]\n{unknown}"
     );
     let errors = refuse(&text);
@@ -95,7 +96,7 @@ fn the_manual_describes_every_key() {
         .filter_map(|line| line.split_once("use one of "))
         .map(|(_, keys)| keys)
         .collect();
-    assert_eq!(lists.len(), 7, "{errors}");
+    assert_eq!(lists.len(), 8, "{errors}");
     for key in lists.iter().flat_map(|keys| keys.split(", ")) {
         let in_a_table = MANUAL.contains(&format!("| `{key}` |"));
         let as_a_heading = MANUAL.contains(&format!("{key}]"));

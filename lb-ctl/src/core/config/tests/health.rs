@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::{CheckKind, CheckTls, OnDown, Service};
-use super::{accept, check_refusals};
+use super::super::{Balance, CheckKind, CheckTls, OnDown, Service};
+use super::{accept, check_refusals, refuse};
 use crate::core::health::probe::Authentication;
 use crate::core::health::{Failback, Fraction, Pace};
 
@@ -262,4 +262,20 @@ proptest! {
             prop_assert!(check.kind != CheckKind::Https || check.tls.is_some());
         }
     }
+}
+
+#[test]
+fn weights_follow_a_load_that_is_asked_for() {
+    let service = service("balance = \"load\"", "type = \"impala\"");
+    assert_eq!(service.balance, Balance::Load);
+    for (check, found) in [("type = \"hs2\"", "hs2"), ("", "none")] {
+        let errors = refuse(&text("balance = \"load\"", check));
+        let expected = format!(
+            "lb.toml:7: service[impala].balance: expected a check with type = \"impala\", which asks coordinators for their load, \
+             found type = \"{found}\"; write it into [service.check], or use \"hash\""
+        );
+        assert_eq!(errors, expected);
+    }
+    let errors = refuse(&text("balance = \"load\"", "type = \"impalad\""));
+    assert_eq!(errors.lines().count(), 1, "the one mistake says it: {errors}");
 }

@@ -4,6 +4,7 @@ mod any_text;
 mod bad_shape;
 mod bad_values;
 mod defaults;
+mod discovery;
 mod documentation;
 mod health;
 

@@ -1,0 +1,360 @@
+//! Tier 2: the coordinators of a service are read from their own pages, as they come, go, and lie.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use lab::balancing::{
+    Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, WEB_PORT, start_coordinators,
+};
+use lab::clients::hs2::{Session, coordinator_name};
+use lab::impalad::thrift_value::Value;
+use lab::{Lab, wait_until};
+use lb_ctl::core::status::{BackendStatus, SeedStatus, ServiceStatus};
+use std::net::TcpStream;
+
+const CHECK: &str =
+    "[service.check]\ntype = \"impala\"\ninterval = \"250ms\"\nfast_interval = \"100ms\"\ntimeout = \"2s\"\n";
+
+/// A lab with a balancer that discovers three coordinators, of which the first two are seeds.
+struct Cluster {
+    lab: Lab,
+    coordinators: Vec<Coordinator>,
+    balancer: Balancer,
+}
+
+fn configuration(lab: &Lab, static_backends: &[(&str, std::net::IpAddr, u32)]) -> Configuration {
+    let seed = |number: usize| format!("\"{}:{WEB_PORT}\"", lab.backends()[number].v4());
+    let discovery = format!(
+        "[service.discovery]\ntype = \"impala\"\nseeds = [{}, {}]\ninterval = \"1s\"\ntimeout = \"1s\"\n",
+        seed(0),
+        seed(1)
+    );
+    Configuration::of(lab, &lab.balancers()[0])
+        .service("impala", lab.vips()[0].v4.into(), static_backends)
+        .with("port = 21050\n", &format!("port = 21050\n{CHECK}{discovery}"))
+        .unwrap()
+}
+
+impl Cluster {
+    /// A lab in which only these coordinators are on the pages.
+    fn new(without: &str) -> Self {
+        let lab = Lab::builder()
+            .balancers(1)
+            .backends(3)
+            .clients(1)
+            .vips(1)
+            .start()
+            .unwrap();
+        let coordinators = start_coordinators(&lab).unwrap();
+        for seed in &coordinators[..2] {
+            seed.answer_backends(without).unwrap();
+        }
+        let configuration = configuration(&lab, &[]);
+        let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
+        Self {
+            lab,
+            coordinators,
+            balancer,
+        }
+    }
+
+    /// How both seeds answer from now on.
+    fn seeds_answer(&self, how: &str) {
+        for seed in &self.coordinators[..2] {
+            seed.answer_backends(how).unwrap();
+        }
+    }
+
+    fn connect(&self, count: usize) -> Vec<TcpStream> {
+        let service = SocketAddr::from((self.lab.vips()[0].v4, HS2_PORT));
+        self.lab.clients()[0]
+            .enter(|| {
+                let connect = |_| {
+                    let stream = TcpStream::connect_timeout(&service, PATIENCE).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream
+                };
+                (0..count).map(connect).collect()
+            })
+            .unwrap()
+    }
+
+    /// The coordinators that serve 60 new connections, each of which must succeed.
+    fn served(&self) -> Vec<String> {
+        let streams = self.connect(60);
+        let names: BTreeSet<String> = streams
+            .iter()
+            .map(|stream| coordinator_name(stream).unwrap())
+            .collect();
+        names.into_iter().collect()
+    }
+
+    fn service(&self) -> ServiceStatus {
+        self.balancer.status().unwrap().services.remove(0)
+    }
+
+    fn seeds(&self) -> Vec<SeedStatus> {
+        self.service().discovery.expect("there is discovery").seeds
+    }
+
+    fn wait_for(&self, what: &str, holds: impl Fn(&[BackendStatus]) -> bool) {
+        wait_until(what, PATIENCE, || {
+            let backends = self.service().backends;
+            if holds(&backends) {
+                Ok(())
+            } else {
+                Err(format!("{backends:?}"))
+            }
+        })
+        .unwrap();
+    }
+
+    fn wait_for_all_up(&self, names: &[&str]) {
+        self.wait_for(&format!("{names:?} to be up"), |backends| {
+            let found: Vec<&str> = backends.iter().map(|it| it.name.as_str()).collect();
+            found == names && backends.iter().all(|it| it.health == "up" && it.slots > 0)
+        });
+    }
+
+    /// Waits for this many more answers of each seed, good or bad.
+    fn wait_for_answers(&self, rounds: u64) {
+        // One answer a second: a page that drips is given up after one as well.
+        let until = Instant::now() + Duration::from_secs(rounds + 1);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+fn sessions(streams: &[TcpStream]) -> Vec<(Session<'_>, String)> {
+    let open = |stream| {
+        let mut session = Session::open(stream).unwrap();
+        let home = ask(&mut session);
+        (session, home)
+    };
+    streams.iter().map(open).collect()
+}
+
+fn ask(session: &mut Session<'_>) -> String {
+    match &session.execute("select coordinator()").unwrap()[0][0] {
+        Value::Binary(name) => String::from_utf8(name.clone()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn all_live(sessions: &mut [(Session<'_>, String)], when: &str) {
+    for (number, (session, home)) in sessions.iter_mut().enumerate() {
+        assert_eq!(ask(session), *home, "session {number} {when}");
+    }
+}
+
+const ALL: [&str; 3] = ["impala1", "impala2", "impala3"];
+
+#[test]
+fn discovered_coordinators_come_and_go_and_no_connection_breaks() {
+    let mut cluster = Cluster::new("without=impala3");
+    cluster.wait_for_all_up(&["impala1", "impala2"]);
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    let streams = cluster.connect(40);
+    let mut held = sessions(&streams);
+
+    // One seed is enough to add one.
+    cluster.coordinators[0].answer_backends("whole").unwrap();
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "after a coordinator was added");
+    let backend = cluster.service().backends.remove(2);
+    assert!(backend.discovered, "{backend:?}");
+    assert_eq!(backend.listed_by, [cluster.seeds()[0].seed.clone()]);
+    let table = cluster.balancer.lb_ctl(&["status"]).unwrap().stdout;
+    assert!(table.contains("discovered: impala1, impala2, impala3"), "{table}");
+    assert!(table.contains(":25000: lists 3 coordinators"), "{table}");
+
+    // Both are needed to remove one. Its connections stay.
+    let more = cluster.connect(40);
+    held.extend(sessions(&more));
+    assert!(held.iter().any(|(_, home)| home == "impala3"));
+    cluster.seeds_answer("without=impala3");
+    cluster.wait_for("impala3 to drain", |backends| {
+        backends
+            .iter()
+            .any(|it| it.name == "impala3" && it.admin == "draining")
+    });
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    all_live(&mut held, "after a coordinator was removed");
+    let log = cluster.balancer.daemon().unwrap().output().unwrap();
+    for words in [
+        "discovered",
+        "no longer discovered",
+        "not listed 3 times in a row by",
+    ] {
+        assert!(
+            log.lines()
+                .any(|line| line.contains(words) && line.contains("impala3")),
+            "no line with {words:?} in\n{log}"
+        );
+    }
+
+    // It is back before they have ended, and is the one that it was.
+    cluster.seeds_answer("whole");
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "after the coordinator came back");
+}
+
+#[test]
+fn a_coordinator_that_is_quiescing_on_the_pages_drains() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(40);
+    let mut held = sessions(&streams);
+    cluster.coordinators[1]
+        .answer_backends("quiescing=impala3")
+        .unwrap();
+    cluster.wait_for("impala3 to be quiescing", |backends| {
+        let backend = &backends[2];
+        backend.health == "quiescing" && backend.slots == 0 && backend.health_cause.contains("as listed by")
+    });
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    all_live(&mut held, "while their coordinator is quiescing");
+    let line = cluster
+        .balancer
+        .daemon()
+        .unwrap()
+        .wait_for_line("a coordinator is quiescing", PATIENCE)
+        .unwrap();
+    assert!(line.contains("cause="), "{line}");
+    cluster.seeds_answer("whole");
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "after the shutdown was called off");
+}
+
+#[test]
+fn pages_that_cannot_be_read_change_nothing_not_even_when_the_daemon_is_killed_meanwhile() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(40);
+    let mut held = sessions(&streams);
+    for (how, detail) in [
+        ("garbage", "found something else"),
+        ("huge", "found a longer one"),
+        ("dripping", "no complete answer within"),
+        ("unavailable", "found 503"),
+        ("mute", "no complete answer within"),
+    ] {
+        cluster.seeds_answer(how);
+        wait_until(how, PATIENCE, || {
+            let seeds = cluster.seeds();
+            let as_expected = |seed: &SeedStatus| seed.ok == Some(false) && seed.detail.contains(detail);
+            if seeds.iter().all(as_expected) {
+                Ok(())
+            } else {
+                Err(format!("{seeds:?}"))
+            }
+        })
+        .unwrap();
+        // Longer than it takes to remove somebody.
+        cluster.wait_for_answers(4);
+        cluster.wait_for_all_up(&ALL);
+        assert_eq!(cluster.served(), ALL, "{how}");
+        all_live(&mut held, how);
+    }
+
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    all_live(&mut held, "without a daemon");
+    cluster.balancer.run(&[]).unwrap();
+    let names: Vec<String> = cluster.service().backends.into_iter().map(|it| it.name).collect();
+    assert_eq!(names, ALL, "whoever served goes on");
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "after a restart that could read no page");
+    assert!(
+        cluster
+            .seeds()
+            .iter()
+            .all(|seed| seed.last_page_seconds_ago.is_none())
+    );
+    cluster.wait_for_answers(4);
+    cluster.wait_for_all_up(&ALL);
+
+    cluster.seeds_answer("whole");
+    wait_until("the pages", PATIENCE, || {
+        let seeds = cluster.seeds();
+        if seeds.iter().all(|seed| seed.ok == Some(true)) {
+            Ok(())
+        } else {
+            Err(format!("{seeds:?}"))
+        }
+    })
+    .unwrap();
+    cluster.wait_for_all_up(&ALL);
+    all_live(&mut held, "with pages again");
+}
+
+#[test]
+fn backends_of_the_file_and_discovered_ones_are_one_service() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(40);
+    let mut held = sessions(&streams);
+    // The file has the second one under its own name and weight: there it is no longer discovered.
+    let second = cluster.coordinators[1].address;
+    let file = configuration(&cluster.lab, &[("big", second.into(), 3)]);
+    cluster.balancer.reconfigure(file).unwrap();
+    let output = cluster.balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    cluster.wait_for("the file to win", |backends| {
+        let enabled: Vec<&BackendStatus> = backends.iter().filter(|it| it.admin == "enabled").collect();
+        let shown: Vec<(&str, u32, bool)> = enabled
+            .iter()
+            .map(|it| (it.name.as_str(), it.weight, it.discovered))
+            .collect();
+        shown == [("big", 3, false), ("impala1", 1, true), ("impala3", 1, true)]
+            && enabled.iter().all(|it| it.slots > 0 && it.listed_by.len() == 2)
+    });
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "after the file took one over");
+
+    // Without discovery only the file counts; with it again, nobody has to wait for pages.
+    let address = |number: usize| cluster.coordinators[number].address.into();
+    let file = Configuration::of(&cluster.lab, &cluster.lab.balancers()[0])
+        .service(
+            "impala",
+            cluster.lab.vips()[0].v4.into(),
+            &[
+                ("impala1", address(0), 1),
+                ("impala2", address(1), 1),
+                ("impala3", address(2), 1),
+            ],
+        )
+        .with("port = 21050\n", &format!("port = 21050\n{CHECK}"))
+        .unwrap();
+    cluster.balancer.reconfigure(file).unwrap();
+    let output = cluster.balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    cluster.wait_for("the file alone", |backends| {
+        let enabled: Vec<&BackendStatus> = backends.iter().filter(|it| it.admin == "enabled").collect();
+        enabled.len() == 3 && enabled.iter().all(|it| !it.discovered && it.slots > 0)
+    });
+    cluster.seeds_answer("unavailable");
+    cluster
+        .balancer
+        .reconfigure(configuration(&cluster.lab, &[]))
+        .unwrap();
+    let output = cluster.balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(cluster.served(), ALL);
+    cluster.wait_for("discovery to have taken over", |backends| {
+        let discovered = backends.iter().filter(|it| it.discovered && it.slots > 0);
+        discovered.count() == 3
+    });
+    all_live(&mut held, "after all backends have left the file");
+}
