@@ -8,7 +8,8 @@
 )]
 
 use std::net::{IpAddr, SocketAddr};
-use std::{env, fmt};
+use std::time::Duration;
+use std::{env, fmt, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::Lab;
@@ -233,6 +234,47 @@ fn translated_connections_outlast_changes() {
 #[test]
 fn connections_in_tunnels_outlast_changes() {
     outlast(Mode::of("ipip"));
+}
+
+/// At any moment: while the daemon reads what it finds, moves slots, or has been ready for a while.
+#[test]
+fn two_thousand_connections_outlast_a_hundred_kills() {
+    const KILLS: u32 = 100;
+    let [dsr, ..] = MODES;
+    let mut cluster = Cluster::start(Mode {
+        connections: 2000,
+        ..dsr
+    });
+    let mut steady = cluster.hold();
+    let mut random = Random::of(SEED);
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    for kill in 1..=KILLS {
+        // Each start finds slots to move.
+        let weight = 1 + u32::try_from(random.below(HIGHEST_WEIGHT)).unwrap();
+        cluster.weights.0[random.below(usize::from(BACKENDS))] = Some(weight);
+        let configuration = configuration(&cluster.lab, &cluster.mode, &cluster.weights);
+        cluster.balancer.reconfigure(configuration).unwrap();
+        cluster.balancer.begin(&[]).unwrap();
+        thread::sleep(Duration::from_millis(random.below(600).try_into().unwrap()));
+        if kill.is_multiple_of(ROUND) {
+            let daemon = cluster.balancer.daemon().unwrap();
+            daemon.wait_for_line(" ready ", PATIENCE).unwrap();
+            for connections in &mut steady {
+                connections
+                    .expect_unbroken()
+                    .context(format!("kill {kill}"))
+                    .unwrap();
+            }
+        }
+        cluster.balancer.daemon().unwrap().kill().unwrap();
+    }
+    cluster.balancer.run(&[]).unwrap();
+    for service in cluster.balancer.status().unwrap().services {
+        assert!(service.tracked_slots > 0, "no slot of {} has moved", service.name);
+    }
+    for connections in steady {
+        assert_eq!(connections.finish().unwrap().broken, []);
+    }
 }
 
 fn outlast(mode: Mode) {

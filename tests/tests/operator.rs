@@ -226,7 +226,8 @@ fn a_drain_holds_from_the_next_syn_on_through_kills_and_reloads() {
 
 #[test]
 fn two_hundred_connections_that_run_queries_end_before_a_drain_that_is_waited_for() {
-    let cluster = Cluster::new(4, CHECK);
+    // Fewer connections on each than the 64 that a coordinator serves at a time.
+    let cluster = Cluster::new(5, CHECK);
     let streams = cluster.connect(20_000..20_200);
     let begun = Barrier::new(streams.len() + 1);
     let (ends, output, returned) = thread::scope(|scope| {
@@ -289,7 +290,7 @@ fn two_hundred_connections_that_run_queries_end_before_a_drain_that_is_waited_fo
     assert!(left.iter().any(|left| *left > 0), "{output:?}");
     assert_eq!(
         cluster.served_from(21_000).into_keys().collect::<Vec<_>>(),
-        ["impala2", "impala3", "impala4"]
+        ["impala2", "impala3", "impala4", "impala5"]
     );
 }
 

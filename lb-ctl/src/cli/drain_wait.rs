@@ -39,11 +39,11 @@ pub(super) async fn wait(
         service: service.map(str::to_owned),
     };
     let mut display = Display::new(json);
-    let mut heard = Instant::now();
+    let (mut heard, mut is_known) = (Instant::now(), false);
     loop {
         match client::drains(socket, &query).await {
             Ok(status) => {
-                heard = Instant::now();
+                (heard, is_known) = (Instant::now(), true);
                 if let Some(enabled) = status.backends.iter().find(|it| it.admin == Admin::Enabled) {
                     display.end()?;
                     return Err(TakenBack(format!("{}/{}", enabled.service, enabled.backend)).into());
@@ -59,6 +59,12 @@ pub(super) async fn wait(
                     };
                     return print(&text);
                 }
+            }
+            Err(ClientError::Usage { .. }) if is_known => {
+                display.end()?;
+                return print(&format!(
+                    "{backend}: taken out of the configuration, and no connection leads there any more\n"
+                ));
             }
             Err(error @ (ClientError::NoDaemon { .. } | ClientError::Broken { .. }))
                 if heard.elapsed() < RESTART =>
@@ -124,7 +130,8 @@ impl Display {
         if self.rewrites {
             self.open = true;
             // To the begin of the line, and clear what is there.
-            return print(&format!("\r\x1b[2K{text}"));
+            let shown: String = text.chars().take(width()).collect();
+            return print(&format!("\r\x1b[2K{shown}"));
         }
         let is_new = self
             .last
@@ -145,6 +152,15 @@ impl Display {
             stdout().flush()?;
         }
         Ok(())
+    }
+}
+
+/// How many characters fit into a line of the terminal. One that has wrapped could not be rewritten.
+fn width() -> usize {
+    let columns = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_col);
+    match columns {
+        0 | 1 => 79,
+        columns => usize::from(columns) - 1,
     }
 }
 

@@ -28,9 +28,13 @@ pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> a
                 .from_env_lossy(),
         )
         .init();
-    runtime()?.block_on(daemon::run(
+    let runtime = runtime()?;
+    let ended = runtime.block_on(daemon::run(
         path.to_owned(),
         config,
         daemon::Options { detach_on_exit },
-    ))
+    ));
+    // Not waiting for threads: the system's resolver may take long to give up on a name. A pass over the records may end anywhere.
+    runtime.shutdown_background();
+    ended
 }

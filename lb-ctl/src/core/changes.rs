@@ -200,6 +200,20 @@ mod tests {
     }
 
     #[test]
+    fn other_seeds_are_another_policy_and_the_same_on_another_line_are_not() {
+        let with = |keys: &str| {
+            let checked = format!("check.type = \"tcp\"\n{keys}\nport");
+            config(&service("hs2", 21050, &[("a", 1, 1)]).replace("port", &checked))
+        };
+        let seeds = r#"discovery = { type = "impala", seeds = ["10.0.0.1", "10.0.0.2"] }"#;
+        let changed =
+            |before: &str, after: &str| Changes::between(&with(before), &with(after)).services_changed;
+        assert_eq!(changed("", seeds), ["hs2"]);
+        assert_eq!(changed(seeds, &seeds.replace("0.2", "0.3")), ["hs2"]);
+        assert_eq!(changed(seeds, &format!("\n# moved down\n{seeds}")), [""; 0]);
+    }
+
+    #[test]
     fn the_same_configuration_changes_nothing() {
         let config = config(&service("hs2", 21050, &[("a", 1, 1)]));
         assert_eq!(Changes::between(&config, &config), Changes::default());

@@ -18,7 +18,7 @@ use crate::{
     adapters::discovery::{Answer, Order, Reader, orders},
     core::{
         config::{Config, Service},
-        discovery::{Joined, Membership, Notice, Refused, join},
+        discovery::{Joined, MOST_COORDINATORS, Membership, Notice, Refused, join},
         placement::NoRoom,
         plan::Shares,
     },
@@ -379,6 +379,11 @@ fn tell(service: &str, notices: &[Notice]) {
                 listed,
                 members,
                 "the pages list fewer than half of the coordinators: the statestore may have been restarted, so nobody is removed yet"
+            ),
+            Notice::Full => tracing::error!(
+                service,
+                most = MOST_COORDINATORS,
+                "the seeds list more coordinators than any cluster has: not all of them are used; are they of one cluster?"
             ),
             Notice::NotShort => tracing::info!(service, "the pages list enough coordinators again"),
         }

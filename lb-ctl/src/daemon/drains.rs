@@ -18,7 +18,8 @@ use crate::{
         census::records_every_flow,
         flows,
         operator::{
-            Admin, DrainQuery, DrainStatus, OwnCounts, SlotsOfTarget, TargetOfDrain, drain_status, scope,
+            Admin, DrainQuery, DrainStatus, Orders, OwnCounts, SlotsOfTarget, TargetOfDrain, drain_status,
+            scope,
         },
     },
 };
@@ -53,8 +54,7 @@ impl Survey {
             ..
         } = controller;
         let DrainQuery { backend, service } = query;
-        let places = scope(config, backend, service.as_deref())
-            .map_err(|unknown| Refusal::Usage(unknown.to_string()))?;
+        let unknown = scope(config, backend, service.as_deref()).err();
         let is_out = |name: &str| operator.orders(name, backend).admin != Admin::Enabled;
         // Where it serves elsewhere, its counts say nothing about this drain.
         let drains_everywhere = config
@@ -66,12 +66,14 @@ impl Survey {
             let tell = drains_everywhere && began >= operator.decided + AFTER;
             OwnCounts::of(load, began.elapsed().as_secs(), tell)
         });
-        let target = |(index, place): (usize, usize)| {
-            let (service, planned) = (config.services.get(index)?, plan.services.get(index)?);
-            let orders = operator.orders(&service.name, backend);
-            let target = TargetOfDrain {
-                id: *planned.targets.get(place)?,
-                service: service.name.clone(),
+        let mut targets = Vec::new();
+        for (configured, planned) in config.services.iter().zip(&plan.services) {
+            if service.as_ref().is_some_and(|name| *name != configured.name) {
+                continue;
+            }
+            let target = |id, orders: Orders| TargetOfDrain {
+                id,
+                service: configured.name.clone(),
                 backend: backend.clone(),
                 admin: orders.admin,
                 deadline_seconds: Operator::seconds_left(orders),
@@ -79,12 +81,28 @@ impl Survey {
                 slots: SlotsOfTarget::default(),
                 own,
             };
-            Some((target, planned.entry))
-        };
-        Ok(Self {
-            listing: Listing::of(controller, flows::Query::default())?,
-            targets: places.into_iter().filter_map(target).collect(),
-        })
+            let backends = configured.backends.iter().zip(&planned.targets);
+            for (_, id) in backends.filter(|(it, _)| it.name == *backend) {
+                let orders = operator.orders(&configured.name, backend);
+                targets.push((target(*id, orders), planned.entry));
+            }
+            // Who has been taken out of the configuration drains too, until nothing leads there.
+            let leaving = controller.placement.leaving(planned.entry.id);
+            for (id, _) in leaving.filter(|(_, name)| name.name() == Some(backend)) {
+                let orders = Orders {
+                    admin: Admin::Draining,
+                    ..Orders::default()
+                };
+                targets.push((target(id, orders), planned.entry));
+            }
+        }
+        match unknown {
+            Some(unknown) if targets.is_empty() => Err(Refusal::Usage(unknown.to_string())),
+            _ => Ok(Self {
+                listing: Listing::of(controller, flows::Query::default())?,
+                targets,
+            }),
+        }
     }
 
     fn run(self) -> Result<DrainStatus, DatapathError> {

@@ -48,7 +48,7 @@ pub struct Options {
     /// Host by which /backends names this coordinator [default: the IP of --web-address, or the name if that is 0.0.0.0]
     #[arg(long, value_name = "HOST")]
     pub hostname: Option<String>,
-    /// Address by which /backends gives this coordinator's `krpc_address`, as Impala has resolved it [default: the host]
+    /// Address that /backends has for this coordinator, as Impala has resolved its host [default: the host]
     #[arg(long, value_name = "IP")]
     pub krpc_ip: Option<IpAddr>,
     /// Host of an executor of the cluster, for /backends; may be repeated

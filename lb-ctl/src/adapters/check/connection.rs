@@ -23,11 +23,16 @@ pub(in crate::adapters) struct Deadline {
 }
 
 impl Deadline {
-    pub(in crate::adapters) fn after(began: Instant, limit: Duration) -> Self {
+    pub(super) fn after(began: Instant, limit: Duration) -> Self {
         Self {
             at: began + limit,
             limit,
         }
+    }
+
+    /// At this moment, which is told as the end of that time.
+    pub(in crate::adapters) fn until(at: Instant, limit: Duration) -> Self {
+        Self { at, limit }
     }
 
     /// What a step of a check results in; `None` if the time was over before.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures::{StreamExt, stream};
 use tokio::net::lookup_host;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::Order;
@@ -50,7 +51,8 @@ async fn page(order: &Order, deadline: Instant) -> Result<Vec<Coordinator>, Stri
         let connector = Connector {
             address,
             source: order.source,
-            deadline: Deadline::after(now, share),
+            // The time that was configured is told, so that a seed that never answers says the same each time.
+            deadline: Deadline::until(now + share, order.timeout),
         };
         result = page_at(&connector, order).await;
         if result.is_ok() {
@@ -73,7 +75,12 @@ async fn page_at(connector: &Connector, order: &Order) -> Result<Vec<Coordinator
     if finding.verdict != Verdict::Healthy {
         return Err(finding.detail);
     }
-    parse(&answer.body).map_err(|error| error.to_string())
+    // Elsewhere: a long page takes some time, and the controller has one thread.
+    let parsed = spawn_blocking(move || parse(&answer.body));
+    match parsed.await {
+        Ok(page) => page.map_err(|error| error.to_string()),
+        Err(error) => Err(format!("the page could not be parsed: {error}")),
+    }
 }
 
 /// The addresses of a host, as the system resolves its name.

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::page::Coordinator;
+use super::page::{Coordinator, MOST_COORDINATORS};
 
 /// How many pages in a row of each seed that answers must lack a member before it is removed.
 const ROUNDS: u32 = 3;
@@ -36,6 +36,8 @@ pub struct Membership {
     without_address: BTreeSet<String>,
     /// More than half of the members are on no page.
     is_short: bool,
+    /// The seeds list more coordinators than any cluster has.
+    is_full: bool,
 }
 
 /// A seed, and what it has said.
@@ -128,6 +130,8 @@ pub enum Notice {
     },
     /// The pages list enough of them again.
     NotShort,
+    /// The seeds together list more coordinators than any cluster has: not all are members.
+    Full,
 }
 
 impl Membership {
@@ -365,7 +369,13 @@ impl Membership {
                 Some(address) => drop(new.insert(*address, name.to_owned())),
             }
         }
-        for (address, name) in new {
+        let is_full = self.members.len() + new.len() > MOST_COORDINATORS;
+        if is_full && !self.is_full {
+            notices.push(Notice::Full);
+        }
+        self.is_full = is_full;
+        let room = MOST_COORDINATORS.saturating_sub(self.members.len());
+        for (address, name) in new.into_iter().take(room) {
             self.insert(&name, address);
             let cause = format!("listed by {}", self.listed_by(address).join(", "));
             notices.push(Notice::Added { name, address, cause });
@@ -402,6 +412,18 @@ impl Membership {
             }
         }
         let mut quiescing = self.quiescing.clone();
+        let answering = self.pages().count();
+        quiescing.retain(|address, _| {
+            let counts = newest.contains_key(address)
+                // Until it is removed.
+                || self.named(*address).is_some()
+                || answering < self.majority();
+            if !counts {
+                let address = *address;
+                notices.push(Notice::NotQuiescing { address });
+            }
+            counts
+        });
         for (address, (_, seeds)) in newest {
             let cause = format!("is shutting down, as listed by {}", seeds.join(", "));
             match (seeds.is_empty(), quiescing.contains_key(&address)) {

@@ -16,4 +16,4 @@ mod page;
 
 pub use join::{Joined, Refused, join};
 pub use membership::{Asked, Membership, Notice};
-pub use page::{Coordinator, PAGE_LIMIT, PageError, parse};
+pub use page::{Coordinator, MOST_COORDINATORS, PAGE_LIMIT, PageError, parse};

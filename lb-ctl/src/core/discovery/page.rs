@@ -13,11 +13,21 @@ use crate::core::config::{is_name, unusable};
 /// The most bytes of a page that are read. Each daemon of the cluster, executors included, takes about half a thousand.
 pub const PAGE_LIMIT: usize = 4 << 20;
 
+/// The most coordinators of a cluster. Real ones have some tens; what is done with them takes time, which others must not be able to
+/// waste.
+pub const MOST_COORDINATORS: usize = 1024;
+
 /// The longest host name in DNS.
 const HOST_LENGTH: usize = 253;
 
 /// How much of a host name that is too long for a backend's is kept; the rest gives way to a hash of the whole.
 const NAME_BEGIN: usize = 46;
+
+/// How much of a host that is none is repeated in a message.
+const SHOWN_HOST: usize = 60;
+
+/// How much of what is wrong with a page is repeated: it quotes the page, which may be long.
+const SHOWN_ERROR: usize = 200;
 
 /// A coordinator, as a page lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +56,9 @@ pub enum PageError {
     /// It lists a coordinator without a usable host.
     #[error("expected the host and port of each coordinator, found {0:?}")]
     Host(String),
+    /// It lists more than any cluster has.
+    #[error("expected at most {MOST_COORDINATORS} coordinators, found more")]
+    TooMany,
     /// It lists none, not even the one that has answered.
     #[error(
         "expected at least one coordinator, found none among {0} backends: its coordinator is not in the cluster yet"
@@ -76,12 +89,15 @@ pub fn parse(page: &[u8]) -> Result<Vec<Coordinator>, PageError> {
     if page.len() > PAGE_LIMIT {
         return Err(PageError::TooLong);
     }
-    let page: Page = serde_json::from_slice(page).map_err(|error| PageError::Shape(error.to_string()))?;
+    let page: Page = serde_json::from_slice(page)
+        .map_err(|error| PageError::Shape(shortened(&error.to_string(), SHOWN_ERROR)))?;
     let daemons = page.backends.len();
     let mut coordinators: BTreeMap<String, Coordinator> = BTreeMap::new();
     for backend in page.backends.into_iter().filter(|it| it.is_coordinator) {
         let found = coordinator(backend)?;
+        let is_full = coordinators.len() == MOST_COORDINATORS;
         match coordinators.get_mut(&found.name) {
+            None if is_full => return Err(PageError::TooMany),
             None => drop(coordinators.insert(found.name.clone(), found)),
             Some(known) => known.join(found),
         }
@@ -123,10 +139,10 @@ impl Coordinator {
 
 fn coordinator(backend: Backend) -> Result<Coordinator, PageError> {
     let Some(host) = host(&backend.address) else {
-        return Err(PageError::Host(shortened(&backend.address)));
+        return Err(PageError::Host(shortened(&backend.address, SHOWN_HOST)));
     };
     let Some(name) = name(host) else {
-        return Err(PageError::Host(shortened(host)));
+        return Err(PageError::Host(shortened(host, SHOWN_HOST)));
     };
     let mut addresses = Vec::new();
     // Impala's daemons resolve their own host, and tell the others what they have found.
@@ -176,8 +192,8 @@ fn name(host: &str) -> Option<String> {
     is_name(&name).then_some(name)
 }
 
-fn shortened(text: &str) -> String {
-    text.chars().take(60).collect()
+fn shortened(text: &str, length: usize) -> String {
+    text.chars().take(length).collect()
 }
 
 #[cfg(test)]
@@ -282,6 +298,9 @@ mod tests {
                 "{text}"
             );
         }
+        let long = format!(r#"{{"backends": "{}"}}"#, "x".repeat(100_000));
+        let error = parse(long.as_bytes()).unwrap_err().to_string();
+        assert!(error.len() < 400, "it goes into logs: {error}");
         assert_eq!(parse(&page(&[])), Err(PageError::Empty(0)));
         for address in [
             "",
@@ -298,6 +317,19 @@ mod tests {
             assert!(matches!(found, Err(PageError::Host(_))), "{address}: {found:?}");
         }
         assert_eq!(parse(&vec![b' '; PAGE_LIMIT + 1]), Err(PageError::TooLong));
+    }
+
+    #[test]
+    fn more_coordinators_than_any_cluster_has_are_not_believed() {
+        let listed = |count: usize| {
+            let backend = |number| backend(&format!("impala{number}:27000"), "");
+            parse(&page(&(0..count).map(backend).collect::<Vec<_>>()))
+        };
+        assert_eq!(
+            listed(MOST_COORDINATORS).map(|found| found.len()),
+            Ok(MOST_COORDINATORS)
+        );
+        assert_eq!(listed(MOST_COORDINATORS + 1), Err(PageError::TooMany));
     }
 
     #[test]

@@ -124,11 +124,23 @@ impl ServingBackend {
         (&self.name, self.address, self.port) == (&backend.name, backend.address, backend.port)
     }
 
-    /// The same backend with another weight or tier.
+    /// Whether it is the same machine and port as this backend, whatever they are called.
+    pub(super) fn is_at_place_of(&self, backend: &Backend) -> bool {
+        (self.address, self.port) == (backend.address, backend.port)
+    }
+
+    /// The same backend with another weight, tier or name. Under another name its checks begin anew, from what is known.
     pub(super) fn follow(&self, backend: &Backend) -> Self {
+        let is_renamed = self.name != backend.name && self.health != Health::Checking;
         Self {
+            name: backend.name.clone(),
             weight: backend.weight,
             tier: backend.tier,
+            start: if is_renamed {
+                Start::Warm(self.health)
+            } else {
+                self.start
+            },
             ..self.clone()
         }
     }

@@ -165,13 +165,14 @@ impl Serving {
         }
     }
 
-    /// The same service, configured in another way. Backends that stay keep what is known of them.
+    /// The same service, configured in another way. Backends that stay keep what is known of them, also under another name.
     #[must_use]
     pub fn follow(&self, service: &Service, now: Duration) -> Self {
         let is_checked = service.check.kind != CheckKind::None;
         let backend = |configured: &Backend| {
-            let before = self.backends.iter().find(|before| before.is(configured));
-            match before {
+            let mut earlier = self.backends.iter();
+            let before = earlier.clone().find(|before| before.is(configured));
+            match before.or_else(|| earlier.find(|before| before.is_at_place_of(configured))) {
                 Some(before) if is_checked == self.is_checked => before.follow(configured),
                 // It has served unchecked: that goes on until checks say otherwise.
                 Some(_) => {

@@ -525,3 +525,77 @@ proptest! {
         prop_assert_eq!(world.reset(), vec![false; tiers.len()]);
     }
 }
+
+#[test]
+fn another_name_for_a_backend_does_not_take_it_out() {
+    let mut world = World::up("", &[0, 0]);
+    world.truth[1] = SILENT;
+    world.pass(A_WHILE);
+    let mut renamed = service("", &[0, 0]);
+    for backend in &mut renamed.backends {
+        backend.name = format!("new-{}", backend.name);
+    }
+    let mut serving = world.serving.follow(&renamed, world.now);
+    let weights: Vec<u32> = serving
+        .decide(world.now)
+        .backends
+        .iter()
+        .map(|it| it.weight)
+        .collect();
+    assert_eq!(weights, [1, 0]);
+    let starts: Vec<(&str, Start)> = serving
+        .backends()
+        .iter()
+        .map(|it| (it.name(), it.start()))
+        .collect();
+    assert_eq!(
+        starts,
+        [
+            ("new-b0", Start::Warm(Health::Up)),
+            ("new-b1", Start::Warm(Health::Down))
+        ]
+    );
+}
+
+#[test]
+fn who_is_said_to_shut_down_gets_no_new_connections_and_keeps_its_own() {
+    let mut world = World::up("on_down = \"reset\"", &[0, 0]);
+    assert!(
+        world
+            .serving
+            .announce_quiescing("b0", Some("is shutting down"), world.now)
+    );
+    assert!(
+        !world
+            .serving
+            .announce_quiescing("b0", Some("is still shutting down"), world.now)
+    );
+    assert!(
+        !world
+            .serving
+            .announce_quiescing("stranger", Some("is shutting down"), world.now)
+    );
+    world.pass(A_WHILE);
+    let part = |world: &World, index: usize| world.decision.backends[index];
+    let shed = Part {
+        weight: 0,
+        sheds: true,
+        reset: false,
+    };
+    assert_eq!(part(&world, 0), shed);
+    let backend = &world.serving.backends()[0];
+    assert_eq!(
+        (backend.health(), backend.cause()),
+        (Health::Quiescing, "is still shutting down")
+    );
+    assert_eq!(part(&world, 1).weight, 1);
+    // Once it is down, it is down.
+    world.truth[0] = REFUSED;
+    world.pass(A_WHILE);
+    assert_eq!(world.serving.backends()[0].health(), Health::Down);
+    assert!(part(&world, 0).reset);
+    world.truth[0] = Healthy;
+    assert!(world.serving.announce_quiescing("b0", None, world.now));
+    world.pass(A_WHILE);
+    assert_eq!(part(&world, 0).weight, 1);
+}

@@ -114,6 +114,32 @@ fn a_page_that_comes_between_begins_the_count_anew() {
 }
 
 #[test]
+fn seeds_of_several_clusters_do_not_fill_the_balancer() {
+    let mut members = membership(2);
+    let cluster = |second: u8| -> Vec<Coordinator> {
+        let one = |number: usize| Coordinator {
+            name: format!("impala-{second}-{number}"),
+            host: format!("impala-{second}-{number}"),
+            addresses: vec![IpAddr::from([
+                10,
+                second,
+                u8::try_from(number >> 8).unwrap(),
+                u8::try_from(number & 255).unwrap(),
+            ])],
+            is_quiescing: false,
+            started: String::new(),
+        };
+        (0..MOST_COORDINATORS - 1).map(one).collect()
+    };
+    members.observe("s1", Ok(cluster(1)), Duration::ZERO);
+    let notices = members.observe("s2", Ok(cluster(2)), Duration::ZERO);
+    assert!(notices.contains(&Notice::Full));
+    assert_eq!(members.members().count(), MOST_COORDINATORS);
+    let again = members.observe("s2", Ok(cluster(2)), Duration::ZERO);
+    assert_eq!(again, []);
+}
+
+#[test]
 fn many_are_not_removed_so_soon() {
     let mut members = membership(2);
     members.hears("s1", &[1, 2, 3, 4, 5]);
@@ -156,8 +182,8 @@ fn a_name_that_cannot_be_resolved_for_a_while_is_listed_all_the_same() {
     members.hears("s1", &[1, 2]);
     let unresolved = || {
         let mut page = page([1, 2, 3]);
-        for listed in &mut page {
-            listed.addresses.clear();
+        for coordinator in &mut page {
+            coordinator.addresses.clear();
         }
         Ok(page)
     };
@@ -229,6 +255,22 @@ fn who_shuts_down_is_told_by_the_page_that_knows_its_newest_process() {
     members.observe("s2", saying(true, "2026-01-01"), Duration::ZERO);
     let notices = members.observe("s1", saying(false, "2026-01-02"), Duration::ZERO);
     assert_eq!(notices, [Notice::NotQuiescing { address: address(1) }]);
+}
+
+#[test]
+fn whom_nobody_lists_any_more_nobody_says_to_shut_down() {
+    let mut members = membership(2);
+    // In the file, and not a member, since no page has its address under a name of its own.
+    let mut page = page([1, 2]);
+    page[0].addresses.push(address(9));
+    page[0].is_quiescing = true;
+    members.observe("s1", Ok(page), Duration::ZERO);
+    assert!(members.quiescing(address(9)).is_some());
+    members.hears("s1", &[1, 2]);
+    assert!(members.quiescing(address(9)).is_some(), "one seed may be wrong");
+    let notices = members.hears("s2", &[1, 2]);
+    assert!(notices.contains(&Notice::NotQuiescing { address: address(9) }));
+    assert_eq!(members.quiescing(address(9)), None);
 }
 
 #[test]
