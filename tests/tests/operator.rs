@@ -16,7 +16,10 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, Output, PATIENCE, start_coordinators};
+use lab::balancing::{
+    Balancer, Configuration, Coordinator, HS2_PORT, Output, PATIENCE, start_coordinators,
+    take_vips_off_backends,
+};
 use lab::clients::hs2::{Session, coordinator_name};
 use lab::impalad::hs2::RUNNING_STATE;
 use lab::impalad::thrift_value::Value;
@@ -339,6 +342,51 @@ fn a_deadline_holds_whether_or_not_anybody_waits_and_over_a_kill() {
     let status: DrainStatus = serde_json::from_str(&said).unwrap();
     assert_eq!(status.backends[0].end, Some(End::Settled));
     assert!(count_resets(&streams, &homes, "impala3") > 5);
+}
+
+#[test]
+fn a_wait_outlasts_the_daemon_and_ends_with_the_last_connection_or_the_drain() {
+    let mut cluster = Cluster::prepare(3, "forward = \"nat\"");
+    take_vips_off_backends(&cluster.lab).unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    let streams = cluster.connect(20_000..20_040);
+    let mut sessions = open_sessions(&streams);
+    let mut wait = cluster
+        .balancer
+        .begin_lb_ctl("wait-1", &["drain", "impala1", "--wait"])
+        .unwrap();
+    wait.wait_for_line(" connections seen since it began", PATIENCE)
+        .unwrap();
+    cluster.restart();
+    all_live(&mut sessions, "while their coordinator drains");
+    assert_eq!(wait.exit_status().unwrap(), None, "connections are left");
+    cluster.succeed(&["undrain", "impala1"]);
+    assert_eq!(wait.wait(PATIENCE).unwrap().code(), Some(1));
+    let said = wait.output().unwrap();
+    assert!(said.contains("somebody has taken the decision back"), "{said}");
+
+    let mut wait = cluster
+        .balancer
+        .begin_lb_ctl("wait-2", &["drain", "impala1", "--wait"])
+        .unwrap();
+    wait.wait_for_line(" connections seen since it began", PATIENCE)
+        .unwrap();
+    let homes: Vec<String> = sessions.into_iter().map(|(_, home)| home).collect();
+    let mut rest = Vec::new();
+    for (stream, home) in streams.into_iter().zip(homes) {
+        if home != "impala1" {
+            rest.push((stream, home));
+        }
+    }
+    assert_eq!(wait.wait(PATIENCE).unwrap().code(), Some(0));
+    let said = wait.output().unwrap();
+    assert!(
+        said.contains("every connection of this service is recorded"),
+        "{said}"
+    );
+    for (stream, home) in &rest {
+        assert_eq!(&coordinator_name(stream).unwrap(), home);
+    }
 }
 
 #[test]

@@ -22,13 +22,21 @@ pub enum ConfigFileError {
 
 /// Reads and validates a configuration file.
 pub fn read(path: &Path) -> Result<Config, ConfigFileError> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigFileError::Unreadable {
-        path: name.clone(),
+    Ok(parse(&path.display().to_string(), &text(path)?)?)
+}
+
+/// Reads a configuration file, whatever it says.
+pub fn text(path: &Path) -> Result<String, ConfigFileError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigFileError::Unreadable {
+        path: path.display().to_string(),
         source,
-    })?;
+    })
+}
+
+/// Validates the text of a configuration file. The file's name is only for messages.
+pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
     let host = HostDefaults {
         node_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
     };
-    Ok(config::parse(&name, &text, &host)?)
+    config::parse(name, text, &host)
 }

@@ -8,6 +8,7 @@ mod explain;
 mod flows;
 mod operate;
 mod output;
+mod plan;
 mod reload;
 mod run;
 mod status;
@@ -98,6 +99,19 @@ enum Action {
     ///
     /// No connection breaks: backends that are no longer configured get no new ones, and keep those that they have.
     Reload {
+        /// Reset the connections of backends that are no longer configured nor discovered, also of those since an earlier reload,
+        /// instead of letting them end.
+        #[arg(long)]
+        now: bool,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a reload with a configuration would do, and change nothing: who comes and goes, how many slots move, and what
+    /// needs a restart.
+    Plan {
+        #[command(flatten)]
+        config: ConfigFile,
         /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
@@ -174,12 +188,13 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             };
             flows::flows(command.socket(), &query, *json)
         }
-        Action::Reload { json } => reload::reload(command.socket(), *json),
         Action::Drain(arguments) => operate::drain(command.socket(), arguments),
         Action::Undrain(subject) => operate::undrain(command.socket(), subject),
         Action::Disable(arguments) => operate::disable(command.socket(), arguments),
         Action::Enable(subject) => operate::enable(command.socket(), subject),
         Action::Weight(arguments) => operate::set_weight(command.socket(), arguments),
+        Action::Reload { now, json } => reload::reload(command.socket(), *now, *json),
+        Action::Plan { config, json } => plan::plan(command.socket(), &config.path, *json),
         Action::Detach { node } => detach::detach(node.as_deref()),
         Action::Decap(arguments) => decap::decap(arguments),
     }

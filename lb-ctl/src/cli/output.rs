@@ -12,3 +12,9 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
         other => other.context("writing to standard output"),
     }
 }
+
+/// A part of a whole in percent, to a tenth, rounded down.
+pub(super) fn percent(part: u64, whole: u64) -> String {
+    let tenths = part.saturating_mul(1000) / whole.max(1);
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}

@@ -2,26 +2,38 @@
 
 use std::path::Path;
 
-use super::{output::print, runtime};
-use crate::{adapters::api::client, core::changes::Changes};
+use super::{
+    output::{percent, print},
+    runtime,
+};
+use crate::{
+    adapters::api::{client, server::ReloadQuery},
+    core::changes::Changes,
+};
 
-pub(super) fn reload(socket: &Path, json: bool) -> anyhow::Result<()> {
-    let changes = runtime()?.block_on(client::reload(socket))?;
+pub(super) fn reload(socket: &Path, now: bool, json: bool) -> anyhow::Result<()> {
+    let query = ReloadQuery { now };
+    let changes = runtime()?.block_on(client::reload(socket, &query))?;
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&changes)?))
     } else {
-        print(&render(&changes))
+        print(&render(&changes, now))
     }
 }
 
 /// The changes for people.
-fn render(changes: &Changes) -> String {
+fn render(changes: &Changes, now: bool) -> String {
+    let removed = if now {
+        "backends removed, their connections reset"
+    } else {
+        "backends removed, draining"
+    };
     let lists = [
         ("services added", &changes.services_added),
         ("services removed", &changes.services_removed),
         ("services changed", &changes.services_changed),
         ("backends added", &changes.backends_added),
-        ("backends removed, draining", &changes.backends_removed),
+        (removed, &changes.backends_removed),
         ("backends changed", &changes.backends_changed),
     ];
     let mut lines: Vec<String> = lists
@@ -35,10 +47,9 @@ fn render(changes: &Changes) -> String {
     let Changes {
         slots, slots_moved, ..
     } = changes;
-    let tenths = slots_moved.saturating_mul(1000) / (*slots).max(1);
-    let (percent, tenth) = (tenths / 10, tenths % 10);
     lines.push(format!(
-        "slots moved: {slots_moved} of {slots} ({percent}.{tenth} %)\n"
+        "slots moved: {slots_moved} of {slots} ({})\n",
+        percent(*slots_moved, *slots)
     ));
     lines.concat()
 }
@@ -57,11 +68,11 @@ mod tests {
             ..Changes::default()
         };
         assert_eq!(
-            render(&changes),
+            render(&changes, false),
             "services changed: impala\nbackends added: impala/b, impala/c\nslots moved: 50 of 200 (25.0 %)\n"
         );
         assert_eq!(
-            render(&Changes::default()),
+            render(&Changes::default(), false),
             "the services and backends are as they were\nslots moved: 0 of 0 (0.0 %)\n"
         );
     }

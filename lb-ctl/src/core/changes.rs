@@ -1,15 +1,19 @@
-//! What is different between two configurations, for whoever reloads.
+//! What is different between two configurations, for whoever reloads, or would like to know what a reload would do.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    config::{Backend, Config, Discovery, Service},
+    config::{Backend, Config, Discovery, NeedsRestart, Service},
+    placement::{FlowsTracked, Foreseen},
     prefix::Prefix,
 };
 
-/// What a reload has changed. Backends are written `service/backend`. Field names are a contract.
+/// What a reload changes. Backends are written `service/backend`. Field names are a contract.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
     /// Services that are new.
@@ -21,74 +25,245 @@ pub struct Changes {
     pub services_changed: Vec<String>,
     /// Backends that are new, in services that are not.
     pub backends_added: Vec<String>,
-    /// Backends that get no new connections any more. Those that they have live on.
+    /// Backends that get no new connections any more. Those that they have live on, unless they are given up.
     pub backends_removed: Vec<String>,
     /// Backends with another weight or tier.
     pub backends_changed: Vec<String>,
     /// How many slots the services have that stay.
     pub slots: u64,
-    /// How many of these give their new connections to another backend now.
+    /// How many of these give their new connections to another backend at once.
     pub slots_moved: u64,
+    /// The same by service: those of the new configuration in its order, then those that are removed.
+    #[serde(default)]
+    pub services: Vec<ServiceChanges>,
+    /// VIPs that are new.
+    #[serde(default)]
+    pub vips_added: Vec<IpAddr>,
+    /// VIPs that are no longer configured: taken off the host, if lb-ctl has added them.
+    #[serde(default)]
+    pub vips_removed: Vec<IpAddr>,
+    /// Keys of `[datapath]` that a reload changes.
+    #[serde(default)]
+    pub datapath_changed: Vec<String>,
+    /// Keys that only a restart can change. With any of them a reload is refused.
+    #[serde(default)]
+    pub needs_restart: Vec<NeedsRestart>,
+}
+
+/// What becomes of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceChanges {
+    /// Its name, the new one if it has another.
+    pub name: String,
+    /// Its virtual address.
+    pub vip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// Whether it comes, goes or stays.
+    pub fate: Fate,
+    /// Its keys with another value, those of backends aside; `check` and `discovery` stand for
+    /// all of theirs.
+    pub keys_changed: Vec<String>,
+    /// Backends that are new.
+    pub backends_added: Vec<String>,
+    /// Backends that are no longer configured.
+    pub backends_removed: Vec<String>,
+    /// Keys of backends with another value.
+    pub backends_changed: Vec<BackendChange>,
+    /// How many slots it has, if it stays; else 0, and so are the others.
+    pub slots: u64,
+    /// How many of them give their new connections to another backend at once.
+    pub slots_moved: u64,
+    /// The same once all backends that are new or have not been checked yet are up and have their whole weight.
+    pub slots_moved_once_up: u64,
+    /// How many become tracked at once.
+    pub slots_tracked: u64,
+    /// How many connections live in slots that become tracked; `null` if that is not known.
+    pub flows_tracked: Option<FlowsTracked>,
+}
+
+/// Whether a service comes, goes or stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It is new.
+    Added,
+    /// It is gone, and its connections with it.
+    Removed,
+    /// It is there before and after.
+    Stays,
+}
+
+/// A key of a backend with another value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendChange {
+    /// The backend.
+    pub name: String,
+    /// The key: `weight` or `tier`.
+    pub key: String,
+    /// Its value before.
+    pub before: u32,
+    /// Its value after.
+    pub after: u32,
 }
 
 impl Changes {
-    /// What has to be changed to get from one configuration to the other. The slots are for the caller to fill in.
+    /// What has to be changed to get from one configuration to the other. The slots are for the caller to [fill in](Self::foresee).
     ///
     /// A service is the same if it has the same VIP and port, a backend if it has the same name, address and port.
     pub fn between(before: &Config, after: &Config) -> Self {
-        let mut changes = Self::default();
-        let earlier: BTreeMap<_, _> = before.services.iter().map(|it| ((it.vip, it.port), it)).collect();
-        for service in &after.services {
-            match earlier.get(&(service.vip, service.port)) {
-                None => changes.services_added.push(service.name.clone()),
-                Some(earlier) => changes.compare(earlier, service),
-            }
+        let key = |service: &Service| (service.vip, service.port);
+        let earlier: BTreeMap<_, _> = before.services.iter().map(|it| (key(it), it)).collect();
+        let kept: BTreeSet<_> = after.services.iter().map(key).collect();
+        let mut services: Vec<ServiceChanges> = after
+            .services
+            .iter()
+            .map(|service| ServiceChanges::between(earlier.get(&key(service)).copied(), service))
+            .collect();
+        let removed = before.services.iter().filter(|it| !kept.contains(&key(it)));
+        services.extend(removed.map(|service| ServiceChanges::of(service, Fate::Removed)));
+
+        let named = |fate: Fate| -> Vec<String> {
+            let services = services.iter().filter(|it| it.fate == fate);
+            services.map(|it| it.name.clone()).collect()
+        };
+        let changed = services.iter().filter(|it| !it.keys_changed.is_empty());
+        let vips =
+            |config: &Config| -> BTreeSet<IpAddr> { config.services.iter().map(|it| it.vip).collect() };
+        let (vips_before, vips_after) = (vips(before), vips(after));
+        Self {
+            services_added: named(Fate::Added),
+            services_removed: named(Fate::Removed),
+            services_changed: changed.map(|it| it.name.clone()).collect(),
+            backends_added: backends(&services, |it| it.backends_added.iter().collect()),
+            backends_removed: backends(&services, |it| it.backends_removed.iter().collect()),
+            backends_changed: backends(&services, |it| {
+                let mut changed: Vec<&String> =
+                    it.backends_changed.iter().map(|change| &change.name).collect();
+                changed.dedup();
+                changed
+            }),
+            slots: 0,
+            slots_moved: 0,
+            vips_added: vips_after.difference(&vips_before).copied().collect(),
+            vips_removed: vips_before.difference(&vips_after).copied().collect(),
+            datapath_changed: datapath_changed(before, after),
+            needs_restart: Vec::new(),
+            services,
         }
-        for service in &before.services {
-            let stays = |it: &Service| (it.vip, it.port) == (service.vip, service.port);
-            if !after.services.iter().any(stays) {
-                changes.services_removed.push(service.name.clone());
-            }
-        }
-        changes
     }
 
-    fn compare(&mut self, before: &Service, after: &Service) {
-        if !is_same_policy(before, after) {
-            self.services_changed.push(after.name.clone());
-        }
-        let find = |service: &Service, backend: &Backend| {
-            let same = |it: &&Backend| {
-                (&it.name, it.address, it.port) == (&backend.name, backend.address, backend.port)
-            };
-            service.backends.iter().find(same).cloned()
+    /// Takes in what becomes of the slots of a service, named by its place in the new configuration. `connections` tells how many connections
+    /// a target has, if that is known.
+    pub fn foresee(
+        &mut self,
+        place: usize,
+        at_once: &Foreseen,
+        once_up: &Foreseen,
+        connections: impl Fn(u16) -> Option<u64>,
+    ) {
+        let Some(service) = self.services.get_mut(place) else {
+            return;
         };
-        for backend in &after.backends {
-            let name = format!("{}/{}", after.name, backend.name);
-            match find(before, backend) {
-                None => self.backends_added.push(name),
-                Some(earlier) if (earlier.weight, earlier.tier) != (backend.weight, backend.tier) => {
-                    self.backends_changed.push(name);
-                }
-                Some(_) => {}
-            }
-        }
-        for backend in &before.backends {
-            if find(after, backend).is_none() {
-                self.backends_removed
-                    .push(format!("{}/{}", after.name, backend.name));
-            }
-        }
+        service.slots = at_once.moved.slots;
+        service.slots_moved = at_once.moved.moved;
+        service.slots_moved_once_up = once_up.moved.moved;
+        service.slots_tracked = at_once.moved.tracked;
+        service.flows_tracked = at_once.flows_tracked(connections);
+        self.slots += at_once.moved.slots;
+        self.slots_moved += at_once.moved.moved;
     }
 }
 
-/// Whether all is equal that a service says, its backends aside, and the places in the file where it says so.
-fn is_same_policy(before: &Service, after: &Service) -> bool {
+/// Backends of services that stay, as `service/backend`.
+fn backends(services: &[ServiceChanges], of: impl Fn(&ServiceChanges) -> Vec<&String>) -> Vec<String> {
+    let staying = services.iter().filter(|it| it.fate == Fate::Stays);
+    let names = staying.flat_map(|it| of(it).into_iter().map(|name| format!("{}/{name}", it.name)));
+    names.collect()
+}
+
+impl ServiceChanges {
+    fn of(service: &Service, fate: Fate) -> Self {
+        let names = || service.backends.iter().map(|it| it.name.clone()).collect();
+        Self {
+            name: service.name.clone(),
+            vip: service.vip,
+            port: service.port,
+            fate,
+            keys_changed: Vec::new(),
+            backends_added: if fate == Fate::Added { names() } else { Vec::new() },
+            backends_removed: if fate == Fate::Removed {
+                names()
+            } else {
+                Vec::new()
+            },
+            backends_changed: Vec::new(),
+            slots: 0,
+            slots_moved: 0,
+            slots_moved_once_up: 0,
+            slots_tracked: 0,
+            flows_tracked: None,
+        }
+    }
+
+    fn between(before: Option<&Service>, after: &Service) -> Self {
+        let Some(before) = before else {
+            return Self::of(after, Fate::Added);
+        };
+        let same = |one: &Backend, other: &Backend| {
+            (&one.name, one.address, one.port) == (&other.name, other.address, other.port)
+        };
+        let missing = |from: &Service, others: &Service| -> Vec<String> {
+            let is_there = |it: &Backend| others.backends.iter().any(|other| same(it, other));
+            let missing = from.backends.iter().filter(|it| !is_there(it));
+            missing.map(|it| it.name.clone()).collect()
+        };
+        let mut backends_changed = Vec::new();
+        for backend in &after.backends {
+            let Some(earlier) = before.backends.iter().find(|it| same(it, backend)) else {
+                continue;
+            };
+            for (key, before, after) in [
+                ("weight", earlier.weight, backend.weight),
+                ("tier", earlier.tier.into(), backend.tier.into()),
+            ] {
+                if before != after {
+                    backends_changed.push(BackendChange {
+                        name: backend.name.clone(),
+                        key: key.to_owned(),
+                        before,
+                        after,
+                    });
+                }
+            }
+        }
+        Self {
+            keys_changed: keys_changed(before, after),
+            backends_added: missing(after, before),
+            backends_removed: missing(before, after),
+            backends_changed,
+            ..Self::of(after, Fate::Stays)
+        }
+    }
+
+    /// Whether a reload changes anything about it.
+    pub fn is_changed(&self) -> bool {
+        self.fate != Fate::Stays
+            || !self.keys_changed.is_empty()
+            || !self.backends_added.is_empty()
+            || !self.backends_removed.is_empty()
+            || !self.backends_changed.is_empty()
+            || self.slots_moved > 0
+    }
+}
+
+/// The keys of a service in which two differ, its backends aside, and the places in the file.
+fn keys_changed(before: &Service, after: &Service) -> Vec<String> {
     // All fields are named, so that a new one is not forgotten.
     let Service {
         name,
-        vip,
-        port,
+        vip: _,
+        port: _,
         forward,
         affinity,
         balance,
@@ -100,19 +275,57 @@ fn is_same_policy(before: &Service, after: &Service) -> bool {
         backends: _,
         vip_origin: _,
     } = after;
-    let earlier: HashSet<&Prefix> = before.allow.iter().collect();
-    before.name == *name
-        && before.vip == *vip
-        && before.port == *port
-        && before.forward == *forward
-        && before.affinity == *affinity
-        && before.balance == *balance
-        && before.no_backend == *no_backend
-        && before.check == *check
-        && is_same_discovery(before.discovery.as_ref(), discovery.as_ref())
-        && before.health == *health
-        // Their order says nothing.
-        && earlier == allow.iter().collect()
+    // Their order says nothing.
+    let prefixes = |list: &[Prefix]| -> HashSet<Prefix> { list.iter().copied().collect() };
+    let keys = [
+        ("name", before.name != *name),
+        ("forward", before.forward != *forward),
+        ("affinity", before.affinity != *affinity),
+        ("balance", before.balance != *balance),
+        ("no_backend", before.no_backend != *no_backend),
+        ("allow", prefixes(&before.allow) != prefixes(allow)),
+        ("check", before.check != *check),
+        (
+            "discovery",
+            !is_same_discovery(before.discovery.as_ref(), discovery.as_ref()),
+        ),
+        (
+            "min_healthy",
+            before.health.selection.min_healthy != health.selection.min_healthy,
+        ),
+        (
+            "failback",
+            before.health.selection.failback != health.selection.failback,
+        ),
+        ("slow_start", before.health.slow_start != health.slow_start),
+        ("on_down", before.health.on_down != health.on_down),
+    ];
+    written(&keys)
+}
+
+/// The keys of `[datapath]` that a reload changes.
+fn datapath_changed(before: &Config, after: &Config) -> Vec<String> {
+    let (before, after) = (&before.datapath, &after.datapath);
+    written(&[
+        (
+            "datapath.ipip_source_ipv4",
+            before.ipip_source_ipv4 != after.ipip_source_ipv4,
+        ),
+        (
+            "datapath.ipip_source_ipv6",
+            before.ipip_source_ipv6 != after.ipip_source_ipv6,
+        ),
+        (
+            "datapath.flow_idle_timeout",
+            before.flow_idle_timeout != after.flow_idle_timeout,
+        ),
+    ])
+}
+
+/// The keys that are said to have changed.
+fn written(keys: &[(&str, bool)]) -> Vec<String> {
+    let changed = keys.iter().filter(|(_, changed)| *changed);
+    changed.map(|(key, _)| (*key).to_owned()).collect()
 }
 
 fn is_same_discovery(before: Option<&Discovery>, after: Option<&Discovery>) -> bool {
@@ -171,6 +384,41 @@ mod tests {
         assert_eq!(changes.backends_added, ["renamed/c", "renamed/e"]);
         assert_eq!(changes.backends_removed, ["renamed/c", "renamed/d"]);
         assert_eq!(changes.backends_changed, ["renamed/b"]);
+        let fates: Vec<_> = changes
+            .services
+            .iter()
+            .map(|it| (it.name.as_str(), it.fate))
+            .collect();
+        assert_eq!(
+            fates,
+            [
+                ("renamed", Fate::Stays),
+                ("new", Fate::Added),
+                ("old", Fate::Removed)
+            ]
+        );
+        let service = &changes.services[0];
+        assert_eq!(service.keys_changed, ["name"]);
+        let change = &service.backends_changed[0];
+        assert_eq!(
+            (change.key.as_str(), change.before, change.after),
+            ("weight", 1, 5)
+        );
+        assert_eq!(
+            changes.vips_removed,
+            [] as [IpAddr; 0],
+            "the other service has it"
+        );
+    }
+
+    #[test]
+    fn vips_come_and_go_with_their_last_service() {
+        let before = service("s", 1, &[("a", 1, 1)]);
+        let after = before.replace("10.0.0.99", "10.0.0.98");
+        let changes = Changes::between(&config(&before), &config(&after));
+        assert_eq!(changes.vips_added, [IpAddr::from([10, 0, 0, 98])]);
+        assert_eq!(changes.vips_removed, [IpAddr::from([10, 0, 0, 99])]);
+        assert_eq!(changes.services_added, changes.services_removed);
     }
 
     #[test]
@@ -216,6 +464,12 @@ mod tests {
     #[test]
     fn the_same_configuration_changes_nothing() {
         let config = config(&service("hs2", 21050, &[("a", 1, 1)]));
-        assert_eq!(Changes::between(&config, &config), Changes::default());
+        let changes = Changes::between(&config, &config);
+        assert!(!changes.services[0].is_changed());
+        let nothing = Changes {
+            services: changes.services.clone(),
+            ..Changes::default()
+        };
+        assert_eq!(changes, nothing);
     }
 }

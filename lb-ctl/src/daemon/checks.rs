@@ -23,7 +23,7 @@ use crate::{
     core::{
         config::{Backend, Config, Service},
         health::{Event, Health, Load, Start},
-        plan::Shares,
+        plan::{Plan, Shares},
         serving::{Notice, Observation, Part, Serving},
         time,
     },
@@ -90,16 +90,18 @@ struct Checked {
     serving: Serving,
     parts: Vec<Part>,
     next: Option<Duration>,
+    /// What operators are to be told once this is followed.
+    notices: Vec<Notice>,
 }
 
 impl Checked {
-    fn new(mut serving: Serving, now: Duration, service: &Service) -> Self {
+    fn new(mut serving: Serving, now: Duration) -> Self {
         let decision = serving.decide(now);
-        tell(service, &decision.notices);
         Self {
             serving,
             parts: decision.backends,
             next: decision.next,
+            notices: decision.notices,
         }
     }
 }
@@ -110,6 +112,13 @@ pub(super) struct Next(Vec<Checked>);
 impl Next {
     pub(super) fn shares(&self) -> Shares {
         shares(&self.0)
+    }
+
+    /// With which weights the backends of each service take part once all that are new are up.
+    pub(super) fn weights_once_up(&self, now: Duration) -> impl Iterator<Item = Vec<u32>> {
+        self.0
+            .iter()
+            .map(move |service| service.serving.weights_once_up(now))
     }
 }
 
@@ -185,14 +194,29 @@ impl Checks {
         let services = new.services.iter();
         Next(
             services
-                .map(|service| Checked::new(serving(service), now, service))
+                .map(|service| Checked::new(serving(service), now))
                 .collect(),
         )
     }
 
-    /// From now on these are the services.
-    pub(super) fn adopt(&mut self, next: Next) {
+    /// From now on these are the services, of this configuration.
+    pub(super) fn adopt(&mut self, next: Next, config: &Config) {
         self.services = next.0;
+        self.tell_notices(config);
+    }
+
+    fn tell_notices(&mut self, config: &Config) {
+        for (service, checked) in config.services.iter().zip(&mut self.services) {
+            tell(service, &std::mem::take(&mut checked.notices));
+        }
+    }
+
+    /// How many client connections each target has, as far as its check has asked.
+    pub(super) fn connections(&self, plan: &Plan) -> BTreeMap<u16, u64> {
+        let services = plan.services.iter().zip(&self.services);
+        let backends = services.flat_map(|(planned, it)| planned.targets.iter().zip(it.serving.backends()));
+        let known = backends.filter_map(|(id, backend)| Some((*id, backend.connections()?)));
+        known.collect()
     }
 }
 
@@ -217,9 +241,10 @@ impl Controller {
             known.adopt_slots(|backend| {
                 slots(backend.name(), backend.address(), backend.port()).unwrap_or_default()
             });
-            Checked::new(known, now, service)
+            Checked::new(known, now)
         };
         self.checks.services = self.config.services.iter().map(new).collect();
+        self.checks.tell_notices(&self.config);
         shares(&self.checks.services)
     }
 
@@ -455,13 +480,15 @@ impl Controller {
         Ok(())
     }
 
-    /// The targets whose connections are to be reset.
+    /// The targets whose connections are to be reset: those that are down, and those that an operator has taken out so.
     pub(super) fn given_up(&self) -> BTreeSet<u16> {
+        let released = self.released.iter().copied();
         let services = self.plan.services.iter().zip(&self.checks.services);
         services
             .flat_map(|(planned, checked)| planned.targets.iter().zip(&checked.parts))
             .filter(|(_, part)| part.reset)
             .map(|(id, _)| *id)
+            .chain(released)
             .collect()
     }
 }

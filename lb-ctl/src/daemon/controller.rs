@@ -1,6 +1,7 @@
 //! The one owner of the daemon's state, fed by events.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     adapters::{
-        api::server::{Refusal, Request},
+        api::server::{Refusal, ReloadQuery, Request},
         datapath::{Attachment, Datapath, Pins},
         netlink::{Event, Netlink, Watch},
     },
@@ -64,6 +65,10 @@ pub(super) struct Controller {
     pub(super) census: Option<Census>,
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
+    /// No pass that begins earlier frees an id: packets may still name it.
+    pub(super) ids_free_from: Instant,
+    /// Targets that are no longer configured and whose connections are given up.
+    pub(super) released: BTreeSet<u16>,
     pub(super) checks: Checks,
     pub(super) discovering: Discovering,
     pub(super) operator: Operator,
@@ -107,6 +112,8 @@ impl Controller {
             census: None,
             sweeping: None,
             next_sweep: Instant::now(),
+            ids_free_from: Instant::now(),
+            released: BTreeSet::new(),
         }
     }
 
@@ -131,7 +138,7 @@ impl Controller {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
                     // The log says what came of it.
-                    Signal::Reload => self.reload().await.map(drop).or(Ok(())),
+                    Signal::Reload => self.reload(&ReloadQuery::default()).await.map(drop).or(Ok(())),
                 },
                 Some(request) = requests.recv() => { self.on_request(request).await; Ok(()) }
                 Some(event) = self.events.next() => self.on_network(event).await,
@@ -174,8 +181,11 @@ impl Controller {
                 let status = report::status(self).map_err(|error| Refusal::Failed(chain(&error)));
                 let _ = answer.send(status);
             }
-            Request::Reload(answer) => {
-                let _ = answer.send(self.reload().await);
+            Request::Reload(query, answer) => {
+                let _ = answer.send(self.reload(&query).await);
+            }
+            Request::Plan(query, answer) => {
+                let _ = answer.send(self.foretell(&query).await);
             }
             Request::Explain(query, answer) => {
                 let _ = answer.send(inspect::explain(self, &query));

@@ -7,22 +7,22 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Host, HostError,
-    checks::{CheckTargets, check_targets},
+    checks::{CheckTargets, Next, check_targets},
     clock::ticks,
     controller::Controller,
-    discovery::seed_orders,
+    discovery::{Members, SeedOrders, seed_orders},
     sweeping::SWEEP,
     vips,
 };
 use crate::{
     adapters::{
-        api::server::Refusal,
+        api::server::{PlanQuery, Refusal, ReloadQuery},
         config_file::{self, ConfigFileError},
     },
     core::{
         cause::chain,
         changes::Changes,
-        config::{Config, refuse_fixed},
+        config::{Config, needs_restart, refuse_fixed},
         placement::Moved,
         plan::Plan,
     },
@@ -40,10 +40,27 @@ pub(super) enum Arrivals {
     Later,
 }
 
+/// The configuration of a file that fits this host, and everything that follows from it. Nothing is done yet.
+struct PreparedFile {
+    configured: Config,
+    members: Members,
+    orders: SeedOrders,
+    joined: Prepared,
+}
+
+/// A configuration with the members of its services, and everything that follows from it. Nothing is done yet.
+struct Prepared {
+    config: Config,
+    targets: CheckTargets,
+    next: Next,
+    plan: Plan,
+    changes: Changes,
+}
+
 impl Controller {
     /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
-    pub(super) async fn reload(&mut self) -> Result<Changes, Refusal> {
-        let result = self.try_reload().await;
+    pub(super) async fn reload(&mut self, query: &ReloadQuery) -> Result<Changes, Refusal> {
+        let result = self.try_reload(query).await;
         match &result {
             Ok(changes) => tracing::info!(
                 services_added = changes.services_added.len(),
@@ -66,35 +83,106 @@ impl Controller {
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Changes, Refusal> {
-        let failed = |error: anyhow::Error| Refusal::Failed(chain(error.as_ref()));
+    async fn try_reload(&mut self, query: &ReloadQuery) -> Result<Changes, Refusal> {
         let config = config_file::read(&self.file).map_err(|error| match error {
             ConfigFileError::Invalid(errors) => Refusal::Configuration(errors.to_string()),
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        match Host::examine(&config, self.network.netlink()).await {
+        let PreparedFile {
+            configured,
+            members,
+            orders,
+            joined,
+        } = self.prepare_file(config).await?;
+        let changes = self.follow_prepared(joined, Arrivals::Awaited).await?;
+        if query.now {
+            self.release_leaving();
+        }
+        self.discovering.adopt(configured, members);
+        self.discovering.begin(orders);
+        self.announce_quiescing().await.map_err(failed)?;
+        self.adjust_vips().await.map_err(failed)?;
+        Ok(changes)
+    }
+
+    /// What a reload with a configuration would do. Changes nothing.
+    pub(super) async fn foretell(&mut self, query: &PlanQuery) -> Result<Changes, Refusal> {
+        let PlanQuery { file_name, text } = query;
+        let config = config_file::parse(file_name, text)
+            .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
+        let needs_restart = needs_restart(&self.config, &config);
+        let prepared = self.prepare_file(config).await?;
+        Ok(Changes {
+            needs_restart,
+            ..prepared.joined.changes
+        })
+    }
+
+    /// Looks at everything that the configuration of a file needs, and at what it changes. Both a reload and a plan begin so.
+    async fn prepare_file(&mut self, configured: Config) -> Result<PreparedFile, Refusal> {
+        match Host::examine(&configured, self.network.netlink()).await {
             Ok(_) => {}
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
         }
         let unusable = |error: anyhow::Error| Refusal::Configuration(chain(error.as_ref()));
-        let orders = seed_orders(&config).map_err(unusable)?;
+        let orders = seed_orders(&configured).map_err(unusable)?;
         let serving = self
             .placement
             .serving(&self.datapath)
             .map_err(|error| failed(error.into()))?;
-        let (configured, mut members) = (config.clone(), self.members_of(&config, &serving));
+        let mut members = self.members_of(&configured, &serving);
         let config = self
             .join_members(&configured, &mut members)
             .await
             .map_err(failed)?;
         let targets = check_targets(&config).map_err(unusable)?;
-        let changes = self.follow_config(config, targets, Arrivals::Awaited).await?;
-        self.discovering.adopt(configured, members);
-        self.discovering.begin(orders);
-        self.announce_quiescing().await.map_err(failed)?;
-        self.adjust_vips().await.map_err(failed)?;
+        Ok(PreparedFile {
+            joined: self.prepare(config, targets).await?,
+            configured,
+            members,
+            orders,
+        })
+    }
+
+    async fn prepare(&mut self, config: Config, targets: CheckTargets) -> Result<Prepared, Refusal> {
+        // It may free ids, and settle slots.
+        self.finish_sweep().await.map_err(failed)?;
+        let next = self.checks.follow(&self.config, &config, &self.operator);
+        let plan = self
+            .placement
+            .plan(&config, &next.shares())
+            .map_err(|error| config.refusal(error.key(), error.to_string()))
+            .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
+        let changes = self.changes(&config, &next, &plan).map_err(failed)?;
+        Ok(Prepared {
+            config,
+            targets,
+            next,
+            plan,
+            changes,
+        })
+    }
+
+    fn changes(&self, config: &Config, next: &Next, plan: &Plan) -> anyhow::Result<Changes> {
+        let mut changes = Changes::between(&self.config, config);
+        let connections = self.checks.connections(&self.plan);
+        let (shares, once_up) = (next.shares(), next.weights_once_up(self.checks.now()));
+        for (place, (planned, weights)) in plan.services.iter().zip(once_up).enumerate() {
+            let foresee = |planned| self.placement.foresee(planned, ticks(), &self.datapath);
+            let at_once = foresee(planned)?;
+            let later = match config.services.get(place) {
+                // Mostly nobody is new.
+                Some(service) if weights != shares.of(place) => {
+                    let mut later = planned.clone();
+                    later.share_out(&service.backends, &weights);
+                    foresee(&later)?
+                }
+                _ => at_once.clone(),
+            };
+            changes.foresee(place, &at_once, &later, |id| connections.get(&id).copied());
+        }
         Ok(changes)
     }
 
@@ -105,20 +193,38 @@ impl Controller {
         targets: CheckTargets,
         arrivals: Arrivals,
     ) -> Result<Changes, Refusal> {
-        let failed = |error: anyhow::Error| Refusal::Failed(chain(error.as_ref()));
-        self.finish_sweep().await.map_err(failed)?;
-        let next = self.checks.follow(&self.config, &config, &self.operator);
-        let plan = self
-            .placement
-            .plan(&config, &next.shares())
-            .map_err(|error| config.refusal(error.key(), error.to_string()))
-            .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let mut changes = Changes::between(&self.config, &config);
-        let Moved { moved, slots } = self.follow(config, plan, arrivals).await.map_err(failed)?;
+        let prepared = self.prepare(config, targets).await?;
+        self.follow_prepared(prepared, arrivals).await
+    }
+
+    async fn follow_prepared(&mut self, prepared: Prepared, arrivals: Arrivals) -> Result<Changes, Refusal> {
+        let Prepared {
+            config,
+            targets,
+            next,
+            plan,
+            mut changes,
+        } = prepared;
+        let Moved { moved, slots, .. } = self.follow(config, plan, arrivals).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);
-        self.checks.adopt(next);
+        self.checks.adopt(next, &self.config);
         self.begin_checks(targets).map_err(failed)?;
         Ok(changes)
+    }
+
+    /// Gives up the connections of all backends that are no longer configured, also of those that an earlier reload has removed.
+    fn release_leaving(&mut self) {
+        for service in &self.plan.services {
+            let leaving = self.placement.leaving(service.entry.id);
+            self.released.extend(leaving.map(|(id, _)| id));
+        }
+        if !self.released.is_empty() {
+            tracing::warn!(
+                backends = self.released.len(),
+                "the connections of backends that are no longer configured are given up"
+            );
+            self.next_sweep = Instant::now();
+        }
     }
 
     /// Makes the tables what a plan says, for a configuration with which the old one can be replaced. No pass over the
@@ -145,10 +251,14 @@ impl Controller {
         let moved = self.placement.apply(&plan, ticks(), &mut self.datapath)?;
         self.network
             .set_translates(self.placement.translates(), &mut self.datapath)?;
+        // One that is configured again keeps what it has left.
+        self.released
+            .retain(|id| plan.targets.iter().all(|target| target.id != *id));
         self.config = config;
         self.plan = plan;
         // What a pass takes to be free has not been named by a packet for as long as that.
-        self.next_sweep = Instant::now() + SWEEP;
+        self.ids_free_from = Instant::now() + SWEEP;
+        self.next_sweep = self.ids_free_from;
         Ok(moved)
     }
 
@@ -206,4 +316,9 @@ impl Controller {
     pub(super) fn vips(&self) -> BTreeSet<IpAddr> {
         self.config.services.iter().map(|service| service.vip).collect()
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as errors are mapped")]
+fn failed(error: anyhow::Error) -> Refusal {
+    Refusal::Failed(chain(error.as_ref()))
 }

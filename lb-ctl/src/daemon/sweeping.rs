@@ -52,7 +52,10 @@ impl Controller {
     /// Begins a pass. Until it has ended, no configuration may be applied.
     pub(super) fn begin_sweep(&mut self) -> anyhow::Result<()> {
         self.next_sweep = Instant::now() + SWEEP;
-        let departing = self.placement.begin_pass(&self.datapath)?;
+        let mut departing = self.placement.begin_pass(&self.datapath)?;
+        if Instant::now() < self.ids_free_from {
+            departing = Departing::default();
+        }
         let (reset, replaced) = (self.given_up(), self.checks.replaced.clone());
         self.sweeping = Some(Sweeping {
             census: self.spawn_sweep(reset.clone(), replaced.clone())?,
@@ -108,6 +111,7 @@ impl Controller {
         }
         for (id, name) in forgotten {
             self.network.remove(id);
+            self.released.remove(&id);
             let (backend, address) = (name.name().unwrap_or_default(), name.address());
             tracing::info!(backend, %address, "drained: nothing goes to this backend any more");
         }

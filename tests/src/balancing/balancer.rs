@@ -251,6 +251,16 @@ impl Balancer {
         run(&mut command)
     }
 
+    /// Starts `lb-ctl` with these arguments on the balancer's host, and returns at once. The name is for its log.
+    pub fn begin_lb_ctl(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        let mut command = self.host.command(programs::find("lb-ctl")?)?;
+        command
+            .arg("--socket")
+            .arg(&self.configuration.socket)
+            .args(arguments);
+        self.host.spawn(name, &mut command)
+    }
+
     /// Runs `lb-ctl` like [`Balancer::lb_ctl`], but without naming this balancer's socket.
     pub fn lb_ctl_alone(&self, arguments: &[&str]) -> Result<Output> {
         run(self.host.command(programs::find("lb-ctl")?)?.args(arguments))

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::server::{PlanQuery, ReloadQuery};
 use crate::core::{
     changes::Changes,
     explain::{self, Explanation},
@@ -86,8 +87,15 @@ pub async fn status(socket: &Path) -> Result<Status, ClientError> {
 }
 
 /// Has the daemon read its configuration again.
-pub async fn reload(socket: &Path) -> Result<Changes, ClientError> {
-    ask(socket, Method::POST, "/reload").await
+pub async fn reload(socket: &Path, query: &ReloadQuery) -> Result<Changes, ClientError> {
+    let path = with_parameters("/reload", [("now", query.now.to_string())]);
+    ask(socket, Method::POST, &path).await
+}
+
+/// Asks what a reload with another configuration would do.
+pub async fn plan(socket: &Path, query: &PlanQuery) -> Result<Changes, ClientError> {
+    let body = serde_json::to_vec(query)?;
+    ask_with(socket, Method::POST, "/plan", body.into()).await
 }
 
 /// Asks why a flow goes where it goes.
@@ -115,7 +123,7 @@ pub async fn flows(socket: &Path, query: &flows::Query) -> Result<Flows, ClientE
 /// Has the daemon carry out a command about a backend.
 pub async fn operate(socket: &Path, command: &Command) -> Result<Decided, ClientError> {
     let body = serde_json::to_vec(command)?;
-    ask_with(socket, Method::POST, "/operate", body).await
+    ask_with(socket, Method::POST, "/operate", body.into()).await
 }
 
 /// Asks how far the drains of a backend are.
@@ -149,15 +157,15 @@ fn with_parameters<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str
 }
 
 async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
-    ask_with(socket, method, path, Vec::new()).await
+    ask_with(socket, method, path, Bytes::new()).await
 }
 
-/// A request with JSON in its body, or without any.
+/// Asks with a body, which is JSON if there is any.
 async fn ask_with<T: DeserializeOwned>(
     socket: &Path,
     method: Method,
     path: &str,
-    body: Vec<u8>,
+    body: Bytes,
 ) -> Result<T, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let path = socket.to_owned();
@@ -173,7 +181,7 @@ async fn ask_with<T: DeserializeOwned>(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let has_body = !body.is_empty();
-    let mut request = Request::new(Full::new(Bytes::from(body)));
+    let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse()?;
     // HTTP/1.1 wants a host, a unix socket has none.

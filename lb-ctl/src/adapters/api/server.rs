@@ -8,10 +8,11 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{DefaultBodyLimit, Query, State},
     http::StatusCode,
     routing::{get, post},
 };
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -25,13 +26,18 @@ use crate::core::{
     status::Status,
 };
 
+/// The longest configuration that a plan is made for. One with 65,536 prefixes and 65,535 backends has 8 MB.
+const PLAN_LIMIT: usize = 32 << 20;
+
 /// What an operator asks of the controller.
 #[derive(Debug)]
 pub enum Request {
     /// The whole status.
     Status(Answer<Status>),
     /// Read the configuration file again.
-    Reload(Answer<Changes>),
+    Reload(ReloadQuery, Answer<Changes>),
+    /// What a reload with another configuration would do.
+    Plan(PlanQuery, Answer<Changes>),
     /// Why a flow goes where it goes.
     Explain(explain::Query, Answer<Explanation>),
     /// The flows that the tables know.
@@ -40,6 +46,23 @@ pub enum Request {
     Operate(Command, Answer<Decided>),
     /// How far the drains of a backend are.
     Drains(DrainQuery, Answer<DrainStatus>),
+}
+
+/// How to reload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadQuery {
+    /// Give up the connections of backends that are no longer configured, instead of letting them end.
+    #[serde(default)]
+    pub now: bool,
+}
+
+/// Which configuration a plan is wanted for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanQuery {
+    /// The name of the file, for messages.
+    pub file_name: String,
+    /// What it says. The file itself may be one that the daemon cannot read.
+    pub text: String,
 }
 
 /// Where an answer is to be sent.
@@ -129,6 +152,7 @@ impl Socket {
         let router = Router::new()
             .route("/status", get(status))
             .route("/reload", post(reload))
+            .route("/plan", post(plan).layer(DefaultBodyLimit::max(PLAN_LIMIT)))
             .route("/explain", get(explain))
             .route("/flows", get(flows))
             .route("/operate", post(operate))
@@ -161,8 +185,12 @@ async fn status(State(controller): Controller) -> Response<Status> {
     ask(&controller, Request::Status).await
 }
 
-async fn reload(State(controller): Controller) -> Response<Changes> {
-    ask(&controller, Request::Reload).await
+async fn reload(State(controller): Controller, Query(query): Query<ReloadQuery>) -> Response<Changes> {
+    ask(&controller, |answer| Request::Reload(query, answer)).await
+}
+
+async fn plan(State(controller): Controller, Json(query): Json<PlanQuery>) -> Response<Changes> {
+    ask(&controller, |answer| Request::Plan(query, answer)).await
 }
 
 async fn explain(

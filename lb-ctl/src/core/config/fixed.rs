@@ -2,16 +2,36 @@
 
 use std::fmt::Display;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{ConfigError, ConfigErrors};
 use super::model::Config;
 
-/// Refuses a configuration that differs from the running one in a key that only a restart can change.
-pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> {
-    let mut errors = Vec::new();
-    let mut compare = |key: &str, running: &dyn Display, found: &dyn Display| {
-        let (running, found) = (running.to_string(), found.to_string());
-        if running != found {
-            errors.push(refusal(new, key, &running, &found));
+/// A key that only a restart can change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeedsRestart {
+    /// The key.
+    pub key: String,
+    /// Its value in the running daemon.
+    pub running: String,
+    /// Its value in the configuration.
+    pub configured: String,
+    /// What it takes to change it, and what that does.
+    pub effect: String,
+}
+
+/// The keys in which a configuration differs from the running one and that only a restart can change.
+pub fn needs_restart(running: &Config, new: &Config) -> Vec<NeedsRestart> {
+    let mut found = Vec::new();
+    let mut compare = |key: &str, running: &dyn Display, configured: &dyn Display| {
+        let (running, configured) = (running.to_string(), configured.to_string());
+        if running != configured {
+            found.push(NeedsRestart {
+                key: key.to_owned(),
+                running,
+                configured,
+                effect: effect(key).to_owned(),
+            });
         }
     };
     compare("node.name", &running.node.name, &new.node.name);
@@ -50,6 +70,15 @@ pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> 
         &running.api.socket.display(),
         &new.api.socket.display(),
     );
+    found
+}
+
+/// Refuses a configuration that differs from the running one in a key that only a restart can change.
+pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> {
+    let errors: Vec<ConfigError> = needs_restart(running, new)
+        .iter()
+        .map(|change| refusal(new, change))
+        .collect();
     if errors.is_empty() {
         Ok(())
     } else {
@@ -57,18 +86,39 @@ pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> 
     }
 }
 
-fn refusal(new: &Config, key: &str, running: &str, found: &str) -> ConfigError {
-    let advice = match key {
+fn refusal(new: &Config, change: &NeedsRestart) -> ConfigError {
+    let NeedsRestart {
+        key,
+        running,
+        configured,
+        effect,
+    } = change;
+    new.places.origin(key).error(format!(
+        "expected {running}, as it is running, found {configured}; a change needs {effect}"
+    ))
+}
+
+/// What it takes to change a key, and what that does.
+fn effect(key: &str) -> &'static str {
+    match key {
         // Connections would be looked for in other slots.
         "datapath.hash_seed" | "datapath.slots_per_service" => {
-            "a change needs `lb-ctl detach` and a new start, and breaks all connections"
+            "`lb-ctl detach` and a new start, and breaks all connections"
         }
-        "node.name" => "a change needs `lb-ctl detach` and a new start under the new name",
-        _ => "a change needs a restart of lb-ctl, which breaks no connection",
-    };
-    new.places.origin(key).error(format!(
-        "expected {running}, as it is running, found {found}; {advice}"
-    ))
+        "node.name" => "`lb-ctl detach` and a new start under the new name",
+        "datapath.mode" => {
+            "a restart of lb-ctl, which breaks no connection; if the program is attached in another way then, VIPs that lb-ctl has \
+             added are off for a moment"
+        }
+        "datapath.max_services" | "datapath.max_backends" | "datapath.max_flows" => {
+            "a restart of lb-ctl, which breaks no connection; everything moves into tables of the new sizes, and packets of tracked \
+             slots are dropped for a moment"
+        }
+        "datapath.interfaces" => {
+            "a restart of lb-ctl, which breaks no connection; VIPs that lb-ctl has added go to the first interface"
+        }
+        _ => "a restart of lb-ctl, which breaks no connection",
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +150,8 @@ mod tests {
         assert_eq!(
             lines[0],
             "lb.toml:3: datapath.mode: expected auto, as it is running, found generic; a change needs a restart of lb-ctl, \
-             which breaks no connection"
+             which breaks no connection; if the program is attached in another way then, VIPs that lb-ctl has added are off for a \
+             moment"
         );
         assert!(lines[1].starts_with("lb.toml:4: datapath.hash_seed: expected 0x1b873593cc9e2d51,"));
         assert!(lines[2].contains("breaks all connections"));

@@ -8,6 +8,7 @@
 
 mod adoption;
 mod allowing;
+mod foreseen;
 mod steps;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::layout::{ALLOWED_ROOM, AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 pub use adoption::{AdoptionError, Found};
+pub use foreseen::{FlowsTracked, Foreseen};
 pub use steps::{Departing, Moved, Swept, WriteTables};
 
 use super::{

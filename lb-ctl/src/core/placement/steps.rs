@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName, flag};
 
-use super::{Placement, allowing};
+use super::{Placement, allowing, foreseen::becomes_tracked};
 use crate::core::{
     census::Census,
     plan::{Plan, PlannedService, PlannedTarget},
@@ -41,8 +41,21 @@ pub trait WriteTables {
 pub struct Moved {
     /// How many slots give their new connections to another target now. Those of new services are not among them.
     pub moved: u64,
+    /// How many of these were not tracked and are now.
+    pub tracked: u64,
     /// How many slots there were to move.
     pub slots: u64,
+}
+
+impl Moved {
+    /// Counts a slot, and what is stored into it, if anything.
+    pub(super) fn count(&mut self, before: Slot, after: Option<Slot>) {
+        self.slots += 1;
+        if let Some(after) = after {
+            self.moved += 1;
+            self.tracked += u64::from(becomes_tracked(before, after));
+        }
+    }
 }
 
 /// What a pass over the records has led to.
@@ -158,12 +171,13 @@ impl Placement {
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
-            moved.slots += 1;
-            if let Some(slot) = slot_moves::moved(tables.slot(index)?, target, now) {
+            let before = tables.slot(index)?;
+            let after = slot_moves::moved(before, target, now);
+            if let Some(slot) = after {
                 self.moved.insert(service.entry.id);
                 tables.store_slot(index, slot)?;
-                moved.moved += 1;
             }
+            moved.count(before, after);
         }
         Ok(())
     }

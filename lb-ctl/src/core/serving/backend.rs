@@ -27,6 +27,8 @@ pub struct ServingBackend {
     up_since: Option<Duration>,
     last_check: Option<LastCheck>,
     silence: Option<Silence>,
+    /// How many client connections it has, by its last check, if that has asked.
+    connections: Option<u64>,
     /// How busy it is, as far as it tells.
     load: Option<Average>,
     /// How much of its weight it has by its load.
@@ -113,6 +115,7 @@ impl ServingBackend {
             up_since: None,
             last_check: None,
             silence: None,
+            connections: None,
             load: None,
             level: Level::CONFIGURED,
             announced: None,
@@ -163,6 +166,7 @@ impl ServingBackend {
             }
         }
         let figures = observation.result.ok().and_then(|outcome| outcome.load);
+        self.connections = figures.and_then(|figures| figures.connections);
         if let Some(load) = figures.as_ref().and_then(load::of) {
             let average = self.load.map(|average| average.and(load, now, stale));
             self.load = Some(average.unwrap_or(Average::new(load, now)));
@@ -185,6 +189,14 @@ impl ServingBackend {
                 },
             },
         });
+    }
+
+    /// Has it come up, if it is still being checked for the first time, and through its slow start.
+    pub(super) fn suppose_up(&mut self) {
+        if self.standing == Standing::Pending {
+            (self.health, self.standing) = (Health::Up, Standing::Healthy);
+        }
+        self.up_since = None;
     }
 
     /// Takes in whether somebody else says that it is shutting down, and who. Returns whether that is news.
@@ -246,6 +258,11 @@ impl ServingBackend {
         self.load
             .filter(|average| !average.is_stale(now, stale))
             .map(|average| average.load())
+    }
+
+    /// How many client connections it has, as it has told with its last load.
+    pub fn connections(&self) -> Option<u64> {
+        self.connections
     }
 
     /// How much of its weight it has by its load.

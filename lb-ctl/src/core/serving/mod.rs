@@ -355,6 +355,17 @@ impl Serving {
             }
     }
 
+    /// The weights once all backends whose first checks are under way are up, and have come through their slow start.
+    pub fn weights_once_up(&self, now: Duration) -> Vec<u32> {
+        let mut later = self.clone();
+        later.waits_until = None;
+        for backend in &mut later.backends {
+            backend.suppose_up();
+        }
+        let parts = later.decide(now).backends;
+        parts.into_iter().map(|part| part.weight).collect()
+    }
+
     /// Whether its backends are checked.
     pub fn is_checked(&self) -> bool {
         self.is_checked

@@ -375,6 +375,27 @@ fn a_reload_keeps_what_is_known_of_backends_that_stay() {
 }
 
 #[test]
+fn what_weights_there_will_be_once_those_that_are_new_are_up() {
+    let world = World::up("slow_start = \"90s\"", &[0, 0]);
+    let mut new = service("slow_start = \"90s\"", &[0, 0, 0]);
+    new.backends[1].weight = 3;
+    let mut followed = world.serving.follow(&new, world.now);
+    let at_once: Vec<u32> = followed
+        .decide(world.now)
+        .backends
+        .iter()
+        .map(|part| part.weight)
+        .collect();
+    assert_eq!(at_once, [10, 30, 0]);
+    assert_eq!(followed.weights_once_up(world.now), [10, 30, 10]);
+    assert_eq!(
+        followed.backends()[2].health(),
+        Health::Checking,
+        "it was only asked"
+    );
+}
+
+#[test]
 fn backends_that_have_served_unchecked_go_on_when_checks_begin() {
     let mut unchecked = service("", &[0, 0]);
     unchecked.check.kind = CheckKind::None;

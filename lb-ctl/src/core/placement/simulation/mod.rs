@@ -17,8 +17,8 @@ use lb_common::{
 };
 use proptest::prelude::*;
 
-use super::{NoRoom, Placement};
-use crate::core::plan::Shares;
+use super::{Moved, NoRoom, Placement};
+use crate::core::plan::{Plan, Shares};
 use crate::core::{
     census::{Census, Record, run_short},
     config::Config,
@@ -211,14 +211,36 @@ impl World {
     fn configure(&mut self, config: Config) -> Result<(), NoRoom> {
         let plan = self.placement.plan(&config, &Shares::configured(&config))?;
         let now = self.kernel.tables.now;
+        let foreseen = self.foresee(&plan);
         let introduced = self.placement.introduce(&plan, &mut self.kernel);
-        if introduced.is_ok() {
-            // A controller that was killed is not asked what it did.
-            let _ = self.placement.apply(&plan, now, &mut self.kernel);
+        // A controller that was killed is not asked what it did.
+        if introduced.is_ok()
+            && let Ok(moved) = self.placement.apply(&plan, now, &mut self.kernel)
+        {
+            assert_eq!(moved, foreseen, "what happens is what was foretold");
         }
         self.config = config;
         self.drop_connections_without_service();
         Ok(())
+    }
+
+    /// What the plan would do to all slots.
+    fn foresee(&self, plan: &Plan) -> Moved {
+        let mut sum = Moved::default();
+        for service in &plan.services {
+            let foreseen = self
+                .placement
+                .foresee(service, self.kernel.tables.now, &self.kernel);
+            let Moved {
+                moved,
+                tracked,
+                slots,
+            } = foreseen.expect("nothing is written").moved;
+            sum.moved += moved;
+            sum.tracked += tracked;
+            sum.slots += slots;
+        }
+        sum
     }
 
     fn drop_connections_without_service(&mut self) {
