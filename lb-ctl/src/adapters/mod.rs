@@ -7,5 +7,6 @@ pub mod config_file;
 pub mod datapath;
 pub mod decisions_file;
 pub mod discovery;
+pub mod http;
 pub mod netlink;
 pub mod programs;

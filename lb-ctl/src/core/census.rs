@@ -71,6 +71,7 @@ pub struct Census {
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
     established: u64,
+    half_open: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +109,7 @@ impl Census {
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
             established: 0,
+            half_open: 0,
         }
     }
 
@@ -156,9 +158,12 @@ impl Census {
     pub fn count(&mut self, key: &FlowKey, record: Record) {
         let target = record.target();
         self.named.insert(target);
-        if let Record::Established(_) = record {
-            self.established += 1;
-            *self.flows.entry(target).or_default() += 1;
+        match record {
+            Record::Established(_) => {
+                self.established += 1;
+                *self.flows.entry(target).or_default() += 1;
+            }
+            Record::HalfOpen(_) => self.half_open += 1,
         }
         if let Some(Region { service, named }) = self.services.get_mut(&key.service()) {
             if named.is_empty() {
@@ -207,6 +212,11 @@ impl Census {
     /// How many established records there are.
     pub const fn established(&self) -> u64 {
         self.established
+    }
+
+    /// How many half-open records there are.
+    pub const fn half_open(&self) -> u64 {
+        self.half_open
     }
 
     /// The ticks since a time; 0 for packets that have come since the pass began.

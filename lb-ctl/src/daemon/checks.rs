@@ -157,6 +157,23 @@ impl Checks {
         loads.map(|(_, load)| *load).max_by_key(|(began, _)| *began)
     }
 
+    /// Whether anybody gets new connections of the service at this place in the configuration.
+    pub(super) fn serves(&self, index: usize) -> bool {
+        let service = self.services.get(index);
+        service.is_some_and(|service| service.parts.iter().any(|part| part.weight > 0))
+    }
+
+    /// What the services are like, in a sentence.
+    pub(super) fn sentence(&self) -> String {
+        let parts = || self.services.iter().flat_map(|service| &service.parts);
+        let serving = parts().filter(|part| part.weight > 0).count();
+        format!(
+            "services: {}; backends that get new connections: {serving} of {}",
+            self.services.len(),
+            parts().count()
+        )
+    }
+
     /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
     pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
         let now = self.now();
@@ -267,6 +284,12 @@ impl Controller {
         self.checks.confirmed.retain(|key, _| keys.contains(key));
         self.checks.loads.retain(|key, _| keys.contains(key));
         self.checks.scheduler.assign(assignments);
+        self.account
+            .tally
+            .follow(self.config.services.iter().flat_map(|service| {
+                let backends = service.backends.iter();
+                backends.map(|backend| (service.name.as_str(), backend.name.as_str()))
+            }));
         for index in 0..self.config.services.len() {
             self.write_shedding(index)?;
         }
@@ -335,8 +358,13 @@ impl Controller {
                 "the balancer cannot check the backend"
             );
         }
+        let tally = &self.account.tally;
+        tally.check(&service.name, &key.name, result.as_ref().ok());
         for event in events {
             tell_event(service, report, event);
+            if let Event::Changed { to, .. } = event {
+                tally.health_change(&service.name, &key.name, *to);
+            }
         }
         let began = report.began.saturating_duration_since(self.checks.epoch);
         let observation = Observation {
@@ -522,9 +550,11 @@ fn tell(service: &Service, notices: &[Notice]) {
     let service = &service.name;
     for notice in notices {
         match notice {
-            Notice::Tier { from, to } => tracing::warn!(service, from, to, "another tier serves"),
+            Notice::Tier { from, to, cause } => {
+                tracing::warn!(service, from, to, cause, "another tier serves");
+            }
             Notice::GuardActive(guard) => {
-                tracing::error!(service, "the guard against mass removal is active: {guard}");
+                tracing::error!(service, cause = %guard, "the guard against mass removal is active");
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");

@@ -202,25 +202,35 @@ impl Balancer {
     /// Starts the daemon after a shell command, such as `mount`, whose mounts only they see and which end with them. Returns when it
     /// is ready.
     pub fn run_after(&mut self, preparation: &str) -> Result<()> {
-        let mut command = self.host.command("unshare")?;
         // The shell becomes the daemon, so that signals reach it.
-        command
-            .args(["--mount", "sh", "-ec"])
-            .arg(format!("{preparation}; exec \"$@\""))
-            .arg("sh")
-            .arg(programs::find("lb-ctl")?);
-        self.spawn(command, &[])?;
+        let script = format!("{preparation}; exec \"$@\"");
+        self.begin_under(&["unshare", "--mount", "sh", "-ec", &script, "sh"], &[], &[])?;
         self.daemon()?.wait_for_line(" ready ", PATIENCE)?;
         Ok(())
     }
 
     /// Starts the daemon with these options, and returns at once.
     pub fn begin(&mut self, options: &[&str]) -> Result<()> {
-        let command = self.host.command(programs::find("lb-ctl")?)?;
-        self.spawn(command, options)
+        self.begin_under(&[], &[], options)
     }
 
-    fn spawn(&mut self, mut command: Command, options: &[&str]) -> Result<()> {
+    /// The same, by a program that runs the rest of its command line, with these variables in the environment.
+    pub fn begin_under(
+        &mut self,
+        launcher: &[&str],
+        variables: &[(&str, &str)],
+        options: &[&str],
+    ) -> Result<()> {
+        let lb_ctl = programs::find("lb-ctl")?;
+        let mut command = match launcher {
+            [] => self.host.command(lb_ctl)?,
+            [program, arguments @ ..] => {
+                let mut command = self.host.command(program)?;
+                command.args(arguments).arg(lb_ctl);
+                command
+            }
+        };
+        command.envs(variables.iter().copied());
         command.arg("run").arg("--config").arg(&self.file).args(options);
         self.starts += 1;
         let daemon = self

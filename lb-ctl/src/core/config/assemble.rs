@@ -2,7 +2,7 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
+use super::model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
 use super::reader::At;
 use crate::core::prefix::Prefix;
 
@@ -20,6 +20,9 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
         api: Api {
             socket: value_or(document.api.socket, defaults::API_SOCKET.into()),
         },
+        http: Http {
+            listen: document.http.listen.into_iter().map(|at| at.value).collect(),
+        },
         services: document
             .services
             .into_iter()
@@ -31,7 +34,11 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
 /// Where the keys are written that a running daemon cannot change.
 fn places(document: &Document) -> Places {
     let Document {
-        node, datapath, api, ..
+        node,
+        datapath,
+        api,
+        http,
+        ..
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
     Places::of([
@@ -48,6 +55,7 @@ fn places(document: &Document) -> Places {
         ("datapath.max_backends", line(datapath.max_backends.as_ref())),
         ("datapath.max_flows", line(datapath.max_flows.as_ref())),
         ("api.socket", line(api.socket.as_ref())),
+        ("http.listen", line(http.listen.first())),
     ])
 }
 

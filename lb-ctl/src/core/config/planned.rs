@@ -5,7 +5,6 @@
 
 /// Keys, and values written as `key = "value"`, that are not built yet.
 pub(super) const PLANNED: &[&str] = &[
-    "http",
     r#"service.affinity = "client""#,
     "service.affinity_timeout",
     r#"service.balance = "least-connections""#,

@@ -146,7 +146,7 @@ fn unknown_keys() {
         (
             &[1],
             "maxconn = 2000\n[datapath]",
-            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, service",
+            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, http, service",
         ),
         (
             &[1],
@@ -258,11 +258,6 @@ fn missing_keys() {
 #[test]
 fn planned_features() {
     check_refusals(&[
-        (
-            &[1],
-            "[http]\nlisten = \"127.0.0.1:8080\"\n[datapath]",
-            "1: http: `http` is not built yet in this version; remove it",
-        ),
         (
             &[1],
             "[[vrrp]]\nname = \"VI_1\"\n[peer]\nlisten = \"192.0.2.1:7000\"\n[datapath]",
