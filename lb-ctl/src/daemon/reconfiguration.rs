@@ -67,7 +67,7 @@ impl Controller {
         self.account.reload(match &result {
             Ok(_) => ReloadResult::Accepted,
             Err(Refusal::Configuration(_)) => ReloadResult::Refused,
-            Err(Refusal::Failed(_) | Refusal::Usage(_)) => ReloadResult::Failed,
+            Err(Refusal::Failed(_) | Refusal::Usage(_) | Refusal::Declined(_)) => ReloadResult::Failed,
         });
         match &result {
             Ok(changes) => tracing::info!(
@@ -87,7 +87,7 @@ impl Controller {
                     tracing::error!(cause = mistake, "not reloaded, and nothing changed");
                 }
             }
-            Err(Refusal::Failed(reason) | Refusal::Usage(reason)) => {
+            Err(Refusal::Failed(reason) | Refusal::Usage(reason) | Refusal::Declined(reason)) => {
                 tracing::error!(cause = reason, "the reload failed");
             }
         }
@@ -160,7 +160,7 @@ impl Controller {
     async fn prepare(&mut self, config: Config, targets: CheckTargets) -> Result<Prepared, Refusal> {
         // It may free ids, and settle slots.
         self.finish_sweep().await.map_err(failed)?;
-        let next = self.checks.follow(&self.config, &config);
+        let next = self.checks.follow(&self.config, &config, &self.operator);
         let plan = self
             .placement
             .plan(&config, &next.shares())

@@ -5,7 +5,6 @@
 
 /// Keys, and values written as `key = "value"`, that are not built yet.
 pub(super) const PLANNED: &[&str] = &[
-    "node.state_dir",
     r#"service.balance = "least-connections""#,
     "vrrp",
     "peer",
