@@ -2,10 +2,11 @@
 
 use crate::{
     address::Address,
+    affinity,
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
-    layout::{FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target, flag},
+    layout::{Affinity, ClientKey, FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target, flag},
     packet::Packet,
     slot_rule::{self, Effect, Event, Records},
 };
@@ -24,23 +25,59 @@ pub trait Tables: Records {
     fn allows(&self, service: u16, client: Address) -> bool;
     /// Takes note of what is to be remembered of a packet of a tracked slot: to carry it out, or only to show it.
     fn remember(&self, memory: &Memory);
+    /// Takes note of where a client of an affine service is at home, likewise.
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity);
 
-    /// The target of a packet in a tracked slot, by the [slot rule](slot_rule::choose), whose effect is remembered.
+    /// The target of a packet in a tracked slot, by the [slot rule](slot_rule::choose) and [affinity], whose effects are
+    /// remembered. `affinity_timeout` is that of the [service](Service).
     ///
     /// A method so that an implementation can keep it out of the way of untracked slots.
     #[inline(always)]
-    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32) -> u16
+    fn tracked_target(
+        &self,
+        event: Event,
+        slot: Slot,
+        flow: &FlowKey,
+        index: u32,
+        affinity_timeout: u32,
+    ) -> u16
     where
         Self: Sized,
     {
-        slot_rule::apply(event, slot, flow, self, |effect| {
-            self.remember(&Memory {
-                flow: *flow,
-                slot: index,
-                effect,
-            });
-        })
+        tracked_target(event, slot, flow, index, affinity_timeout, self)
     }
+}
+
+/// What [`Tables::tracked_target`] does.
+#[inline(always)]
+pub fn tracked_target(
+    event: Event,
+    slot: Slot,
+    flow: &FlowKey,
+    index: u32,
+    affinity_timeout: u32,
+    tables: &impl Tables,
+) -> u16 {
+    let slot = if affinity_timeout != 0 && event.opens {
+        let client = ClientKey::new(flow.client(), flow.service());
+        affinity::seen_by(&client, slot, affinity_timeout, tables)
+    } else {
+        slot
+    };
+    let target = slot_rule::apply(event, slot, flow, tables, |effect| {
+        tables.remember(&Memory {
+            flow: *flow,
+            slot: index,
+            effect,
+        });
+    });
+    if affinity_timeout != 0 && !event.opens {
+        let client = ClientKey::new(flow.client(), flow.service());
+        affinity::note(&client, target, affinity_timeout, tables, |affinity| {
+            tables.note_client(&client, affinity);
+        });
+    }
+    target
 }
 
 /// What happens to a packet.
@@ -143,7 +180,7 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
     let Some(slot) = tables.slot(index) else {
         return Verdict::Drop(Counter::DropTableInconsistent);
     };
-    let id = if consults_records(service, slot) {
+    let id = if slot.tracked {
         // What is dropped is sent again. What went to the wrong target would be reset by it.
         if awaits_records(tables) {
             return Verdict::Drop(Counter::DropRecordsAwaited);
@@ -154,7 +191,7 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
             closes: segment.flags.closes(),
             sequence: segment.sequence,
         };
-        tables.tracked_target(event, slot, &key, index)
+        tables.tracked_target(event, slot, &key, index, service.affinity_timeout)
     } else {
         slot.current
     };
@@ -180,12 +217,6 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
         flow,
         new_flow: segment.flags.opens(),
     }
-}
-
-/// Whether packets of a slot look records up.
-#[inline(always)]
-pub(crate) const fn consults_records(_service: &Service, slot: Slot) -> bool {
-    slot.tracked
 }
 
 /// Whether records are missing that an earlier run's tables still have.

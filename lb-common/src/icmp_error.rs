@@ -8,7 +8,7 @@
 
 use crate::{
     counter::Counter,
-    decision::{consults_records, is_for_us},
+    decision::is_for_us,
     hash,
     headers::icmp::{self, Quoted},
     layout::{FlowKey, NO_TARGET, ServiceKey, Target, flag},
@@ -59,7 +59,7 @@ fn target<'a>(quoted: &Quoted, engine: &'a impl Engine) -> Option<(&'a Target, u
     }
     let flow = hash::flow(service.hash_seed, client, client_port & service.port_mask);
     let slot = engine.slot(service.first_slot + hash::slot(flow, service.slots))?;
-    let id = if consults_records(service, slot) {
+    let id = if slot.tracked {
         slot_rule::home(slot, &FlowKey::new(client, client_port, service.id), engine)
     } else {
         slot.current

@@ -11,6 +11,7 @@
 extern crate std;
 
 pub mod address;
+pub mod affinity;
 pub mod clock;
 pub mod counter;
 pub mod decapsulate;

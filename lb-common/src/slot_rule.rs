@@ -21,7 +21,7 @@
 
 use crate::{
     clock,
-    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
 };
 
 /// After how many ticks without a packet an established record gives way to a new connection: a minute.
@@ -53,12 +53,16 @@ pub trait Records {
     fn half_open(&self, key: &FlowKey) -> Option<&HalfOpen>;
     /// What was noted of a flow without a record.
     fn settled_flow(&self, key: &FlowKey) -> Option<&SettledFlow>;
+    /// What is noted of a client of an affine service.
+    fn affinity(&self, key: &ClientKey) -> Option<&Affinity>;
     /// The time, in [ticks](clock::ticks).
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
     fn is_short(&self) -> bool;
-    /// Whether a new flow can and may go to a target.
+    /// Whether a target can and may be sent what has begun there: a SYN again, or one that has to go to `settled`.
     fn is_alive(&self, target: u16) -> bool;
+    /// Whether it may also become the home of clients: it is alive, and not being drained.
+    fn takes_new_flows(&self, target: u16) -> bool;
 }
 
 /// What is to be remembered of a packet.
@@ -354,6 +358,7 @@ mod tests {
         current: 2,
         tracked: true,
         settled_seen: 0,
+        grace: 0,
     };
     const NOW: u32 = 500;
 

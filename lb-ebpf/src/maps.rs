@@ -13,10 +13,10 @@ use lb_common::{
     address::Address,
     clock,
     counter::Counter,
-    decision::{Memory, Tables},
+    decision::{self, Memory, Tables},
     layout::{
-        ALLOWED_ROOM, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return, ReturnKey, Service,
-        ServiceKey, SettledFlow, Slot, Target, Traffic,
+        ALLOWED_ROOM, Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return,
+        ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records, Use},
@@ -46,6 +46,10 @@ static HALF_OPEN: LruHashMap<FlowKey, HalfOpen> = LruHashMap::with_max_entries(6
 /// Notes of flows without a record, for operators. Where there are too many, those seen longest ago are forgotten.
 #[map]
 static SETTLED_FLOWS: LruHashMap<FlowKey, SettledFlow> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Where clients of affine services are at home whose slot is tracked. Where there are too many, those seen longest ago are forgotten.
+#[map]
+static AFFINITY: LruHashMap<ClientKey, Affinity> = LruHashMap::with_max_entries(32_768, 0);
 
 /// The way back of translated connections that are established. Allocated as they come: most hosts have none.
 #[map]
@@ -130,8 +134,21 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32) -> u16 {
-        tracked_target(flow, slot.to_bits(), pack(event), index)
+    fn tracked_target(
+        &self,
+        event: Event,
+        slot: Slot,
+        flow: &FlowKey,
+        index: u32,
+        affinity_timeout: u32,
+    ) -> u16 {
+        tracked_target(flow, slot.to_bits(), pack(event), index, affinity_timeout)
+    }
+
+    #[inline(always)]
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity) {
+        // Where it fails the client may be sent elsewhere once its slot has moved.
+        let _ = AFFINITY.insert(client, affinity, u64::from(BPF_ANY));
     }
 
     #[inline(always)]
@@ -179,6 +196,12 @@ impl Records for Maps {
     }
 
     #[inline(always)]
+    fn affinity(&self, key: &ClientKey) -> Option<&Affinity> {
+        // SAFETY: as above.
+        unsafe { AFFINITY.get(key) }
+    }
+
+    #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the word holds two halves")]
     fn now(&self) -> u32 {
         CLOCK.get_ptr_mut(0).map_or_else(read_clock, |word| {
@@ -203,6 +226,11 @@ impl Records for Maps {
 
     #[inline(always)]
     fn is_alive(&self, target: u16) -> bool {
+        TARGETS.get(u32::from(target)).is_some_and(Target::is_alive)
+    }
+
+    #[inline(always)]
+    fn takes_new_flows(&self, target: u16) -> bool {
         TARGETS
             .get(u32::from(target))
             .is_some_and(Target::takes_new_flows)
@@ -258,14 +286,15 @@ fn read_clock() -> u32 {
 /// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets
 /// of untracked slots, which are nearly all. The arguments are words because that is what BPF functions take.
 #[inline(never)]
-fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32) -> u16 {
-    slot_rule::apply(unpack(event), Slot::from_bits(slot), flow, &Maps, |effect| {
-        Maps.remember(&Memory {
-            flow: *flow,
-            slot: index,
-            effect,
-        });
-    })
+fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32, affinity_timeout: u32) -> u16 {
+    decision::tracked_target(
+        unpack(event),
+        Slot::from_bits(slot),
+        flow,
+        index,
+        affinity_timeout,
+        &Maps,
+    )
 }
 
 /// An event in one word: the sequence number, then a bit each.

@@ -151,6 +151,7 @@ fn tracked(settled: u16, current: u16) -> Slot {
         current,
         tracked: true,
         settled_seen: 0,
+        grace: 0,
     }
 }
 

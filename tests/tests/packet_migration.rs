@@ -8,13 +8,13 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lb_common::counter::Counter;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{FlowKey, Slot};
+use lb_common::layout::{ClientKey, FlowKey, ServiceKey, Slot};
 use lb_common::testing::cases::CLIENT;
-use lb_common::testing::tables::{ONE, TARGETS};
+use lb_common::testing::tables::{AFFINE, ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Loaded, Pins, Sizes};
 
@@ -30,6 +30,7 @@ const MOVED: Slot = Slot {
     current: 2,
     tracked: true,
     settled_seen: 0,
+    grace: 0,
 };
 
 /// A node without interfaces, whose pins go with it.
@@ -94,7 +95,20 @@ impl Node {
 
     /// The target that gets a segment, or nobody.
     fn send(&self, datapath: &mut Datapath, port: u16, flags: u8, sequence: u32) -> Option<u16> {
-        let frame = Frame::new(SocketAddr::new(CLIENT.ip(), port), ONE)
+        let client = SocketAddr::new(CLIENT.ip(), port);
+        self.send_to(ONE, datapath, client, flags, sequence)
+    }
+
+    /// Likewise, of any client to any service.
+    fn send_to(
+        &self,
+        service: SocketAddr,
+        datapath: &mut Datapath,
+        client: SocketAddr,
+        flags: u8,
+        sequence: u32,
+    ) -> Option<u16> {
+        let frame = Frame::new(client, service)
             .flags(flags)
             .sequence(sequence)
             .bytes();
@@ -185,6 +199,44 @@ fn what_is_opened_while_tables_are_exchanged_goes_where_it_began() {
         Some(1),
         "from before the move"
     );
+}
+
+#[test]
+fn clients_are_at_home_where_they_were_noted_before_and_while_tables_are_exchanged() {
+    let (node, mut old) = Node::with_earlier_run("homes");
+    let client = |number: u8, port| SocketAddr::new(IpAddr::from([198, 51, 100, number]), port);
+    let mut port = 40_000;
+    let mut connect = |datapath: &mut Datapath, number| {
+        port += 1;
+        let mut send =
+            |flags, sequence| node.send_to(AFFINE, datapath, client(number, port), flags, sequence);
+        let target = send(Flags::SYN, 100);
+        assert_eq!(send(Flags::ACK, 101), target);
+        target
+    };
+    assert_eq!(connect(&mut old, 7), Some(2));
+    let (mut new, copied) = node.migrate();
+    node.pins.pin_maps(&mut new).unwrap();
+    assert_eq!(connect(&mut old, 8), Some(2), "after the first copy");
+    assert_eq!(connect(&mut new, 9), None, "records are awaited");
+
+    // Strangers would go to target 3.
+    for index in (0..).take(node.host.slots.len()) {
+        let slot = Slot { current: 3, ..MOVED };
+        old.write_slot(index, slot).unwrap();
+    }
+    new.catch_up_with(&copied).unwrap();
+    new.set_awaits_records(false).unwrap();
+    for (number, expected) in [(7, 2), (8, 2), (9, 3)] {
+        assert_eq!(connect(&mut new, number), Some(expected), "client {number}");
+    }
+    let key = ServiceKey::tcp(AFFINE.ip().into(), AFFINE.port());
+    let service = node.host.services[&key].id;
+    for number in [7, 8] {
+        let key = ClientKey::new(client(number, 0).ip().into(), service);
+        let noted = |datapath: &Datapath| datapath.affinity(key).unwrap().map(|it| it.target);
+        assert_eq!((noted(&new), noted(&copied)), (Some(2), Some(2)));
+    }
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl Kernel {
             current: 2,
             tracked: true,
             settled_seen: 0,
+            grace: 0,
         });
         kernel
     }

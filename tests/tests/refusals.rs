@@ -112,10 +112,10 @@ fn an_unknown_key() {
 fn a_key_whose_feature_is_not_built_yet() {
     refused_after(
         "port = 21050",
-        "port = 21050\naffinity = \"client\"",
+        "port = 21050\nbalance = \"least-connections\"",
         Seen::InTheFile,
         "14",
-        &["affinity", "not built"],
+        &["balance", "not built"],
     );
 }
 

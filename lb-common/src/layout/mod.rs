@@ -4,6 +4,7 @@
 //! bytes. Integers are in the byte order of the host unless a field says otherwise; the two sides are always on one
 //! host. A change here must raise [`VERSION`], which is part of the path under which maps are pinned.
 
+mod affinity;
 mod allowed;
 mod names;
 mod service;
@@ -12,6 +13,7 @@ mod translation;
 
 use crate::{address::Address, headers::tcp};
 
+pub use affinity::{Affinity, ClientKey};
 pub use allowed::{ALLOWED_ROOM, AllowedKey, MAX_ALLOWED_PREFIXES};
 pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
@@ -19,7 +21,7 @@ pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
 
 /// Version of the layouts in this module.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The id that no target has. An empty slot names it.
 pub const NO_TARGET: u16 = 0;
@@ -90,9 +92,16 @@ pub struct Slot {
     pub tracked: bool,
     /// When the settled path was last used, in [ticks](crate::clock::ticks), modulo 2^16.
     pub settled_seen: u16,
+    /// Not 0 during the grace period of a slot of an affine service: for [as long as a client keeps its backend](Service) after the
+    /// slot has become tracked, clients of whom nothing is known are [at home](crate::affinity) on `settled`. The controller begins
+    /// and ends it, and says here when it began, in its own units; 15 bits.
+    pub grace: u16,
 }
 
 impl Slot {
+    /// The bits that `grace` can have.
+    pub const GRACE: u16 = 0x7fff;
+
     /// A slot whose flows, old and new, are all on `target`.
     pub const fn untracked(target: u16) -> Self {
         Self {
@@ -100,19 +109,22 @@ impl Slot {
             current: target,
             tracked: false,
             settled_seen: 0,
+            grace: 0,
         }
     }
 
-    /// The form in which the map holds it: `settled` in the lowest 16 bits, then `current`, the flags, `settled_seen`.
+    /// The form in which the map holds it: `settled` in the lowest 16 bits, then `current`, the
+    /// tracked bit, 15 bits of `grace`, `settled_seen`.
     #[inline(always)]
     pub const fn to_bits(self) -> u64 {
         self.settled as u64
             | (self.current as u64) << 16
             | (self.tracked as u64) << 32
+            | ((self.grace & Self::GRACE) as u64) << 33
             | (self.settled_seen as u64) << 48
     }
 
-    /// The inverse of [`Slot::to_bits`]. Flags that are not known are ignored.
+    /// The inverse of [`Slot::to_bits`].
     #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
@@ -124,6 +136,7 @@ impl Slot {
             current: (bits >> 16) as u16,
             tracked: bits >> 32 & 1 != 0,
             settled_seen: (bits >> 48) as u16,
+            grace: (bits >> 33) as u16 & Self::GRACE,
         }
     }
 }
@@ -170,8 +183,10 @@ impl FlowKey {
 }
 
 /// What is known of a connection in a tracked slot: an *established* record.
+///
+/// Aligned to 8 bytes for the same reason as [`ServiceKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FlowRecord {
     /// The target on which the connection lives.
     pub target: u16,
@@ -202,8 +217,10 @@ pub struct HalfOpen {
 /// What was noted of a connection in a tracked slot that has no record, because it is older than the slot's move.
 ///
 /// For operators to see and count. Never consulted for forwarding, and lost when there are more than the table holds.
+///
+/// Aligned to 8 bytes for the same reason as [`ServiceKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct SettledFlow {
     /// The target to which the settled path led.
     pub target: u16,
@@ -250,6 +267,9 @@ pub mod map {
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// Hash that evicts the least recently used, [`FlowKey`](super::FlowKey) to [`SettledFlow`](super::SettledFlow).
     pub const SETTLED_FLOWS: &str = "SETTLED_FLOWS";
+    /// Hash that evicts the least recently used, [`ClientKey`](super::ClientKey) to [`Affinity`](super::Affinity): where clients of
+    /// affine services are at home, as far as their slots are tracked.
+    pub const AFFINITY: &str = "AFFINITY";
     /// Hash, [`ReturnKey`](super::ReturnKey) to [`Return`](super::Return): the way back of translated connections that have
     /// an established record. Never evicts.
     pub const RETURNS: &str = "RETURNS";
@@ -291,6 +311,8 @@ mod tests {
         assert_eq!(size_of::<FlowRecord>(), 16);
         assert_eq!(size_of::<HalfOpen>(), 12);
         assert_eq!(size_of::<SettledFlow>(), 8);
+        assert_eq!(size_of::<ClientKey>(), 24);
+        assert_eq!(size_of::<Affinity>(), 8);
         assert_eq!(size_of::<ReturnKey>(), 40);
         assert_eq!(size_of::<Return>(), 40);
         assert_eq!(size_of::<Node>(), 72);
@@ -311,8 +333,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slots_survive_packing(settled: u16, current: u16, tracked: bool, settled_seen: u16) {
-            let slot = Slot { settled, current, tracked, settled_seen };
+        fn slots_survive_packing(settled: u16, current: u16, tracked: bool, settled_seen: u16, grace in 0..=Slot::GRACE) {
+            let slot = Slot { settled, current, tracked, settled_seen, grace };
             prop_assert_eq!(Slot::from_bits(slot.to_bits()), slot);
         }
     }

@@ -49,7 +49,7 @@ pub struct Target {
     /// Destination and source MAC address, 12 bytes as on the wire; in words, because the kernel program copies
     /// words and not bytes.
     addresses: [u32; 3],
-    /// [`Target::RESOLVED`], [`Target::SHEDS`].
+    /// [`Target::RESOLVED`], [`Target::SHEDS`], [`Target::DRAINS`].
     state: u32,
     /// The backend's own address.
     backend: Address,
@@ -69,8 +69,10 @@ pub struct Target {
 impl Target {
     /// In `state`: the next hop's MAC address is known.
     const RESOLVED: u32 = 1;
-    /// In `state`: no new flow may go to it, whatever affinity says.
+    /// In `state`: its health lets no new flow to it, nor a SYN again.
     const SHEDS: u32 = 2;
+    /// In `state`: it is leaving, or has the weight 0. It is no client's home, but a handshake that has begun there ends there.
+    const DRAINS: u32 = 4;
 
     /// The target for nobody: what unused ids have.
     pub const NONE: Self = Self {
@@ -114,13 +116,29 @@ impl Target {
         target
     }
 
-    /// The same target, with or without a stop for new flows.
+    /// The same target, with or without a stop for new flows because of its health.
     #[must_use]
     pub const fn shedding(self, sheds: bool) -> Self {
-        let state = if sheds {
-            self.state | Self::SHEDS
+        self.with(Self::SHEDS, sheds)
+    }
+
+    /// The same target, being drained or not.
+    #[must_use]
+    pub const fn draining(self, drains: bool) -> Self {
+        self.with(Self::DRAINS, drains)
+    }
+
+    /// The same target, admitting new flows as another entry does.
+    #[must_use]
+    pub const fn admitting_as(self, other: &Self) -> Self {
+        self.shedding(other.sheds()).draining(other.drains())
+    }
+
+    const fn with(self, bit: u32, is_set: bool) -> Self {
+        let state = if is_set {
+            self.state | bit
         } else {
-            self.state & !Self::SHEDS
+            self.state & !bit
         };
         Self { state, ..self }
     }
@@ -131,16 +149,28 @@ impl Target {
         self.state & Self::RESOLVED != 0
     }
 
-    /// Whether no new flow may go to it, whatever affinity says.
+    /// Whether its health lets no new flow to it.
     #[inline(always)]
     pub const fn sheds(&self) -> bool {
         self.state & Self::SHEDS != 0
     }
 
-    /// Whether a new flow can and may go to it.
+    /// Whether it is being drained.
+    #[inline(always)]
+    pub const fn drains(&self) -> bool {
+        self.state & Self::DRAINS != 0
+    }
+
+    /// Whether packets can be sent to it, and it does not shed them.
+    #[inline(always)]
+    pub const fn is_alive(&self) -> bool {
+        self.state & (Self::RESOLVED | Self::SHEDS) == Self::RESOLVED
+    }
+
+    /// Whether new flows may go to it, whatever its slots say: it is alive, and not being drained.
     #[inline(always)]
     pub const fn takes_new_flows(&self) -> bool {
-        self.state & (Self::RESOLVED | Self::SHEDS) == Self::RESOLVED
+        self.state & (Self::RESOLVED | Self::SHEDS | Self::DRAINS) == Self::RESOLVED
     }
 
     /// How packets reach it: one of [`forward`].
@@ -244,7 +274,12 @@ mod tests {
         assert!(target.is_resolved() && !target.sheds());
         assert!(target.shedding(true).sheds() && target.shedding(true).is_resolved());
         assert!(target.takes_new_flows() && !target.shedding(true).takes_new_flows());
-        assert!(!Target::NONE.takes_new_flows());
+        assert!(!Target::NONE.takes_new_flows() && !Target::NONE.is_alive());
+        assert!(target.is_alive() && !target.shedding(true).is_alive());
+        let draining = target.draining(true);
+        assert!(draining.drains() && draining.is_alive() && !draining.takes_new_flows());
+        assert_eq!(draining.draining(false), target);
+        assert_eq!(target.shedding(true).admitting_as(&draining), draining);
         assert_eq!(target.shedding(true).shedding(false), target);
     }
 

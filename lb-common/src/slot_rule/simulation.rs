@@ -1,6 +1,6 @@
 //! The rule against clients, servers and a controller that do what they like, in any order.
 //!
-//! Clients open, use, end and reuse connections; SYNs are retransmitted, delayed and spoofed; packets are lost before
+//! Clients open, use, end and reuse connections, new ones perhaps on a target of their own; SYNs are retransmitted, delayed and spoofed; packets are lost before
 //! and behind the balancer; the controller moves slots, settles them when it may, and restarts. Whatever happens,
 //! a packet of a live connection reaches the target on which it lives.
 
@@ -48,6 +48,8 @@ enum Step {
     Wait(u16),
     /// Records begin or cease to run short.
     Short(bool),
+    /// New connections from a port get this target, or the slot's: affinity. It is no concern of the rule why.
+    Home { port: u16, target: Option<u16> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,6 +82,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u16>(), any::<u32>()).prop_map(|(port, sequence)| Step::ForgeEnd { port, sequence }),
         2 => (0u16..200).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Short),
+        1 => (any::<u16>(), any::<Option<u16>>()).prop_map(|(port, target)| Step::Home { port, target }),
     ]
 }
 
@@ -97,6 +100,8 @@ struct Connection {
 struct World {
     tables: HostTables,
     connections: BTreeMap<u16, Connection>,
+    /// What ports get new connections elsewhere, and where.
+    homes: BTreeMap<u16, u16>,
 }
 
 impl World {
@@ -107,6 +112,7 @@ impl World {
         Self {
             tables,
             connections: BTreeMap::new(),
+            homes: BTreeMap::new(),
         }
     }
 
@@ -124,6 +130,10 @@ impl World {
         if !slot.tracked {
             return slot.current;
         }
+        let slot = match self.homes.get(&port) {
+            Some(&current) if event.opens => Slot { current, ..slot },
+            _ => slot,
+        };
         let flow = key(port);
         let choice = choose(event, slot, &flow, &self.tables);
         self.tables.perform(&Memory {
@@ -148,6 +158,11 @@ impl World {
             Step::ForgeEnd { port, sequence } => self.forge_end(port % PORTS, sequence),
             Step::Wait(ticks) => self.wait(u32::from(ticks)),
             Step::Short(short) => self.tables.short = short,
+            Step::Home { port, target } => {
+                let target = target.map(|target| target % TARGETS + 1);
+                self.homes.remove(&(port % PORTS));
+                self.homes.extend(target.map(|target| (port % PORTS, target)));
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{vec, vec::Vec};
 
 use super::{
+    affinity,
     frame::Frame,
     icmp,
     tables::{
@@ -275,6 +276,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(restrictions());
     cases.extend(icmp::cases());
     cases.extend(jumbo_cases());
+    cases.extend(affinity::cases());
 
     // Each client port picks its own slot. The targets follow from the hash's definition, computed elsewhere.
     for (client, service, targets) in [(CLIENT, THREE, THREE_TARGETS), (CLIENT6, THREE6, THREE6_TARGETS)] {

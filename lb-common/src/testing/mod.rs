@@ -8,6 +8,7 @@
     reason = "test support: a fixture that contradicts itself must fail at once"
 )]
 
+mod affinity;
 pub mod cases;
 pub mod endpoint;
 pub mod frame;

@@ -14,8 +14,8 @@ use crate::{
     decision::{Memory, Tables},
     headers::tcp::Flags,
     layout::{
-        AllowedKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node, Return, ReturnKey,
-        Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node,
+        Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
     },
     process::{Action, Engine, process},
     slot_rule::{self, Effect, Records, Use},
@@ -53,6 +53,12 @@ pub const RESTRICTED6: SocketAddr = SocketAddr::new(VIP6, 21056);
 pub const ALLOWED: (IpAddr, u32) = (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 0)), 25);
 /// From where [`RESTRICTED6`] may be used.
 pub const ALLOWED6: (IpAddr, u32) = (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x7, 0, 0, 0, 0, 0)), 65);
+/// Like [`THREE`], with affinity: all connections of a client have one slot.
+pub const AFFINE: SocketAddr = SocketAddr::new(VIP, 21057);
+/// Like [`AFFINE`], over IPv6.
+pub const AFFINE6: SocketAddr = SocketAddr::new(VIP6, 21057);
+/// For how many ticks a client of [`AFFINE`] keeps its target.
+pub const AFFINITY_TIMEOUT: u32 = 839;
 /// A service whose only target has no MAC address yet.
 pub const UNRESOLVED: SocketAddr = SocketAddr::new(VIP, 21053);
 /// A service whose slots name a target that does not exist.
@@ -137,6 +143,8 @@ pub struct HostTables {
     pub half_open_returns: BTreeMap<ReturnKey, Return>,
     /// The notes of flows without a record.
     pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
+    /// Where clients of affine services are at home.
+    pub affinity: BTreeMap<ClientKey, Affinity>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
@@ -155,6 +163,7 @@ pub struct HostTables {
 #[derive(Clone, Debug)]
 enum Note {
     Memory(Memory),
+    Client(ClientKey, Affinity),
     OpenWayBack(ReturnKey, Return),
     EstablishWayBack(ReturnKey, Return),
     RemoveHalfOpenWayBack(ReturnKey),
@@ -194,6 +203,13 @@ impl HostTables {
             let key = AllowedKey::prefix(id, address.into(), before + length);
             tables.allowed.insert(key);
         }
+        for (id, affine) in [(3, AFFINE), (4, AFFINE6)] {
+            let service = tables.add_service(affine, |slot| slot % 3 + 1);
+            service.flags = flag::AFFINE;
+            service.id = id;
+            service.port_mask = 0;
+            service.affinity_timeout = AFFINITY_TIMEOUT;
+        }
         tables.add_service(UNRESOLVED, |_| UNRESOLVED_TARGET);
         tables.add_service(DANGLING, |_| TARGETS);
         for service in [V4_IN_V4, V6_IN_V4] {
@@ -203,7 +219,7 @@ impl HostTables {
             tables.add_service(service, |_| TUNNEL_V6_TARGET);
         }
         tables.add_service(JUMBO_TUNNEL, |_| JUMBO_TUNNEL_TARGET);
-        for (id, (service, target)) in (3..).zip([(NAT, NAT_TARGET), (NAT6, NAT6_TARGET)]) {
+        for (id, (service, target)) in (5..).zip([(NAT, NAT_TARGET), (NAT6, NAT6_TARGET)]) {
             let service = tables.add_service(service, |_| target);
             service.flags = flag::TRANSLATES;
             service.id = id;
@@ -235,6 +251,9 @@ impl HostTables {
         for note in self.notes.take() {
             match note {
                 Note::Memory(memory) => self.perform(&memory),
+                Note::Client(client, affinity) => {
+                    self.affinity.insert(client, affinity);
+                }
                 Note::OpenWayBack(key, way_back) => {
                     self.half_open_returns.insert(key, way_back);
                 }
@@ -419,6 +438,10 @@ impl Tables for HostTables {
     fn remember(&self, memory: &Memory) {
         self.note(Note::Memory(*memory));
     }
+
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity) {
+        self.note(Note::Client(*client, *affinity));
+    }
 }
 
 impl HostTables {
@@ -508,6 +531,10 @@ impl Records for HostTables {
         self.settled_flows.get(key)
     }
 
+    fn affinity(&self, key: &ClientKey) -> Option<&Affinity> {
+        self.affinity.get(key)
+    }
+
     fn now(&self) -> u32 {
         self.now
     }
@@ -517,6 +544,10 @@ impl Records for HostTables {
     }
 
     fn is_alive(&self, target: u16) -> bool {
+        self.target(target).is_some_and(Target::is_alive)
+    }
+
+    fn takes_new_flows(&self, target: u16) -> bool {
         self.target(target).is_some_and(Target::takes_new_flows)
     }
 }

@@ -416,7 +416,7 @@ impl World {
 
 /// The key of a client's flow. The services have the ids of [`HostTables::fixture`].
 fn key(client: SocketAddr, service: SocketAddr) -> FlowKey {
-    let service = if service.is_ipv4() { 3 } else { 4 };
+    let service = if service.is_ipv4() { 5 } else { 6 };
     FlowKey::new(Address::from(client.ip()), client.port(), service)
 }
 

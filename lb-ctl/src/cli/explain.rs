@@ -8,7 +8,7 @@ use std::{
 use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
-    core::explain::{Explanation, Fate, Query, RecordStatus},
+    core::explain::{AffinityStatus, Explanation, Fate, Query, RecordStatus},
 };
 
 /// A client's address and port, as they are typed.
@@ -52,6 +52,7 @@ fn render(explanation: &Explanation) -> String {
         tracked,
         settled,
         current,
+        affinity,
         records,
         packet,
         new_connection,
@@ -71,6 +72,9 @@ fn render(explanation: &Explanation) -> String {
          slot            {slot} of {slots}, {targets}\n",
         SocketAddr::new(*vip, *port)
     );
+    if let Some(affinity) = affinity {
+        text.push_str(&render_affinity(affinity, *tracked));
+    }
     for record in records {
         text.push_str(&render_record(record));
     }
@@ -81,6 +85,22 @@ fn render(explanation: &Explanation) -> String {
         text.push_str(&render_fate("new connection", new_connection));
     }
     text
+}
+
+fn render_affinity(affinity: &AffinityStatus, tracked: bool) -> String {
+    let AffinityStatus {
+        timeout_seconds,
+        backend,
+        idle_seconds,
+        grace_period,
+    } = affinity;
+    let noted = match (backend, idle_seconds) {
+        (Some(backend), Some(idle)) => format!("last seen on {backend}, {idle} s ago"),
+        _ if tracked => "nothing is noted of this client".to_owned(),
+        _ => "by the slot: nothing is noted while it is untracked".to_owned(),
+    };
+    let grace = if *grace_period { ", grace period" } else { "" };
+    format!("affinity        {noted} (for {timeout_seconds} s{grace})\n")
 }
 
 fn render_record(record: &RecordStatus) -> String {

@@ -1,13 +1,15 @@
-//! One pass over the records of both tables: which are over, and what the others name.
+//! One pass over the records of both tables, and over the notes of clients: which are over, and what the others name.
 //!
 //! Half-open records must be passed before established ones. A record that becomes established meanwhile is then met twice
-//! rather than never.
+//! rather than never. Notes of clients come before both: a SYN that follows a note which ends meanwhile leaves a half-open record,
+//! which is still to be met; a later one follows it no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
-    clock, hash,
-    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
+    address::Address,
+    affinity, clock, hash,
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
 
 use super::slot_moves::Named;
@@ -65,12 +67,14 @@ pub struct Census {
     idle_timeout: u32,
     closing_timeout: u32,
     reset: BTreeSet<u16>,
+    released: BTreeSet<u16>,
     /// By target whose process has been replaced: when the old one was last known to run.
     replaced: BTreeMap<u16, u32>,
     services: BTreeMap<u16, Region>,
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
     established: u64,
+    half_open: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -103,20 +107,58 @@ impl Census {
                 CLOSING_TIMEOUT
             },
             reset,
+            released: BTreeSet::new(),
             replaced: BTreeMap::new(),
             services: services.into_iter().map(region).collect(),
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
             established: 0,
+            half_open: 0,
         }
     }
 
-    /// With targets behind which another process serves now. Each comes with a time, in ticks, at which the old one still ran:
-    /// connections that have been silent since before are void, because their next packet is answered with a reset.
+    /// The same pass, in which also the clients of these targets lose their affinity: targets that take no new connections.
     #[must_use]
-    pub fn replacing(mut self, replaced: BTreeMap<u16, u32>) -> Self {
-        self.replaced = replaced;
-        self
+    pub fn releasing(self, targets: impl IntoIterator<Item = u16>) -> Self {
+        let released = targets.into_iter().collect();
+        Self { released, ..self }
+    }
+
+    /// With targets behind which another process serves now. Each comes with a time, in ticks, at which the old one still ran:
+    /// connections that have been silent since before are void, because their next packet is answered with a reset, and so is the
+    /// affinity of clients that have been: their sessions are gone.
+    #[must_use]
+    pub fn replacing(self, replaced: BTreeMap<u16, u32>) -> Self {
+        Self { replaced, ..self }
+    }
+
+    /// Whether what is noted of a client is over and can be deleted.
+    pub fn is_client_over(
+        &self,
+        key: &ClientKey,
+        noted: &Affinity,
+        slot: impl Fn(u32) -> Option<Slot>,
+    ) -> bool {
+        let Some(Region { service, .. }) = self.services.get(&key.service()) else {
+            return true;
+        };
+        let timeout = service.affinity_timeout;
+        !affinity::is_fresh(noted, self.now, timeout)
+            || self.released.contains(&noted.target)
+            || self.reset.contains(&noted.target)
+            || self.is_of_earlier_process(noted.target, noted.last_seen)
+            || {
+                // A slot that is not tracked says where all its clients are at home.
+                let index = service.first_slot + slot_of(key.client(), 0, service);
+                slot(index).is_some_and(|slot| !slot.tracked)
+            }
+    }
+
+    /// Takes in what is noted of a client and stays.
+    pub fn count_client(&mut self, key: &ClientKey, noted: &Affinity) {
+        self.name(key.service(), noted.target, |service| {
+            slot_of(key.client(), 0, service)
+        });
     }
 
     /// Whether a record is over and can be deleted. `slot` tells what is in the table of slots now.
@@ -131,11 +173,7 @@ impl Census {
         }
         let (Record::HalfOpen(HalfOpen { opened: used, .. })
         | Record::Established(FlowRecord { last_seen: used, .. })) = record;
-        if self
-            .replaced
-            .get(&target)
-            .is_some_and(|then| self.age(*then) < self.age(used))
-        {
+        if self.is_of_earlier_process(target, used) {
             return true;
         }
         let is_old = match record {
@@ -147,7 +185,7 @@ impl Census {
         };
         is_old
             || !records_every_flow(service) && {
-                let index = service.first_slot + slot_of(key, service);
+                let index = service.first_slot + slot_of(key.client(), key.client_port(), service);
                 slot(index).is_some_and(|slot| !slot.tracked && slot.settled == target)
             }
     }
@@ -155,16 +193,26 @@ impl Census {
     /// Takes in a record that stays.
     pub fn count(&mut self, key: &FlowKey, record: Record) {
         let target = record.target();
-        self.named.insert(target);
-        if let Record::Established(_) = record {
-            self.established += 1;
-            *self.flows.entry(target).or_default() += 1;
+        match record {
+            Record::Established(_) => {
+                self.established += 1;
+                *self.flows.entry(target).or_default() += 1;
+            }
+            Record::HalfOpen(_) => self.half_open += 1,
         }
-        if let Some(Region { service, named }) = self.services.get_mut(&key.service()) {
+        self.name(key.service(), target, |service| {
+            slot_of(key.client(), key.client_port(), service)
+        });
+    }
+
+    /// Takes in that something in a service's slot names a target.
+    fn name(&mut self, service: u16, target: u16, slot_of: impl Fn(&Service) -> u32) {
+        self.named.insert(target);
+        if let Some(Region { service, named }) = self.services.get_mut(&service) {
             if named.is_empty() {
                 named.resize(service.slots as usize, Named::Nothing);
             }
-            if let Some(slot) = named.get_mut(slot_of(key, service) as usize) {
+            if let Some(slot) = named.get_mut(slot_of(service) as usize) {
                 *slot = slot.and(target);
             }
         }
@@ -209,25 +257,33 @@ impl Census {
         self.established
     }
 
+    /// How many half-open records there are.
+    pub const fn half_open(&self) -> u64 {
+        self.half_open
+    }
+
+    /// Whether what was last used then belonged to a process that a target's present one has replaced.
+    fn is_of_earlier_process(&self, target: u16, used: u32) -> bool {
+        self.replaced
+            .get(&target)
+            .is_some_and(|then| self.age(*then) < self.age(used))
+    }
+
     /// The ticks since a time; 0 for packets that have come since the pass began.
     const fn age(&self, then: u32) -> u32 {
         clock::since(self.now, then)
     }
 }
 
-/// Whether each flow of a service has a record, as affinity and NAT need it. Else a record in an untracked slot that names
+/// Whether each flow of a service has a record, as NAT needs it. Else a record in an untracked slot that names
 /// the slot's target says nothing that the slot does not say.
 const fn records_every_flow(service: &Service) -> bool {
-    service.flags & (flag::TRANSLATES | flag::AFFINE) != 0
+    service.flags & flag::TRANSLATES != 0
 }
 
-/// The slot of a flow, counted from its service's first.
-fn slot_of(key: &FlowKey, service: &Service) -> u32 {
-    let flow = hash::flow(
-        service.hash_seed,
-        key.client(),
-        key.client_port() & service.port_mask,
-    );
+/// The slot of a client's flow from this port, counted from its service's first.
+fn slot_of(client: Address, port: u16, service: &Service) -> u32 {
+    let flow = hash::flow(service.hash_seed, client, port & service.port_mask);
     hash::slot(flow, service.slots)
 }
 
@@ -240,7 +296,6 @@ pub fn run_short(before: bool, established: u64, room: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_common::address::Address;
 
     const NOW: u32 = 10_000;
     const IDLE: u32 = 1000;
@@ -259,7 +314,7 @@ mod tests {
     }
 
     fn census(every_flow: bool) -> Census {
-        let flags = if every_flow { flag::AFFINE } else { 0 };
+        let flags = if every_flow { flag::TRANSLATES } else { 0 };
         let service = Service { flags, ..service(3) };
         Census::new(NOW, IDLE, false, [service], BTreeSet::from([9]))
     }
@@ -292,6 +347,7 @@ mod tests {
         current: 2,
         tracked: true,
         settled_seen: 0,
+        grace: 0,
     };
 
     #[test]
@@ -354,7 +410,7 @@ mod tests {
     #[test]
     fn what_stays_is_counted_by_target_and_slot() {
         let mut census = census(false);
-        let slot = slot_of(&key(3), &service(3));
+        let slot = slot_of(key(3).client(), key(3).client_port(), &service(3));
         assert_eq!(census.named_in(3, slot), Named::Nothing);
         census.count(&key(3), half_open(2, 0));
         assert_eq!(census.named_in(3, slot), Named::One(2));
@@ -371,6 +427,47 @@ mod tests {
             (1, 1, 2)
         );
         assert!(!census.names(3));
+    }
+
+    #[test]
+    fn what_is_noted_of_clients_ends_by_age_with_the_target_and_with_the_move() {
+        const TIMEOUT: u32 = 840;
+        let affine = Service {
+            flags: flag::AFFINE,
+            port_mask: 0,
+            affinity_timeout: TIMEOUT,
+            ..service(3)
+        };
+        let mut census = Census::new(NOW, IDLE, false, [affine], BTreeSet::from([9]))
+            .releasing([8])
+            .replacing(BTreeMap::from([(7, NOW - 20)]));
+        let client = |service| ClientKey::new(Address::v4([10, 0, 0, 1]), service);
+        let noted = |target, age| Affinity {
+            target,
+            reserved: 0,
+            last_seen: NOW.wrapping_sub(age),
+        };
+        let moving = |_| Some(MOVING);
+        for (service, target, age, expected) in [
+            (3, 1, TIMEOUT, false),
+            (3, 1, 1u32.wrapping_neg(), false),
+            (3, 1, TIMEOUT + 1, true),
+            (3, 8, 0, true),
+            (3, 9, 0, true),
+            (3, 7, 21, true),
+            (3, 7, 20, false),
+            (4, 1, 0, true),
+        ] {
+            let over = census.is_client_over(&client(service), &noted(target, age), moving);
+            assert_eq!(over, expected, "{service} {target} {age}");
+        }
+        let untracked = |_| Some(Slot::untracked(1));
+        assert!(census.is_client_over(&client(3), &noted(1, 0), untracked));
+
+        census.count_client(&client(3), &noted(1, 0));
+        let slot = slot_of(client(3).client(), 40000, &affine);
+        assert_eq!(census.named_in(3, slot), Named::One(1), "whatever the port");
+        assert_eq!((census.names(1), census.established()), (true, 0));
     }
 
     #[test]

@@ -306,6 +306,7 @@ mod tests {
                     current: 2,
                     tracked: key.client_port() % 2 == 1,
                     settled_seen: 0,
+                    grace: 0,
                 })
             },
             idle_timeout: IDLE_TIMEOUT,

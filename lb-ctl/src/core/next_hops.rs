@@ -64,8 +64,6 @@ struct Backend {
     taken: Option<(Way, Mac)>,
     /// What the entries of its targets say.
     next_hop: Option<NextHop>,
-    /// Those of its targets to which no new flow may go.
-    shedding: BTreeSet<u16>,
 }
 
 impl Destination {
@@ -82,41 +80,23 @@ impl NextHops {
     /// already.
     pub fn insert(&mut self, id: u16, address: IpAddr, forwarding: Forwarding) -> Option<Change> {
         let destination = Destination::of(address, forwarding);
-        let mut sheds = false;
-        if let Some(earlier) = self.targets.get(&id)
-            && *earlier != destination
+        if self
+            .targets
+            .get(&id)
+            .is_some_and(|earlier| *earlier != destination)
         {
-            let backend = self.backends.get(earlier);
-            sheds = backend.is_some_and(|backend| backend.shedding.contains(&id));
             self.remove(id);
         }
         self.targets.insert(id, destination);
         let backend = self.backends.entry(destination).or_default();
-        if sheds {
-            backend.shedding.insert(id);
-        }
         if backend.targets.insert(id, forwarding) == Some(forwarding) {
             return None;
         }
         let next_hop = backend.next_hop?;
         Some(Change {
             id,
-            target: Target::new(address.into(), forwarding, Some(next_hop))
-                .shedding(backend.shedding.contains(&id)),
+            target: Target::new(address.into(), forwarding, Some(next_hop)),
         })
-    }
-
-    /// Takes in whether new flows may go to a target. Returns the entry to write, if that changes it.
-    pub fn shed(&mut self, id: u16, sheds: bool) -> Option<Change> {
-        let destination = self.targets.get(&id)?;
-        let backend = self.backends.get_mut(destination)?;
-        let changed = if sheds {
-            backend.shedding.insert(id)
-        } else {
-            backend.shedding.remove(&id)
-        };
-        let mut entries = backend.entries(destination.address);
-        entries.find(|change| changed && change.id == id)
     }
 
     /// Takes in where an earlier run has sent a target's packets: the kernel will correct it, should it be out of date. The routes
@@ -167,7 +147,6 @@ impl NextHops {
         };
         if let Some(backend) = self.backends.get_mut(&destination) {
             backend.targets.remove(&id);
-            backend.shedding.remove(&id);
             if backend.targets.is_empty() {
                 self.backends.remove(&destination);
                 self.forget_strangers();
@@ -313,7 +292,7 @@ impl Backend {
         let next_hop = self.next_hop;
         self.targets.iter().map(move |(&id, &forwarding)| Change {
             id,
-            target: Target::new(address.into(), forwarding, next_hop).shedding(self.shedding.contains(&id)),
+            target: Target::new(address.into(), forwarding, next_hop),
         })
     }
 }

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{
-    config::{self, Backend, Config, DatapathConfig, Forward, NoBackend},
+    config::{self, Affinity, Backend, Config, DatapathConfig, Forward, NoBackend},
     maglev::{self, Candidate},
     prefix::Prefix,
+    time::ticks,
 };
 
 /// The contents of the service and slot tables, and who the targets are.
@@ -56,6 +57,10 @@ pub struct PlannedTarget {
     pub address: IpAddr,
     /// How packets reach it.
     pub forwarding: Forwarding,
+    /// Whether it gets no new flows, whatever affinity says: it has the weight 0.
+    pub drains: bool,
+    /// Whether it gets none before its first check either.
+    pub is_checked: bool,
 }
 
 /// With which weight each backend of each service takes part, in the order of the configuration. What is missing is 0.
@@ -127,11 +132,31 @@ pub(super) fn flags(service: &config::Service) -> u32 {
     } else {
         flag::RESTRICTED
     };
+    let affine = match service.affinity {
+        Affinity::Client => flag::AFFINE,
+        Affinity::None => 0,
+    };
     let translates = match service.forward {
         Forward::Nat => flag::TRANSLATES,
         Forward::Dsr | Forward::Ipip => 0,
     };
-    resets | restricted | translates
+    resets | restricted | affine | translates
+}
+
+/// The bits of the client's port that the flow hash takes in.
+pub(super) const fn port_mask(service: &config::Service) -> u16 {
+    match service.affinity {
+        Affinity::Client => 0,
+        Affinity::None => u16::MAX,
+    }
+}
+
+/// For how many ticks a client keeps its backend; 0 without affinity.
+pub(super) fn affinity_timeout(service: &config::Service) -> u32 {
+    match service.affinity {
+        Affinity::Client => ticks(service.affinity_timeout.into()),
+        Affinity::None => 0,
+    }
 }
 
 /// From where a service may be used, as the tables hold it; empty if from everywhere.

@@ -9,6 +9,12 @@ use lb_common::layout::{NO_TARGET, Slot};
 /// the time was read. 10 minutes, far less than the 1.5 hours between the longest `flow_idle_timeout` and the wrap.
 const AHEAD: u16 = 560;
 
+/// Set in a slot's grace period, beside the time at which it began.
+const GRACE: u16 = 1 << 14;
+
+/// The bits of that time.
+const QUARTERS: u16 = GRACE - 1;
+
 /// What the records of a slot's flows name, of whatever table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Named {
@@ -33,11 +39,23 @@ impl Named {
     }
 }
 
+/// What flows without a record there can be on a slot's settled target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrecorded {
+    /// Some, as long as there have been packets lately.
+    Possible,
+    /// None: the service has a record of each of its flows. Clients of whom nothing is noted may be at home there all the same.
+    Nothing,
+    /// None that matter: the target is down, and its flows are to be reset. Nobody is at home there any more.
+    Reset,
+}
+
 /// What to store into a slot so that new connections go to `target`; `None` if they do already.
 ///
+/// `is_affine` says that the slot is of a service with affinity, so that a grace period begins when it becomes tracked.
 /// `now` is the time in ticks. The kernel program stores `settled_seen` at the same time as we store the whole slot. That it
 /// was used now is true of a slot that has been untracked, and for any other only makes it settle later.
-pub fn moved(slot: Slot, target: u16, now: u32) -> Option<Slot> {
+pub fn moved(slot: Slot, target: u16, now: u32, is_affine: bool) -> Option<Slot> {
     if slot.current == target {
         return None;
     }
@@ -50,36 +68,52 @@ pub fn moved(slot: Slot, target: u16, now: u32) -> Option<Slot> {
         current: target,
         tracked: true,
         settled_seen: truncated(now),
+        // Whoever has come later than the first move has been noted.
+        grace: match slot.tracked {
+            true => slot.grace,
+            false if is_affine => GRACE | quarter(now),
+            false => 0,
+        },
     })
+}
+
+/// What to store into a slot whose grace period is over; `None` if it is not, or there is none. `timeout` is the service's, in
+/// ticks.
+pub fn grace_over(slot: Slot, now: u32, timeout: u32) -> Option<Slot> {
+    let quarters = quarter(now).wrapping_sub(slot.grace) & QUARTERS;
+    // It has lasted for more than this.
+    let ticks = (u32::from(quarters) * 4).saturating_sub(4);
+    (slot.grace != 0 && ticks >= timeout).then_some(Slot { grace: 0, ..slot })
 }
 
 /// What to store into a tracked slot once all its flows are on `current`; `None` as long as that is not certain.
 ///
-/// `named` is what its records name; `idle_timeout` is in ticks; `settled_is_empty` says that no flow without a record matters on
-/// the settled target: each flow has one, or the target is down and its flows are to be reset. Where records still name others,
-/// the slot stays tracked, but what has no record goes to `current` at once, to be reset there.
+/// `named` is what its records and its clients' affinity name; `idle_timeout` is in ticks; `unrecorded` says what flows without a
+/// record there can be on the settled target. Where these are to be reset and records still name others, the slot stays tracked,
+/// but what has no record goes to `current` at once, to be reset there.
 pub fn settled(
     slot: Slot,
     named: Named,
     now: u32,
     idle_timeout: u32,
-    settled_is_empty: bool,
+    unrecorded: Unrecorded,
 ) -> Option<Slot> {
     let recorded = match named {
         Named::Nothing => true,
         Named::One(target) => target == slot.current,
         Named::Several => false,
     };
-    let unrecorded = slot.settled == slot.current
-        || slot.settled == NO_TARGET
-        || settled_is_empty
-        || idle(slot.settled_seen, now) > idle_timeout;
-    if !slot.tracked || !unrecorded {
+    let is_reset = unrecorded == Unrecorded::Reset;
+    // With a target that is reset go both its flows and its clients' affinity.
+    let is_gone = is_reset || slot.settled == slot.current || slot.settled == NO_TARGET;
+    let is_empty = unrecorded == Unrecorded::Nothing || idle(slot.settled_seen, now) > idle_timeout;
+    let is_homeless = slot.grace == 0;
+    if !slot.tracked || !(is_gone || is_empty && is_homeless) {
         None
     } else if recorded {
         Some(Slot::untracked(slot.current))
     } else {
-        (settled_is_empty && slot.settled != slot.current).then_some(Slot {
+        (is_reset && slot.settled != slot.current).then_some(Slot {
             settled: slot.current,
             ..slot
         })
@@ -95,6 +129,12 @@ fn idle(settled_seen: u16, now: u32) -> u32 {
     } else {
         u32::from(idle)
     }
+}
+
+/// A time as a slot keeps it of its grace period: in units of four ticks, modulo 2^14 of them, which is as long as 2^16 ticks.
+const fn quarter(ticks: u32) -> u16 {
+    let [low, high, ..] = (ticks >> 2).to_le_bytes();
+    u16::from_le_bytes([low, high]) & QUARTERS
 }
 
 /// A time as a slot keeps it.
@@ -116,11 +156,13 @@ mod tests {
             current,
             tracked: true,
             settled_seen,
+            grace: 0,
         }
     }
 
     #[test]
     fn a_slot_that_moves_keeps_its_settled_target() {
+        let moved = |slot, target, now| moved(slot, target, now, false);
         let first = moved(Slot::untracked(1), 2, NOW);
         assert_eq!(first, Some(tracked(1, 2, 0x100)));
         let again = moved(tracked(1, 2, 7), 3, NOW);
@@ -133,10 +175,73 @@ mod tests {
 
     #[test]
     fn an_empty_slot_is_filled_at_once_and_a_full_one_emptied_with_care() {
+        let moved = |slot, target, now| moved(slot, target, now, true);
         assert_eq!(moved(Slot::default(), 4, NOW), Some(Slot::untracked(4)));
         assert_eq!(
             moved(Slot::untracked(4), NO_TARGET, NOW),
-            Some(tracked(4, NO_TARGET, 0x100))
+            Some(Slot {
+                grace: GRACE | 0x40,
+                ..tracked(4, NO_TARGET, 0x100)
+            })
+        );
+    }
+
+    #[test]
+    fn the_grace_period_of_an_affine_slot_begins_with_its_first_move_and_lasts_for_the_timeout() {
+        let first = moved(Slot::untracked(1), 2, NOW, true).unwrap();
+        assert_ne!(first.grace, 0);
+        let again = moved(first, 3, NOW + 500, true).unwrap();
+        assert_eq!(again.grace, first.grace);
+        for begin in [NOW, NOW + 1, NOW + 3, 0xffff, 0x1_0000, u32::MAX] {
+            let slot = moved(Slot::untracked(1), 2, begin, true).unwrap();
+            for timeout in [1, 839, 840, 60_000] {
+                for during in [0, timeout / 2, timeout] {
+                    assert_eq!(
+                        grace_over(slot, begin.wrapping_add(during), timeout),
+                        None,
+                        "{begin} {timeout}"
+                    );
+                }
+                let over = grace_over(slot, begin.wrapping_add(timeout + 8), timeout);
+                assert_eq!(over, Some(Slot { grace: 0, ..slot }), "{begin} {timeout}");
+            }
+        }
+        assert_eq!(grace_over(tracked(1, 2, 0), NOW, 0), None, "there was none");
+        let later = moved(Slot { grace: 0, ..first }, 3, NOW + 500, true).unwrap();
+        assert_eq!(later.grace, 0, "it does not come back while the slot is tracked");
+    }
+
+    #[test]
+    fn no_slot_settles_in_its_grace_period_while_somebody_can_be_at_home_elsewhere() {
+        let long_ago = truncated(NOW - TIMEOUT - 1);
+        let slot = Slot {
+            grace: GRACE,
+            ..tracked(1, 2, long_ago)
+        };
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            None
+        );
+        let arrived = Some(Slot::untracked(2));
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Reset),
+            arrived,
+            "it is reset"
+        );
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Nothing),
+            None,
+            "that all its flows are recorded does not say that nobody is at home there"
+        );
+        let back = Slot { settled: 2, ..slot };
+        assert_eq!(
+            settled(back, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            arrived
+        );
+        let over = Slot { grace: 0, ..slot };
+        assert_eq!(
+            settled(over, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            arrived
         );
     }
 
@@ -151,31 +256,59 @@ mod tests {
             (Named::One(1), None),
             (Named::Several, None),
         ] {
-            assert_eq!(settled(slot, named, NOW, TIMEOUT, false), expected, "{named:?}");
+            assert_eq!(
+                settled(slot, named, NOW, TIMEOUT, Unrecorded::Possible),
+                expected,
+                "{named:?}"
+            );
         }
         let recently = tracked(1, 2, truncated(NOW - TIMEOUT));
-        assert_eq!(settled(recently, Named::Nothing, NOW, TIMEOUT, false), None);
-        assert_eq!(settled(recently, Named::Nothing, NOW, TIMEOUT, true), arrived);
         let released = Slot {
             settled: 2,
             ..recently
         };
         for named in [Named::One(3), Named::Several] {
             assert_eq!(
-                settled(recently, named, NOW, TIMEOUT, true),
+                settled(recently, named, NOW, TIMEOUT, Unrecorded::Reset),
                 Some(released),
                 "who has no record lived on the dead one"
             );
             assert_eq!(
-                settled(released, named, NOW, TIMEOUT, true),
+                settled(released, named, NOW, TIMEOUT, Unrecorded::Reset),
                 None,
                 "once is enough"
             );
+            assert_eq!(
+                settled(recently, named, NOW, TIMEOUT, Unrecorded::Nothing),
+                None,
+                "clients may be at home on the settled target"
+            );
         }
-        let back = tracked(2, 2, truncated(NOW));
-        assert_eq!(settled(back, Named::One(2), NOW, TIMEOUT, false), arrived);
         assert_eq!(
-            settled(Slot::untracked(2), Named::Nothing, NOW, TIMEOUT, false),
+            settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            None
+        );
+        assert_eq!(
+            settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Reset),
+            arrived
+        );
+        assert_eq!(
+            settled(recently, Named::Nothing, NOW, TIMEOUT, Unrecorded::Nothing),
+            arrived
+        );
+        let back = tracked(2, 2, truncated(NOW));
+        assert_eq!(
+            settled(back, Named::One(2), NOW, TIMEOUT, Unrecorded::Possible),
+            arrived
+        );
+        assert_eq!(
+            settled(
+                Slot::untracked(2),
+                Named::Nothing,
+                NOW,
+                TIMEOUT,
+                Unrecorded::Possible
+            ),
             None
         );
     }
@@ -183,6 +316,9 @@ mod tests {
     #[test]
     fn a_packet_that_came_after_the_time_was_read_is_not_taken_for_an_old_one() {
         let slot = tracked(1, 2, truncated(NOW + 1));
-        assert_eq!(settled(slot, Named::Nothing, NOW, TIMEOUT, false), None);
+        assert_eq!(
+            settled(slot, Named::Nothing, NOW, TIMEOUT, Unrecorded::Possible),
+            None
+        );
     }
 }

@@ -67,6 +67,15 @@ pub(super) fn check_targets(config: &Config) -> anyhow::Result<CheckTargets> {
     config.services.iter().map(of).collect()
 }
 
+/// What the tables of an earlier run say of the health of its backends.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Those that get new connections, and with how many slots.
+    pub(super) serving: BTreeMap<TargetName, u32>,
+    /// Those that get none, but would: their tier does not serve.
+    pub(super) spare: BTreeSet<TargetName>,
+}
+
 /// The checks, and what follows from them.
 pub(super) struct Checks {
     /// The moment from which points in time count.
@@ -147,6 +156,23 @@ impl Checks {
         self.services.get(index).map(|service| &service.serving)
     }
 
+    /// Whether anybody gets new connections of the service at this place in the configuration.
+    pub(super) fn serves(&self, index: usize) -> bool {
+        let service = self.services.get(index);
+        service.is_some_and(|service| service.parts.iter().any(|part| part.weight > 0))
+    }
+
+    /// What the services are like, in a sentence.
+    pub(super) fn sentence(&self) -> String {
+        let parts = || self.services.iter().flat_map(|service| &service.parts);
+        let serving = parts().filter(|part| part.weight > 0).count();
+        format!(
+            "services: {}; backends that get new connections: {serving} of {}",
+            self.services.len(),
+            parts().count()
+        )
+    }
+
     /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
     pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
         let now = self.now();
@@ -209,24 +235,26 @@ impl Checks {
 }
 
 impl Controller {
-    /// Decides for the first time who serves. Those among `serving` do already, with that many slots.
-    pub(super) fn begin_serving(&mut self, serving: &BTreeMap<TargetName, u32>) -> Shares {
+    /// Decides for the first time who serves.
+    pub(super) fn begin_serving(&mut self, earlier: &Earlier) -> Shares {
         let now = self.checks.now();
         let new = |service: &Service| {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = self.placement.service(&key);
-            let slots = |name: &str, address, port| {
-                let name = entry.and_then(|entry| TargetName::new(entry.id, name, address, port));
-                name.and_then(|name| serving.get(&name)).copied()
+            let target = |name: &str, address, port| {
+                entry.and_then(|entry| TargetName::new(entry.id, name, address, port))
             };
-            let start = |backend: &Backend| match slots(&backend.name, backend.address, backend.port) {
+            let start = |backend: &Backend| match target(&backend.name, backend.address, backend.port) {
                 _ if entry.is_none() => Start::Cold,
-                Some(_) => Start::Warm(Health::Up),
-                None => Start::Added,
+                Some(name) if earlier.serving.contains_key(&name) => Start::Warm(Health::Up),
+                Some(name) if earlier.spare.contains(&name) => Start::Spare,
+                _ => Start::Added,
             };
             let mut known = Serving::new(service, start, now);
             known.adopt_slots(|backend| {
-                slots(backend.name(), backend.address(), backend.port()).unwrap_or_default()
+                let name = target(backend.name(), backend.address(), backend.port());
+                let slots = name.and_then(|name| earlier.serving.get(&name));
+                slots.copied().unwrap_or_default()
             });
             Checked::new(known, now)
         };
@@ -253,8 +281,15 @@ impl Controller {
         let keys: BTreeSet<BackendKey> = assignments.iter().map(|(key, _)| key.clone()).collect();
         self.checks.confirmed.retain(|key, _| keys.contains(key));
         self.checks.scheduler.assign(assignments);
-        for index in 0..self.config.services.len() {
-            self.write_shedding(index)?;
+        self.account
+            .tally
+            .follow(self.config.services.iter().flat_map(|service| {
+                let backends = service.backends.iter();
+                backends.map(|backend| (service.name.as_str(), backend.name.as_str()))
+            }));
+        let parts: Vec<Vec<Part>> = self.checks.services.iter().map(|it| it.parts.clone()).collect();
+        for (index, parts) in parts.iter().enumerate() {
+            self.write_shedding(index, parts)?;
         }
         Ok(())
     }
@@ -321,8 +356,13 @@ impl Controller {
                 "the balancer cannot check the backend"
             );
         }
+        let tally = &self.account.tally;
+        tally.check(&service.name, &key.name, result.as_ref().ok());
         for event in events {
             tell_event(service, report, event);
+            if let Event::Changed { to, .. } = event {
+                tally.health_change(&service.name, &key.name, *to);
+            }
         }
         let began = report.began.saturating_duration_since(self.checks.epoch);
         let observation = Observation {
@@ -403,6 +443,8 @@ impl Controller {
             // That pass would delete the records of its new connections.
             self.finish_sweep().await?;
         }
+        // First, so that no client is at home any more with who is taken out when the slots move.
+        self.write_shedding(index, &parts)?;
         let Some(service) = self.config.services.get(index) else {
             return Ok(());
         };
@@ -434,16 +476,15 @@ impl Controller {
             self.next_sweep = Instant::now();
         }
         checked.parts = parts;
-        self.write_shedding(index)
+        Ok(())
     }
 
-    fn write_shedding(&mut self, index: usize) -> anyhow::Result<()> {
-        let (Some(planned), Some(checked)) = (self.plan.services.get(index), self.checks.services.get(index))
-        else {
-            return Ok(());
-        };
-        for (id, part) in planned.targets.iter().zip(&checked.parts) {
-            self.network.shed(*id, part.sheds, &mut self.datapath)?;
+    /// Tells the program who of a service takes no new flows.
+    fn write_shedding(&mut self, index: usize, parts: &[Part]) -> anyhow::Result<()> {
+        if let Some(planned) = self.plan.services.get(index) {
+            for (id, part) in planned.targets.iter().zip(parts) {
+                self.placement.avoid(*id, part.sheds, &mut self.datapath)?;
+            }
         }
         Ok(())
     }
@@ -490,9 +531,11 @@ fn tell(service: &Service, notices: &[Notice]) {
     let service = &service.name;
     for notice in notices {
         match notice {
-            Notice::Tier { from, to } => tracing::warn!(service, from, to, "another tier serves"),
+            Notice::Tier { from, to, cause } => {
+                tracing::warn!(service, from, to, cause, "another tier serves");
+            }
             Notice::GuardActive(guard) => {
-                tracing::error!(service, "the guard against mass removal is active: {guard}");
+                tracing::error!(service, cause = %guard, "the guard against mass removal is active");
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");

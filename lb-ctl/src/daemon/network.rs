@@ -1,6 +1,6 @@
 //! The network around the daemon, and the tables that follow it: our interfaces, the routes to backends, their neighbours.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::Context;
 use lb_common::layout::{Node, Target};
@@ -28,6 +28,8 @@ pub(super) struct Network {
     is_attached: bool,
     /// Whether packets to our addresses may be answers to translated connections.
     translates: bool,
+    /// The backends of which the log says that there is no way to them.
+    unresolved: BTreeSet<IpAddr>,
 }
 
 impl Network {
@@ -39,6 +41,7 @@ impl Network {
             next_hops: NextHops::default(),
             is_attached: false,
             translates,
+            unresolved: BTreeSet::new(),
         }
     }
 
@@ -88,11 +91,6 @@ impl Network {
         write(datapath, &self.next_hops.entries())
     }
 
-    /// Takes in whether new flows may go to a target.
-    pub(super) fn shed(&mut self, id: u16, sheds: bool, datapath: &mut Datapath) -> anyhow::Result<()> {
-        write(datapath, self.next_hops.shed(id, sheds).as_slice())
-    }
-
     /// Forgets a target.
     pub(super) fn remove(&mut self, id: u16) {
         self.next_hops.remove(id);
@@ -101,6 +99,21 @@ impl Network {
     /// From now on an interface without a program is worth a message.
     pub(super) fn attached(&mut self) {
         self.is_attached = true;
+    }
+
+    /// Says to which backends there is no way any more, and to which there is one again.
+    pub(super) fn tell_unresolved(&mut self) {
+        if !self.is_attached {
+            return;
+        }
+        let now: BTreeSet<IpAddr> = self.next_hops.unresolved().collect();
+        for backend in now.difference(&self.unresolved) {
+            tracing::warn!(%backend, "the next hop is not known: packets for this backend are dropped until it is");
+        }
+        for backend in self.unresolved.difference(&now) {
+            tracing::info!(%backend, "the next hop is known now, or the backend no longer configured");
+        }
+        self.unresolved = now;
     }
 
     /// Says whether packets to our addresses may be answers to translated connections. The program looks for their ways back only
@@ -145,7 +158,9 @@ impl Network {
             self.tell(name, event);
         }
         self.write_interfaces(datapath)?;
-        write(datapath, &self.next_hops.interfaces(&self.interfaces))
+        write(datapath, &self.next_hops.interfaces(&self.interfaces))?;
+        self.tell_unresolved();
+        Ok(())
     }
 
     fn tell(&self, interface: &str, event: Event) {
@@ -295,8 +310,10 @@ impl Network {
 
 fn write(datapath: &mut Datapath, changes: &[Change]) -> anyhow::Result<()> {
     for change in changes {
+        // Whether it gets new flows is not for the network to say.
+        let earlier = datapath.target(change.id)?;
         datapath
-            .write_target(change.id, change.target)
+            .write_target(change.id, change.target.admitting_as(&earlier))
             .with_context(|| format!("writing target {}", change.id))?;
     }
     Ok(())

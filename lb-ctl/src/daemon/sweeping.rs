@@ -78,6 +78,7 @@ impl Controller {
             self.placement.services().copied(),
             reset,
         )
+        .releasing(self.placement.without_new_flows())
         .replacing(replaced);
         let sweep = self.datapath.sweep()?;
         Ok(spawn_blocking(move || sweep.run(census)))

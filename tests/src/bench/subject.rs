@@ -164,6 +164,7 @@ fn move_all(service: &PlannedService, datapath: &mut Datapath) -> Result<()> {
             current: service.targets[next],
             tracked: true,
             settled_seen: 0,
+            grace: 0,
         };
         datapath.write_slot(index, slot)?;
     }

@@ -6,7 +6,10 @@ use aya::maps::MapError;
 use lb_common::{
     address::Address,
     decision::{Memory, Tables},
-    layout::{FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target},
+    layout::{
+        Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot,
+        Target,
+    },
     slot_rule::Records,
 };
 
@@ -22,6 +25,7 @@ pub struct LiveTables<'a> {
     flows: Memo<FlowKey, FlowRecord>,
     half_open: Memo<FlowKey, HalfOpen>,
     settled_flows: Memo<FlowKey, SettledFlow>,
+    affinity: Memo<ClientKey, Affinity>,
     short: OnceCell<bool>,
     now: u32,
     /// The first error.
@@ -40,6 +44,7 @@ impl<'a> LiveTables<'a> {
             flows: Memo::new(),
             half_open: Memo::new(),
             settled_flows: Memo::new(),
+            affinity: Memo::new(),
             short: OnceCell::new(),
             now,
             error: Cell::new(None),
@@ -93,6 +98,9 @@ impl Tables for LiveTables<'_> {
 
     /// Forgets: no packet has come.
     fn remember(&self, _: &Memory) {}
+
+    /// Forgets likewise.
+    fn note_client(&self, _: &ClientKey, _: &Affinity) {}
 }
 
 impl Records for LiveTables<'_> {
@@ -111,6 +119,11 @@ impl Records for LiveTables<'_> {
             .get(*key, |key| self.noted(self.datapath.settled_flow(*key)))
     }
 
+    fn affinity(&self, key: &ClientKey) -> Option<&Affinity> {
+        self.affinity
+            .get(*key, |key| self.noted(self.datapath.affinity(*key)))
+    }
+
     fn now(&self) -> u32 {
         self.now
     }
@@ -123,6 +136,10 @@ impl Records for LiveTables<'_> {
     }
 
     fn is_alive(&self, target: u16) -> bool {
+        self.target(target).is_some_and(Target::is_alive)
+    }
+
+    fn takes_new_flows(&self, target: u16) -> bool {
         self.target(target).is_some_and(Target::takes_new_flows)
     }
 }

@@ -13,8 +13,8 @@ use aya::{
     maps::{Array, PerCpuArray},
 };
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target, TargetName,
-    Traffic, map,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, ServiceKey, SettledFlow,
+    Target, TargetName, Traffic, map,
 };
 
 use super::{
@@ -42,6 +42,7 @@ impl Datapath {
         copy_per_cpu::<Traffic>(old, self, map::TRAFFIC)?;
         copy_per_cpu::<u64>(old, self, map::COUNTERS)?;
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;
+        copy_hash::<ClientKey, Affinity>(old, self, map::AFFINITY)?;
         copy_hash::<FlowKey, SettledFlow>(old, self, map::SETTLED_FLOWS)?;
         copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)
     }
@@ -53,6 +54,7 @@ impl Datapath {
         copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)?;
         // Not earlier: the program also removes half-open records, and these tables are small.
         copy_hash::<ReturnKey, Return>(old, self, map::HALF_OPEN_RETURNS)?;
+        copy_hash::<ClientKey, Affinity>(old, self, map::AFFINITY)?;
         copy_hash::<FlowKey, HalfOpen>(old, self, map::HALF_OPEN)?;
         for index in 0..self.slots.length().min(old.slots.length()) {
             let slot = old.slots.load(index)?;

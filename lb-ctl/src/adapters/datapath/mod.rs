@@ -2,6 +2,7 @@
 
 mod attachment;
 mod bpf_call;
+mod count_reader;
 pub mod decapsulator;
 mod error;
 mod flow_reader;
@@ -29,14 +30,14 @@ use aya::{
 };
 use lb_common::{
     address::Address,
-    counter::Counter,
     layout::{
-        AllowedKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot, Target,
-        TargetName, Traffic, map,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey,
+        SettledFlow, Slot, Target, TargetName, Traffic, map,
     },
 };
 
 pub use attachment::Attachment;
+pub use count_reader::{CountReader, SlotCounts};
 pub use error::DatapathError;
 pub use flow_reader::FlowReader;
 pub use live::LiveTables;
@@ -233,6 +234,12 @@ impl Datapath {
         present(noted.get(&Raw(key), 0))
     }
 
+    /// What is noted of a client of an affine service.
+    pub fn affinity(&self, key: ClientKey) -> Result<Option<Affinity>, DatapathError> {
+        let noted = HashMap::<_, Raw<ClientKey>, Raw<Affinity>>::try_from(find(&self.ebpf, map::AFFINITY)?)?;
+        present(noted.get(&Raw(key), 0))
+    }
+
     /// Says whether established records are running short, so that new connections do without where they can.
     pub fn set_records_short(&mut self, short: bool) -> Result<(), DatapathError> {
         let mut setting = Array::<_, u32>::try_from(self.map_mut(map::RECORDS_SHORT)?)?;
@@ -271,15 +278,6 @@ impl Datapath {
         Ok(targets.set(u32::from(id), Raw(target), 0)?)
     }
 
-    /// What was forwarded to a target, over all CPUs.
-    pub fn traffic(&self, id: u16) -> Result<Traffic, DatapathError> {
-        let traffic = PerCpuArray::<_, Raw<Traffic>>::try_from(find(&self.ebpf, map::TRAFFIC)?)?;
-        let per_cpu = traffic.get(&u32::from(id), 0)?;
-        Ok(per_cpu
-            .iter()
-            .fold(Traffic::default(), |sum, cpu| sum.plus(cpu.0)))
-    }
-
     /// Begins to count a target's traffic anew.
     fn reset_traffic(&mut self, id: u16) -> Result<(), DatapathError> {
         let cpus = nr_cpus().map_err(|(_, source)| DatapathError::Access {
@@ -298,13 +296,6 @@ impl Datapath {
     fn write_name(&mut self, id: u16, name: TargetName) -> Result<(), DatapathError> {
         let mut names = Array::<_, Raw<TargetName>>::try_from(&mut self.names)?;
         Ok(names.set(u32::from(id), Raw(name), 0)?)
-    }
-
-    /// A counter, over all CPUs.
-    pub fn counter(&self, counter: Counter) -> Result<u64, DatapathError> {
-        let counters = PerCpuArray::<_, u64>::try_from(find(&self.ebpf, map::COUNTERS)?)?;
-        let per_cpu = counters.get(&(counter as u32), 0)?;
-        Ok(per_cpu.iter().copied().fold(0, u64::wrapping_add))
     }
 
     /// Runs the program once on a frame, without a network (`BPF_PROG_TEST_RUN`). The kernel wants at least 14 bytes.
@@ -392,9 +383,25 @@ impl WriteTables for Datapath {
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), DatapathError> {
         self.reset_traffic(target.id)?;
         let entry = Target::new(target.address.into(), target.forwarding, None);
-        self.write_target(target.id, entry)?;
+        self.write_target(target.id, entry.shedding(target.is_checked))?;
         // Last: only now the id stands for somebody.
         self.write_name(target.id, target.name)
+    }
+
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), DatapathError> {
+        let target = self.target(id)?;
+        if target.drains() != drains {
+            self.write_target(id, target.draining(drains))?;
+        }
+        Ok(())
+    }
+
+    fn shed(&mut self, id: u16, sheds: bool) -> Result<(), DatapathError> {
+        let target = self.target(id)?;
+        if target.sheds() != sheds {
+            self.write_target(id, target.shedding(sheds))?;
+        }
+        Ok(())
     }
 
     fn forget_target(&mut self, id: u16) -> Result<(), DatapathError> {

@@ -2,8 +2,8 @@
 
 use lb_common::decapsulate::{AddressKey, Sources};
 use lb_common::layout::{
-    FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Target,
-    TargetName, Traffic,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey,
+    SettledFlow, Target, TargetName, Traffic,
 };
 
 /// A layout of `lb-common` as aya wants it. Needed because both the type and aya's trait are foreign here.
@@ -24,6 +24,10 @@ unsafe impl aya::Pod for Raw<Traffic> {}
 unsafe impl aya::Pod for Raw<FlowKey> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<FlowRecord> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<ClientKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<Affinity> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<HalfOpen> {}
 // SAFETY: as above.

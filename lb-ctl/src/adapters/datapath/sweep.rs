@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lb_common::{
-    layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Slot, map},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Slot, map},
     translation,
 };
 
@@ -14,6 +14,7 @@ use crate::core::census::{Census, Record};
 pub struct Sweep {
     half_open: HashTable<FlowKey, HalfOpen>,
     flows: HashTable<FlowKey, FlowRecord>,
+    clients: HashTable<ClientKey, Affinity>,
     returns: HashTable<ReturnKey, Return>,
     half_open_returns: HashTable<ReturnKey, Return>,
     slots: Arc<SlotTable>,
@@ -25,6 +26,7 @@ impl Datapath {
         Ok(Sweep {
             half_open: HashTable::of(find(&self.ebpf, map::HALF_OPEN)?)?,
             flows: HashTable::of(find(&self.ebpf, map::FLOWS)?)?,
+            clients: HashTable::of(find(&self.ebpf, map::AFFINITY)?)?,
             returns: HashTable::of(find(&self.ebpf, map::RETURNS)?)?,
             half_open_returns: HashTable::of(find(&self.ebpf, map::HALF_OPEN_RETURNS)?)?,
             slots: Arc::clone(&self.slots),
@@ -37,6 +39,7 @@ impl Sweep {
     /// second if all of them are over.
     pub fn run(&self, mut census: Census) -> Result<Census, DatapathError> {
         // In this order: see `core::census`.
+        pass_clients(&self.clients, &self.slots, &mut census)?;
         pass(&self.half_open, &self.slots, &mut census)?;
         pass(&self.flows, &self.slots, &mut census)?;
         self.remove_orphans(&self.half_open_returns)?;
@@ -95,6 +98,25 @@ where
         };
         if let Some(record) = stays {
             census.count(&key, record.into());
+        }
+        Ok(())
+    })
+}
+
+fn pass_clients(
+    table: &HashTable<ClientKey, Affinity>,
+    slots: &SlotTable,
+    census: &mut Census,
+) -> Result<(), DatapathError> {
+    let slot = |index: u32| -> Option<Slot> { slots.load(index).ok() };
+    table.for_each(|key, noted| {
+        let stays = if census.is_client_over(&key, &noted, slot) {
+            table.delete_if(&key, |noted| census.is_client_over(&key, &noted, slot))?
+        } else {
+            Some(noted)
+        };
+        if let Some(noted) = stays {
+            census.count_client(&key, &noted);
         }
         Ok(())
     })

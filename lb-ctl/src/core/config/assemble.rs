@@ -2,7 +2,9 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
+use super::model::{
+    Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service, affinity_key,
+};
 use super::reader::At;
 use crate::core::prefix::Prefix;
 
@@ -19,6 +21,9 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
         api: Api {
             socket: value_or(document.api.socket, defaults::API_SOCKET.into()),
         },
+        http: Http {
+            listen: document.http.listen.into_iter().map(|at| at.value).collect(),
+        },
         services: document
             .services
             .into_iter()
@@ -30,10 +35,14 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
 /// Where the keys are written that a running daemon cannot change.
 fn places(document: &Document) -> Places {
     let Document {
-        node, datapath, api, ..
+        node,
+        datapath,
+        api,
+        http,
+        services,
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
-    Places::of([
+    let general = [
         ("node.name", line(node.name.as_ref())),
         ("datapath.interfaces", interfaces),
         ("datapath.mode", line(datapath.mode.as_ref())),
@@ -46,7 +55,15 @@ fn places(document: &Document) -> Places {
         ("datapath.max_backends", line(datapath.max_backends.as_ref())),
         ("datapath.max_flows", line(datapath.max_flows.as_ref())),
         ("api.socket", line(api.socket.as_ref())),
-    ])
+        ("http.listen", line(http.listen.first())),
+    ];
+    let affinities = services.iter().filter_map(|service| {
+        let name = &service.name.as_ref()?.value;
+        let written = line(service.affinity.as_ref());
+        Some((affinity_key(name), written.or(Some(service.origin.line))))
+    });
+    let general = general.map(|(key, line)| (key.to_owned(), line));
+    Places::of(general.into_iter().chain(affinities))
 }
 
 fn line<T>(written: Option<&At<T>>) -> Option<usize> {
@@ -82,6 +99,7 @@ fn service(document: document::Service) -> Option<Service> {
         port,
         forward: value_or(document.forward, defaults::FORWARD),
         affinity: value_or(document.affinity, defaults::AFFINITY),
+        affinity_timeout: value_or(document.affinity_timeout, defaults::AFFINITY_TIMEOUT),
         balance: value_or(document.balance, defaults::BALANCE),
         no_backend: value_or(document.no_backend, defaults::NO_BACKEND),
         allow: document.allow.into_iter().map(|at| at.value).collect(),

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::layout::{MAX_ALLOWED_PREFIXES, MAX_INTERFACES};
 
-use super::choice::{Balance, CheckKind, Forward};
+use super::choice::{Affinity, Balance, CheckKind, Forward};
 use super::defaults::{self, HostDefaults};
 use super::document::{Backend, Datapath, Document, Service};
 use super::error::{ConfigError, Origin};
@@ -30,6 +30,8 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
     backends_apart(&document.services, errors);
     vips_are_no_backends(&document.services, errors);
     for service in &document.services {
+        affinity_timeout(service, errors);
+        affinity_that_translates(service, errors);
         backend_ports(service, errors);
         backend_families(service, errors);
         allowed_prefixes(service, errors);
@@ -329,6 +331,35 @@ fn vips_are_no_backends(services: &[Service], errors: &mut Vec<ConfigError>) {
                 address.value, vip.line
             )));
         }
+    }
+}
+
+fn affinity_timeout(service: &Service, errors: &mut Vec<ConfigError>) {
+    let affinity = value_or(service.affinity.as_ref(), defaults::AFFINITY);
+    if let Some(at) = service
+        .affinity_timeout
+        .as_ref()
+        .filter(|_| affinity == Affinity::None)
+    {
+        errors.push(at.origin.error(
+            "expected affinity = \"client\" in the same service, found \"none\", with which nothing is timed; add it, or \
+             remove the key",
+        ));
+    }
+}
+
+/// The records of translated connections are made from the slot alone, which knows no client's home once it has moved.
+fn affinity_that_translates(service: &Service, errors: &mut Vec<ConfigError>) {
+    let forward = value_or(service.forward.as_ref(), defaults::FORWARD);
+    if let Some(at) = service
+        .affinity
+        .as_ref()
+        .filter(|at| at.value == Affinity::Client && forward == Forward::Nat)
+    {
+        errors.push(at.origin.error(
+            "expected affinity = \"none\" in a service with forward = \"nat\", found \"client\", which does not yet work together \
+             with translation; remove the key, or use \"dsr\" or \"ipip\"",
+        ));
     }
 }
 

@@ -31,6 +31,8 @@ pub const IPIP_SOURCE_IPV6: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::new(0x100, 0, 0
 pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";
 pub(super) const FORWARD: Forward = Forward::Dsr;
 pub(super) const AFFINITY: Affinity = Affinity::None;
+/// A quarter of an hour: for as long a HiveServer2 session outlives its connection, `--disconnected_session_timeout` of impalad.
+pub(super) const AFFINITY_TIMEOUT: ConfigDuration = ConfigDuration::from_millis(15 * 60_000);
 pub(super) const BALANCE: Balance = Balance::Hash;
 pub(super) const NO_BACKEND: NoBackend = NoBackend::Reset;
 pub(super) const WEIGHT: u32 = 1;

@@ -4,7 +4,7 @@
 //! `None` is a key that is absent or whose value was refused. In both cases the default takes its place in
 //! later checks, so that one mistake does not show up as several.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -33,6 +33,10 @@ const MAX_FLOWS: RangeInclusive<u32> = 1024..=16_777_216;
 const FLOW_IDLE_TIMEOUT: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(60_000)..=ConfigDuration::from_millis(18 * 3_600_000);
 
+/// A slot keeps when its grace period began modulo 19.5 hours.
+const AFFINITY_TIMEOUT: RangeInclusive<ConfigDuration> =
+    ConfigDuration::from_millis(1000)..=ConfigDuration::from_millis(18 * 3_600_000);
+
 /// The heaviest backend: with the default 65,537 slots one part in a thousand is still a few dozen slots.
 const MAX_WEIGHT: u32 = 1000;
 
@@ -42,6 +46,7 @@ pub(super) struct Document {
     pub(super) node: Node,
     pub(super) datapath: Datapath,
     pub(super) api: Api,
+    pub(super) http: Http,
     pub(super) services: Vec<Service>,
 }
 
@@ -51,6 +56,7 @@ impl Document {
             node: table.table("node", Node::read),
             datapath: table.table("datapath", Datapath::read),
             api: table.table("api", Api::read),
+            http: table.table("http", Http::read),
             services: table.required_tables("service", Service::read),
         }
     }
@@ -124,6 +130,20 @@ impl Api {
     }
 }
 
+/// `[http]`
+#[derive(Debug)]
+pub(super) struct Http {
+    pub(super) listen: Vec<At<SocketAddr>>,
+}
+
+impl Http {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            listen: table.optional_list("listen", "leave the key out to serve nobody", value::listen),
+        }
+    }
+}
+
 /// `[[service]]`
 #[derive(Debug)]
 pub(super) struct Service {
@@ -134,6 +154,7 @@ pub(super) struct Service {
     pub(super) port: Option<At<u16>>,
     pub(super) forward: Option<At<Forward>>,
     pub(super) affinity: Option<At<Affinity>>,
+    pub(super) affinity_timeout: Option<At<ConfigDuration>>,
     pub(super) balance: Option<At<Balance>>,
     pub(super) no_backend: Option<At<NoBackend>>,
     pub(super) allow: Vec<At<Prefix>>,
@@ -153,6 +174,9 @@ impl Service {
             port: table.required("port", "21050", value::port),
             forward: table.optional("forward", value::choice),
             affinity: table.optional("affinity", value::choice),
+            affinity_timeout: table.optional("affinity_timeout", |value| {
+                value::duration(value, AFFINITY_TIMEOUT, "leave the key out to get \"15m\"")
+            }),
             balance: table.optional("balance", value::choice),
             no_backend: table.optional("no_backend", value::choice),
             allow: table.optional_list("allow", "leave the key out to allow everybody", prefix::prefix),

@@ -4,10 +4,11 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
+use super::choice::Affinity;
 use super::error::{ConfigError, ConfigErrors};
-use super::model::Config;
+use super::model::{Config, Service, affinity_key};
 
-/// A key that only a restart can change.
+/// A key that a reload cannot change: mostly one that a restart can.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeedsRestart {
     /// The key.
@@ -65,6 +66,16 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<NeedsRestart> {
         &running.api.socket.display(),
         &new.api.socket.display(),
     );
+    let listen = |config: &Config| {
+        let addresses: Vec<String> = config.http.listen.iter().map(ToString::to_string).collect();
+        if addresses.is_empty() {
+            "nothing".to_owned()
+        } else {
+            addresses.join(", ")
+        }
+    };
+    compare("http.listen", &listen(running), &listen(new));
+    found.extend(affinity_changes(running, new));
     found
 }
 
@@ -79,6 +90,34 @@ pub fn refuse_fixed(running: &Config, new: &Config) -> Result<(), ConfigErrors> 
     } else {
         Err(ConfigErrors::new(new.file_name.clone(), errors))
     }
+}
+
+/// A service hashes what its affinity says, so that with another one all its connections would be in other slots.
+fn affinity_changes(running: &Config, new: &Config) -> Vec<NeedsRestart> {
+    let changed = new.services.iter().filter_map(|service| {
+        let earlier = running
+            .services
+            .iter()
+            .find(|it| (it.vip, it.port) == (service.vip, service.port))?;
+        (earlier.affinity != service.affinity).then(|| affinity_change(service, earlier.affinity))
+    });
+    changed.collect()
+}
+
+fn affinity_change(service: &Service, running: Affinity) -> NeedsRestart {
+    NeedsRestart {
+        key: affinity_key(&service.name),
+        running: format!("{:?}", running.as_str()),
+        configured: format!("{:?}", service.affinity.as_str()),
+        effect: "another service, on another port; or remove the service, reload, put it back, reload again, which breaks its \
+                 connections: they would be looked for in other slots"
+            .to_owned(),
+    }
+}
+
+/// Why a service cannot have another affinity than it has in the tables.
+pub fn affinity_refusal(new: &Config, service: &Service, running: Affinity) -> ConfigError {
+    refusal(new, &affinity_change(service, running))
 }
 
 fn refusal(new: &Config, change: &NeedsRestart) -> ConfigError {
@@ -156,6 +195,35 @@ mod tests {
             back.contains("lb.toml:1: datapath.max_flows: expected 5000"),
             "{back}"
         );
+    }
+
+    #[test]
+    fn a_service_keeps_its_affinity() {
+        let affinity = |keys: &str| {
+            let text = format!(
+                "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.9\"\nport = 1\n{keys}\n\
+                 [[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\n"
+            );
+            let host = HostDefaults {
+                node_name: "lb".into(),
+            };
+            parse("lb.toml", &text, &host).unwrap()
+        };
+        let (none, client) = (affinity(""), affinity("affinity = \"client\""));
+        let errors = refuse_fixed(&none, &client).unwrap_err().to_string();
+        assert!(
+            errors.starts_with(
+                "lb.toml:7: service[s].affinity: expected \"none\", as it is running, found \"client\"; a change needs another service"
+            ),
+            "{errors}"
+        );
+        let errors = refuse_fixed(&client, &none).unwrap_err().to_string();
+        assert!(
+            errors.starts_with("lb.toml:3: service[s].affinity: expected \"client\""),
+            "{errors}"
+        );
+        let longer = affinity("affinity = \"client\"\naffinity_timeout = \"1h\"");
+        assert_eq!(refuse_fixed(&client, &longer), Ok(()));
     }
 
     #[test]

@@ -40,9 +40,9 @@ pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6}
 pub use discovery::{Discovery, Seed};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use fixed::{NeedsRestart, needs_restart, refuse_fixed};
+pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
-pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
+pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name, unusable};
 
 use document::Document;

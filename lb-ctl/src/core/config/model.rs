@@ -1,7 +1,7 @@
 //! The configuration as the rest of the program uses it: plain data, complete, and consistent in itself.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::check::Check;
@@ -26,6 +26,8 @@ pub struct Config {
     pub datapath: DatapathConfig,
     /// The operator API.
     pub api: Api,
+    /// What anybody may read.
+    pub http: Http,
     /// The services, in the order of the file; at least one.
     pub services: Vec<Service>,
 }
@@ -74,11 +76,11 @@ pub struct DatapathConfig {
 
 /// The lines in which keys are written. They make no difference between configurations: all are equal.
 #[derive(Debug, Clone, Default)]
-pub struct Places(BTreeMap<&'static str, usize>);
+pub struct Places(BTreeMap<String, usize>);
 
 impl Places {
     /// The places of these keys, as far as they are written.
-    pub(super) fn of(lines: impl IntoIterator<Item = (&'static str, Option<usize>)>) -> Self {
+    pub(super) fn of(lines: impl IntoIterator<Item = (String, Option<usize>)>) -> Self {
         let written = |(key, line): (_, Option<usize>)| line.map(|line| (key, line));
         Self(lines.into_iter().filter_map(written).collect())
     }
@@ -100,6 +102,11 @@ impl PartialEq for Places {
 
 impl Eq for Places {}
 
+/// The full path of the key of a service's affinity. Where it is not written, its place is that of the service.
+pub(super) fn affinity_key(service: &str) -> String {
+    format!("service[{service}].affinity")
+}
+
 /// A network interface that carries the XDP program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
@@ -116,6 +123,13 @@ pub struct Api {
     pub socket: PathBuf,
 }
 
+/// What anybody may read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http {
+    /// Where `/metrics` and `/healthz` are served; nowhere if this is empty.
+    pub listen: Vec<SocketAddr>,
+}
+
 /// One virtual address and port, with its policy and its backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -129,6 +143,8 @@ pub struct Service {
     pub forward: Forward,
     /// Whether a client's connections stay together.
     pub affinity: Affinity,
+    /// With affinity, for how long after its last packet a client keeps its backend.
+    pub affinity_timeout: ConfigDuration,
     /// How new connections are shared.
     pub balance: Balance,
     /// What a client gets when no backend is left.

@@ -78,12 +78,27 @@ pub struct Explanation {
     pub settled: Option<String>,
     /// The backend that the slot gives to new connections; `null` for none.
     pub current: Option<String>,
+    /// Where the client is at home; `null` without affinity.
+    pub affinity: Option<AffinityStatus>,
     /// What is known of the flow: at most one entry of each state.
     pub records: Vec<RecordStatus>,
     /// What becomes of the next packet of the connection.
     pub packet: Fate,
     /// What becomes of a SYN of the same client, from the same port.
     pub new_connection: Fate,
+}
+
+/// Where a client of a service with affinity is at home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AffinityStatus {
+    /// For how many seconds after its last packet a client keeps its backend.
+    pub timeout_seconds: u64,
+    /// The backend on which the client was noted. Nothing is noted of clients of untracked slots: the slot's backend is theirs.
+    pub backend: Option<String>,
+    /// Seconds since then.
+    pub idle_seconds: Option<u64>,
+    /// Whether clients of whom nothing is noted are at home on the settled backend.
+    pub grace_period: bool,
 }
 
 /// What is known of the flow.
@@ -140,6 +155,7 @@ pub fn explain(
         tables.slot(entry.first_slot + slot)?,
         entry.flags & flag::TRANSLATES != 0,
         &FlowKey::new(client.ip().into(), client.port(), entry.id),
+        entry.affinity_timeout,
         tables,
     );
     let fate = |event| fate(event, client, SocketAddr::new(vip, port), &found, tables, names);
@@ -165,6 +181,7 @@ pub fn explain(
         tracked,
         settled: backend(settled, names),
         current: backend(current, names),
+        affinity: affinity(entry.affinity_timeout, &found, names),
         records: records(&found, names),
         packet: fate(Event {
             opens: false,
@@ -182,6 +199,18 @@ pub fn explain(
 /// The name of a target, unless it is nobody.
 fn backend(id: u16, names: &Names<'_>) -> Option<String> {
     (id != NO_TARGET).then(|| (names.backend)(id))
+}
+
+/// Where the client is at home, for people.
+fn affinity(timeout: u32, found: &Found<'_>, names: &Names<'_>) -> Option<AffinityStatus> {
+    (timeout != 0).then(|| AffinityStatus {
+        timeout_seconds: seconds(timeout),
+        backend: found.noted.map(|noted| (names.backend)(noted.target)),
+        idle_seconds: found
+            .noted
+            .map(|noted| seconds(clock::since(found.now, noted.last_seen))),
+        grace_period: found.slot.tracked && found.slot.grace != 0,
+    })
 }
 
 /// All that is known of the flow, for people.

@@ -1,8 +1,8 @@
 //! The reason for which a packet has its target, in one sentence.
 
 use lb_common::{
-    clock,
-    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
+    affinity, clock,
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
     slot_rule::{Event, IDLE, Records, continues},
 };
 
@@ -16,12 +16,29 @@ pub(super) struct Found<'a> {
     pub(super) half_open: Option<&'a HalfOpen>,
     pub(super) note: Option<&'a SettledFlow>,
     pub(super) now: u32,
+    /// What is noted of the client, if the service has affinity.
+    pub(super) noted: Option<&'a Affinity>,
+    /// The target that the slot gives to a new connection of this client, and why that one.
+    home: (u16, Home),
     /// Records are running short, and the settled target can do without.
     saves_records: bool,
     /// The service translates: each of its connections has a record, and no slot is asked about them.
     translates: bool,
     /// Whether the target of the half-open record can have answered.
     is_answered: bool,
+}
+
+/// Why a new connection of a client gets its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// It is what the slot gives to new connections.
+    Slot,
+    /// The client is noted there.
+    Noted,
+    /// The client is noted elsewhere, where no new connections are taken.
+    Lost,
+    /// Nothing is noted of the client, and the slot is in its grace period.
+    Grace,
 }
 
 /// Which part of the slot rule applies, and the target that it leads to.
@@ -70,10 +87,37 @@ impl Rule {
 }
 
 impl<'a> Found<'a> {
-    pub(super) fn of(slot: Slot, translates: bool, key: &FlowKey, records: &'a impl Records) -> Self {
+    /// `translates` and `affinity_timeout` are the service's.
+    pub(super) fn of(
+        slot: Slot,
+        translates: bool,
+        key: &FlowKey,
+        affinity_timeout: u32,
+        records: &'a impl Records,
+    ) -> Self {
         // A record without a port is of a time when the service did not translate.
         let counts = |port: u16| !translates || port != 0;
+        let client = ClientKey::new(key.client(), key.service());
+        let noted = match affinity_timeout {
+            0 => None,
+            _ => records.affinity(&client),
+        };
+        let home = if slot.tracked && affinity_timeout != 0 {
+            let target = affinity::seen_by(&client, slot, affinity_timeout, records).current;
+            let fresh = noted.filter(|noted| affinity::is_fresh(noted, records.now(), affinity_timeout));
+            let why = match fresh {
+                Some(noted) if records.takes_new_flows(noted.target) => Home::Noted,
+                Some(_) => Home::Lost,
+                None if slot.grace != 0 && records.takes_new_flows(slot.settled) => Home::Grace,
+                None => Home::Slot,
+            };
+            (target, why)
+        } else {
+            (slot.current, Home::Slot)
+        };
         Self {
+            noted,
+            home,
             slot,
             record: records.flow(key).filter(|record| counts(record.port)),
             half_open: records.half_open(key).filter(|half_open| counts(half_open.port)),
@@ -89,12 +133,8 @@ impl<'a> Found<'a> {
 
     /// The part of the slot rule that applies. That it leads where the rule itself leads is a property under test.
     pub(super) fn rule(&self, event: Event) -> Rule {
-        let Slot {
-            settled,
-            current,
-            tracked,
-            ..
-        } = self.slot;
+        let Slot { settled, tracked, .. } = self.slot;
+        let current = if tracked { self.home.0 } else { self.slot.current };
         match (self.record, self.half_open) {
             _ if !tracked && !self.translates => Rule::Untracked(current),
             (Some(record), _) if self.is_in_use(record) => Rule::RecordInUse(record.target),
@@ -157,18 +197,48 @@ impl<'a> Found<'a> {
                 )
             }
             Rule::Replaces(_) => {
-                format!("{record} gives way to a new connection, and those of this slot go to {target}")
+                format!(
+                    "{record} gives way to a new connection, and {}",
+                    self.new_connections(names)
+                )
             }
             Rule::NotMoved(_) => {
                 format!(
-                    "new connections of this slot go to {target}, where those without a record live as well"
+                    "{}, where those without a record live as well",
+                    self.new_connections(names)
                 )
             }
             Rule::SavesRecord(_) => format!(
                 "records are running short, so new connections stay on {target}, which needs none, instead of {current}"
             ),
             Rule::Unknown => "no record: every connection of a service that translates has one".to_owned(),
-            Rule::New(_) => format!("new connections of this slot go to {target}, and are recorded"),
+            Rule::New(_) => format!("{}, and are recorded", self.new_connections(names)),
+        }
+    }
+
+    /// Why new connections of this client get their target.
+    fn new_connections(&self, names: &Names<'_>) -> String {
+        let (target, why) = self.home;
+        let name = |target| match target {
+            NO_TARGET => "nobody".to_owned(),
+            target => (names.backend)(target),
+        };
+        let target = name(target);
+        let noted = self
+            .noted
+            .map(|noted| (name(noted.target), self.ago(noted.last_seen)));
+        match (why, noted) {
+            (Home::Noted, Some((_, ago))) => format!(
+                "this client is at home on {target}, where it was last seen {ago} ago: its new connections go there"
+            ),
+            (Home::Lost, Some((lost, _))) => format!(
+                "this client was at home on {lost}, which takes no new connections: those of this slot go to {target}"
+            ),
+            (Home::Grace, _) => format!(
+                "whoever was here before the slot moved is at home on {target} for a while, and this client may have been: its \
+                 new connections go there"
+            ),
+            _ => format!("new connections of this slot go to {target}"),
         }
     }
 

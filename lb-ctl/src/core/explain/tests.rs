@@ -1,15 +1,16 @@
 use super::*;
 use lb_common::{
     address::Address,
-    layout::{FlowRecord, Forwarding, HalfOpen, SettledFlow},
+    affinity,
+    layout::{Affinity, ClientKey, FlowRecord, Forwarding, HalfOpen, SettledFlow},
     process::{Action, process},
     slot_rule::{IDLE, choose},
     testing::{
         HostTables,
         cases::{CLIENT, CLIENT6},
         tables::{
-            NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, NAT6_TARGET, NONE, ONE, ONE6, SLOTS, TARGETS,
-            THREE, UNRESOLVED, UNRESOLVED_TARGET, nat_target,
+            AFFINE, AFFINE6, AFFINITY_TIMEOUT, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, NAT6_TARGET,
+            NONE, ONE, ONE6, SLOTS, TARGETS, THREE, UNRESOLVED, UNRESOLVED_TARGET, nat_target,
         },
     },
 };
@@ -61,6 +62,7 @@ fn tracked(settled: u16, current: u16) -> Slot {
         current,
         tracked: true,
         settled_seen: 0,
+        grace: 0,
     }
 }
 
@@ -181,6 +183,72 @@ fn a_half_open_record_is_followed() {
 }
 
 #[test]
+fn a_clients_home_is_shown_and_named_as_the_reason() {
+    let slot = |grace| Slot {
+        grace,
+        ..tracked(1, 3)
+    };
+    let with = |grace, noted: Option<(u16, u32)>| {
+        let mut tables = tables(AFFINE, CLIENT, slot(grace), None, None);
+        let entry = tables.services[&ServiceKey::tcp(AFFINE.ip().into(), AFFINE.port())];
+        let noted = noted.map(|(target, age)| {
+            let affinity = Affinity {
+                target,
+                reserved: 0,
+                last_seen: NOW - age,
+            };
+            (ClientKey::new(CLIENT.ip().into(), entry.id), affinity)
+        });
+        tables.affinity.extend(noted);
+        tables
+    };
+    let shown = |tables: &HostTables| {
+        let found = explained(CLIENT, AFFINE, tables);
+        let backend = found.new_connection.backend.unwrap_or_default();
+        (backend, found.new_connection.reason, found.affinity.unwrap())
+    };
+
+    let (backend, reason, status) = shown(&with(1, Some((2, 14))));
+    assert_eq!(backend, "impala2");
+    assert_eq!(
+        reason,
+        "this client is at home on impala2, where it was last seen 15 s ago: its new connections go there, and are recorded"
+    );
+    let expected = AffinityStatus {
+        timeout_seconds: 900,
+        backend: Some("impala2".to_owned()),
+        idle_seconds: Some(15),
+        grace_period: true,
+    };
+    assert_eq!(status, expected);
+
+    let (backend, reason, status) = shown(&with(1, None));
+    assert_eq!((backend.as_str(), status.backend), ("impala1", None));
+    assert!(
+        reason.starts_with("whoever was here before the slot moved is at home on impala1"),
+        "{reason}"
+    );
+
+    let (backend, reason, _) = shown(&with(0, Some((2, AFFINITY_TIMEOUT + 1))));
+    assert_eq!(backend, "impala3");
+    assert_eq!(
+        reason,
+        "new connections of this slot go to impala3, and are recorded"
+    );
+
+    let mut drained = with(0, Some((2, 0)));
+    drained.targets[2] = drained.targets[2].shedding(true);
+    let (backend, reason, _) = shown(&drained);
+    assert_eq!(backend, "impala3");
+    assert!(
+        reason.contains("was at home on impala2, which takes no new connections"),
+        "{reason}"
+    );
+
+    assert_eq!(explained(CLIENT, ONE, &HostTables::fixture()).affinity, None);
+}
+
+#[test]
 fn what_is_noted_of_a_flow_is_shown() {
     let mut tables = tables(ONE, CLIENT, tracked(1, 3), None, None);
     let key = FlowKey::new(CLIENT.ip().into(), CLIENT.port(), 0);
@@ -237,6 +305,7 @@ fn any_slot() -> impl Strategy<Value = Slot> {
         current,
         tracked,
         settled_seen: 0,
+        grace: 0,
     })
 }
 
@@ -255,24 +324,37 @@ proptest! {
     /// What is explained is what happens: the slot is the packet's, the target the decision's, and the reason leads to it.
     #[test]
     fn the_explanation_is_the_decision(
-        service in prop_oneof![Just(ONE), Just(THREE), Just(ONE6)],
+        service in prop_oneof![Just(ONE), Just(THREE), Just(ONE6), Just(AFFINE), Just(AFFINE6)],
         host: u8,
         port: u16,
         slot in proptest::option::of(any_slot()),
         record in proptest::option::of(any_record()),
         half_open in proptest::option::of(any_half_open()),
+        noted in proptest::option::of((1u16..4, 0..2 * AFFINITY_TIMEOUT)),
+        grace in 0u16..2,
+        shedding in proptest::option::of(1u16..4),
         short: bool,
         opens: bool,
         sequence: u32,
     ) {
         let address = if service.is_ipv6() { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 7, u16::from(host)]) } else { IpAddr::from([198, 51, 100, host]) };
         let client = SocketAddr::new(address, port);
+        let slot = slot.map(|slot| Slot { grace: if slot.tracked { grace } else { 0 }, ..slot });
         let mut tables = match slot {
             Some(slot) => tables(service, client, slot, record, half_open),
             // The fixture's own slots differ from each other: only the right one leads to the right target.
             None => HostTables::fixture(),
         };
         tables.short = short;
+        let entry = tables.services[&ServiceKey::tcp(service.ip().into(), service.port())];
+        if let Some((target, age)) = noted {
+            let affinity = Affinity { target, reserved: 0, last_seen: NOW - age };
+            tables.affinity.insert(ClientKey::new(client.ip().into(), entry.id), affinity);
+        }
+        if let Some(id) = shedding {
+            let target = &mut tables.targets[usize::from(id)];
+            *target = target.shedding(true);
+        }
         let found = explained(client, service, &tables);
         let decided = |opens| {
             let sequence = half_open.filter(|_| slot.is_some()).map_or(0, |it| it.sequence.wrapping_add(1));
@@ -289,11 +371,18 @@ proptest! {
         }
 
         let slot = slot.unwrap_or(tracked(1, 2));
-        let key = FlowKey::new(Address::from(client.ip()), client.port(), 0);
+        let key = FlowKey::new(Address::from(client.ip()), client.port(), entry.id);
         let event = Event { opens, closes: false, sequence };
         if slot.tracked {
-            let rule = Found::of(slot, false, &key, &tables).rule(event);
-            prop_assert_eq!(rule.target(), choose(event, slot, &key, &tables).target, "{:?}", rule);
+            let timeout = entry.affinity_timeout;
+            let rule = Found::of(slot, false, &key, timeout, &tables).rule(event);
+            let seen = if opens && timeout != 0 {
+                let client = ClientKey::new(client.ip().into(), entry.id);
+                affinity::seen_by(&client, slot, timeout, &tables)
+            } else {
+                slot
+            };
+            prop_assert_eq!(rule.target(), choose(event, seen, &key, &tables).target, "{:?}", rule);
         }
     }
 }

@@ -38,6 +38,15 @@ pub enum Health {
 }
 
 impl Health {
+    /// Every health.
+    pub const ALL: [Self; 5] = [
+        Self::Checking,
+        Self::Up,
+        Self::Saturated,
+        Self::Quiescing,
+        Self::Down,
+    ];
+
     /// The word for it, everywhere an operator reads it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,6 +74,9 @@ pub enum Start {
     Added,
     /// What an earlier daemon or the other balancer knew. It holds until checks say otherwise.
     Warm(Health),
+    /// Likewise, of a backend that was up and served nobody, because its tier did not: it stays the home of clients that have
+    /// [affinity](lb_common::affinity) to it.
+    Spare,
 }
 
 /// What a check has changed.
@@ -159,6 +171,7 @@ impl Monitor {
             health: match start {
                 Start::Cold | Start::Added => Health::Checking,
                 Start::Warm(health) => health,
+                Start::Spare => Health::Up,
             },
             failure: None,
             recent: Recent::default(),

@@ -287,7 +287,6 @@ fn what_an_earlier_run_sent_through_an_interface_that_is_not_ours_is_unresolved(
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u16, u8, bool),
-    Shed(u16, bool),
     Remove(u16),
     Route(u8, u32, u8),
     Neighbour(u32, u8, Option<u8>),
@@ -297,7 +296,6 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1u16..5, 1u8..4, any::<bool>()).prop_map(|(id, host, nat)| Step::Insert(id, host, nat)),
-        (1u16..5, any::<bool>()).prop_map(|(id, sheds)| Step::Shed(id, sheds)),
         (1u16..5).prop_map(Step::Remove),
         (1u8..4, 1u32..3, 1u8..6).prop_map(|(host, interface, hop)| Step::Route(host, interface, hop)),
         (1u32..3, 1u8..6, any::<Option<u8>>())
@@ -315,28 +313,18 @@ proptest! {
         let mut hops = NextHops::default();
         let mut interfaces = interfaces();
         let mut told = BTreeMap::new();
-        let mut shedding = BTreeSet::new();
         let mut table = BTreeMap::<u16, (IpAddr, Forwarding, Target)>::new();
         for step in steps {
             let changes = match step {
                 Step::Insert(id, host, nat) => {
                     let (address, forwarding) = (address(host), if nat { NAT } else { Forwarding::Dsr });
                     if table.get(&id).map(|(address, forwarding, _)| (*address, *forwarding)) != Some((address, forwarding)) {
-                        let unresolved = Target::new(address.into(), forwarding, None).shedding(shedding.contains(&id));
+                        let unresolved = Target::new(address.into(), forwarding, None);
                         table.insert(id, (address, forwarding, unresolved));
                     }
                     hops.insert(id, address, forwarding).into_iter().collect()
                 }
-                Step::Shed(id, sheds) => {
-                    if sheds && table.contains_key(&id) {
-                        shedding.insert(id);
-                    } else {
-                        shedding.remove(&id);
-                    }
-                    hops.shed(id, sheds).into_iter().collect()
-                }
                 Step::Remove(id) => {
-                    shedding.remove(&id);
                     table.remove(&id);
                     hops.remove(id);
                     Vec::new()
@@ -361,8 +349,7 @@ proptest! {
             }
             for (id, (address, forwarding, target)) in &table {
                 let next_hop = hops.of(*id);
-                let expected = Target::new((*address).into(), *forwarding, next_hop);
-                prop_assert_eq!(*target, expected.shedding(shedding.contains(id)));
+                prop_assert_eq!(*target, Target::new((*address).into(), *forwarding, next_hop));
                 if let Some(next_hop) = next_hop {
                     prop_assert!(interfaces.at(next_hop.egress).is_some_and(|interface| interface.up));
                     if *forwarding == Forwarding::Dsr {

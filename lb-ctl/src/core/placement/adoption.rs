@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName};
+use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 use super::{Limits, Placement, WriteTables};
-use crate::core::config::DatapathConfig;
+use crate::core::config::{Affinity, Config, ConfigError, ConfigErrors, DatapathConfig, affinity_refusal};
 
 /// What the tables of an earlier run hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,8 +129,32 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: names.collect(),
             configured: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
         })
+    }
+
+    /// Refuses a configuration in which a service of the tables has another affinity: its connections would be looked for in other
+    /// slots.
+    pub fn check_affinity(&self, config: &Config) -> Result<(), ConfigErrors> {
+        let errors: Vec<ConfigError> = config
+            .services
+            .iter()
+            .filter_map(|service| {
+                let key = ServiceKey::tcp(service.vip.into(), service.port);
+                let running = match self.services.get(&key)?.flags & flag::AFFINE {
+                    0 => Affinity::None,
+                    _ => Affinity::Client,
+                };
+                (running != service.affinity).then(|| affinity_refusal(config, service, running))
+            })
+            .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors::new(config.file_name.clone(), errors))
+        }
     }
 
     /// Frees the ids of targets whose service is not in the table. Only after [`Placement::adopt`] and a pass over the records,

@@ -23,7 +23,7 @@ pub use foreseen::{FlowsTracked, Foreseen};
 pub use steps::{Departing, Moved, Swept, WriteTables};
 
 use super::{
-    config::{Config, DatapathConfig},
+    config::{CheckKind, Config, DatapathConfig},
     plan::{self, Plan, PlannedService, PlannedTarget, Shares},
 };
 
@@ -43,6 +43,10 @@ pub struct Placement {
     targets: BTreeMap<u16, TargetName>,
     /// The targets that the configuration names. The others are leaving.
     configured: BTreeSet<u16>,
+    /// The targets to which the configuration lets no new flows: it gives them the weight 0, or names them no more.
+    draining: BTreeSet<u16>,
+    /// The targets to which their health lets no new flows.
+    avoided: BTreeSet<u16>,
     /// The ids of services whose slots have moved since the last pass over the records has begun.
     moved: BTreeSet<u16>,
 }
@@ -127,6 +131,8 @@ impl Placement {
             leaving_services: BTreeSet::new(),
             targets: BTreeMap::new(),
             configured: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
         }
     }
@@ -149,6 +155,9 @@ impl Placement {
             let key = ServiceKey::tcp(service.vip.into(), service.port);
             let entry = Service {
                 flags: plan::flags(service),
+                // The same as before, or the configuration has been refused.
+                port_mask: plan::port_mask(service),
+                affinity_timeout: plan::affinity_timeout(service),
                 ..planner.service(&key)?
             };
             let mut targets = Vec::new();
@@ -162,6 +171,8 @@ impl Placement {
                     name,
                     address: backend.address,
                     forwarding: plan::forwarding(service.forward, backend, &config.datapath),
+                    drains: backend.weight == 0,
+                    is_checked: service.check.kind != CheckKind::None,
                 });
                 targets.push(id);
             }
@@ -208,6 +219,11 @@ impl Placement {
     pub fn leaving(&self, service: u16) -> impl Iterator<Item = (u16, &TargetName)> {
         self.targets()
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
+    }
+
+    /// The targets that get no new flows, whatever affinity says: because of the configuration, or of their health.
+    pub fn without_new_flows(&self) -> impl Iterator<Item = u16> {
+        self.draining.union(&self.avoided).copied()
     }
 
     /// The names of all targets to which slots of their service send new connections, and how many do.

@@ -8,7 +8,7 @@ use super::{Placement, allowing, foreseen::becomes_tracked};
 use crate::core::{
     census::Census,
     plan::{Plan, PlannedService, PlannedTarget},
-    slot_moves,
+    slot_moves::{self, Unrecorded},
 };
 
 /// The kernel's tables, as the controller changes them. Each method leaves them in order, whether or not another follows.
@@ -30,8 +30,13 @@ pub trait WriteTables {
     fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
     /// No longer allows it from a prefix, if it did.
     fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
-    /// Begins to use a target id: its counters are zero, its next hop is unknown, and from then on it stands for somebody.
+    /// Begins to use a target id: its counters are zero, its next hop is unknown, it sheds if it is checked, and from then on it
+    /// stands for somebody.
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
+    /// Stops new flows to a target, except those that have begun, or lets them in again. Whether it sheds stays as it is.
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), Self::Error>;
+    /// Stops new flows to a target because of its health, or lets them in again. Whether it drains stays as it is.
+    fn shed(&mut self, id: u16, sheds: bool) -> Result<(), Self::Error>;
     /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
     fn forget_target(&mut self, id: u16) -> Result<(), Self::Error>;
 }
@@ -81,6 +86,9 @@ impl Placement {
             if self.targets.get(&target.id) != Some(&target.name) {
                 tables.introduce_target(target)?;
                 self.targets.insert(target.id, target.name);
+                if target.is_checked {
+                    self.avoided.insert(target.id);
+                }
             }
         }
         Ok(())
@@ -98,6 +106,7 @@ impl Placement {
     ) -> Result<Moved, T::Error> {
         self.configured = plan.targets.iter().map(|target| target.id).collect();
         let mut moved = Moved::default();
+        self.drain(plan, tables)?;
         let allowed = allowing::of(plan);
         self.allow(&allowed, tables)?;
         for service in &plan.services {
@@ -126,6 +135,47 @@ impl Placement {
         self.remove_services(plan, tables)?;
         self.disallow(|prefix| !allowed.contains(prefix), tables)?;
         Ok(moved)
+    }
+
+    /// Stops new flows to targets that get no slots: those that are leaving, and those with the weight 0. First of all, so that
+    /// clients which are at home there are so no longer when the slots move.
+    fn drain<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
+        let open: BTreeSet<u16> = plan
+            .targets
+            .iter()
+            .filter(|target| !target.drains)
+            .map(|target| target.id)
+            .collect();
+        let ids = self.targets.keys().copied();
+        self.draining = ids.filter(|id| !open.contains(id)).collect();
+        for &id in self.targets.keys() {
+            tables.drain(id, self.draining.contains(&id))?;
+        }
+        Ok(())
+    }
+
+    /// Takes in whether the health of a target lets no new flows to it.
+    pub fn avoid<T: WriteTables>(
+        &mut self,
+        id: u16,
+        is_avoided: bool,
+        tables: &mut T,
+    ) -> Result<(), T::Error> {
+        if !self.targets.contains_key(&id) {
+            return Ok(());
+        }
+        if is_avoided {
+            self.avoided.insert(id);
+        } else {
+            self.avoided.remove(&id);
+        }
+        tables.shed(id, is_avoided)
+    }
+
+    /// Takes in which targets got no new flows from an earlier run. They get none until their health [says](Self::avoid) that they
+    /// may.
+    pub fn go_on_avoiding(&mut self, targets: impl IntoIterator<Item = u16>) {
+        self.avoided.extend(targets);
     }
 
     fn remove_services<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
@@ -170,9 +220,10 @@ impl Placement {
         tables: &mut T,
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
+        let is_affine = service.entry.flags & flag::AFFINE != 0;
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
-            let after = slot_moves::moved(before, target, now);
+            let after = slot_moves::moved(before, target, now, is_affine);
             if let Some(slot) = after {
                 self.moved.insert(service.entry.id);
                 tables.store_slot(index, slot)?;
@@ -224,15 +275,25 @@ impl Placement {
         {
             for slot in 0..service.slots {
                 let index = service.first_slot + slot;
-                let found = tables.slot(index)?;
+                let mut found = tables.slot(index)?;
                 if !found.tracked {
                     continue;
                 }
+                if let Some(over) = slot_moves::grace_over(found, census.now(), service.affinity_timeout)
+                    && tables.replace_slot(index, found, over)?
+                {
+                    found = over;
+                }
                 let named = census.named_in(service.id, slot);
-                // Of a service that translates no connection is without a record.
-                let is_empty = census.is_reset(found.settled) || service.flags & flag::TRANSLATES != 0;
+                let unrecorded = if census.is_reset(found.settled) {
+                    Unrecorded::Reset
+                } else if service.flags & flag::TRANSLATES != 0 {
+                    Unrecorded::Nothing
+                } else {
+                    Unrecorded::Possible
+                };
                 let settled =
-                    slot_moves::settled(found, named, census.now(), census.idle_timeout(), is_empty);
+                    slot_moves::settled(found, named, census.now(), census.idle_timeout(), unrecorded);
                 // A packet that has used the settled path since then keeps the slot from settling.
                 if let Some(settled) = settled
                     && tables.replace_slot(index, found, settled)?
@@ -244,6 +305,8 @@ impl Placement {
         for &id in &departing.targets {
             if !census.names(id) {
                 tables.forget_target(id)?;
+                self.draining.remove(&id);
+                self.avoided.remove(&id);
                 let name = self.targets.remove(&id);
                 swept.forgotten.extend(name.map(|name| (id, name)));
             }

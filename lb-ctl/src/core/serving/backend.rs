@@ -9,6 +9,9 @@ use crate::core::{
     status::CheckStatus,
 };
 
+/// Why the health of a backend is what an earlier daemon knew.
+const BEFORE: &str = "was so before, and has not been checked yet";
+
 /// A backend, and what is known of its health.
 #[derive(Clone, Debug)]
 pub struct ServingBackend {
@@ -91,7 +94,8 @@ impl ServingBackend {
         let (health, cause) = match start {
             None => (Health::Up, "is not checked"),
             Some(Start::Cold | Start::Added) => (Health::Checking, "has not been checked yet"),
-            Some(Start::Warm(health)) => (health, "was so before, and has not been checked yet"),
+            Some(Start::Warm(health)) => (health, BEFORE),
+            Some(Start::Spare) => (Health::Up, BEFORE),
         };
         Self {
             name: backend.name.clone(),

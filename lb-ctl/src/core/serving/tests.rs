@@ -180,6 +180,34 @@ fn after_a_restart_of_the_controller_everybody_serves_on_until_checks_say_otherw
 }
 
 #[test]
+fn a_spare_backend_is_up_after_a_restart_and_makes_no_tier_serve() {
+    for (keys, serving, expected) in [
+        ("", 0, [1, 0]),
+        ("failback = \"manual\"", 0, [1, 0]),
+        // The lower tier has recovered.
+        ("", 1, [1, 0]),
+        ("failback = \"manual\"", 1, [0, 1]),
+    ] {
+        let service = service(keys, &[0, 1]);
+        let start = |backend: &Backend| {
+            if backend.tier == serving {
+                Start::Warm(Health::Up)
+            } else {
+                Start::Spare
+            }
+        };
+        let mut after = Serving::new(&service, start, Duration::ZERO);
+        let decision = after.decide(Duration::ZERO);
+        let weights: Vec<u32> = decision.backends.iter().map(|part| part.weight).collect();
+        assert_eq!(weights, expected, "{keys}, tier {serving} was serving");
+        assert!(
+            decision.backends.iter().all(|part| !part.sheds),
+            "clients at home there stay so"
+        );
+    }
+}
+
+#[test]
 fn what_becomes_of_a_backend_that_is_not_well() {
     for (truth, reset, words) in [
         (Saturated, false, "alive"),
@@ -297,7 +325,14 @@ fn the_next_tier_takes_over_and_gives_back() {
         world.truth[1] = REFUSED;
         world.pass(A_WHILE);
         assert_eq!((world.weights(), world.serving.active_tier()), (vec![0, 0, 1], 1));
-        assert_eq!(world.notices, [Notice::Tier { from: 0, to: 1 }]);
+        assert_eq!(
+            world.notices,
+            [Notice::Tier {
+                from: 0,
+                to: 1,
+                cause: "healthy weight: 0 of 2 in tier 0, 1 of 1 in tier 1".into()
+            }]
+        );
         world.truth = vec![Healthy; 3];
         world.pass(A_WHILE);
         assert_eq!(world.weights(), after, "{failback}");

@@ -146,7 +146,7 @@ fn unknown_keys() {
         (
             &[1],
             "maxconn = 2000\n[datapath]",
-            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, service",
+            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, http, service",
         ),
         (
             &[1],
@@ -265,20 +265,9 @@ fn planned_features() {
         ),
         (
             &[1],
-            "[http]\nlisten = \"127.0.0.1:8080\"\n[datapath]",
-            "1: http: `http` is not built yet in this version; remove it",
-        ),
-        (
-            &[1],
             "[[vrrp]]\nname = \"VI_1\"\n[peer]\nlisten = \"192.0.2.1:7000\"\n[datapath]",
             "1: vrrp: `vrrp` is not built yet in this version; remove it\n\
              3: peer: `peer` is not built yet in this version; remove it",
-        ),
-        (
-            &[6],
-            "port = 21050\naffinity = \"client\"\naffinity_timeout = \"900s\"",
-            "7: service[impala].affinity: `service.affinity = \"client\"` is not built yet in this version; use \"none\"\n\
-             8: service[impala].affinity_timeout: `service.affinity_timeout` is not built yet in this version; remove it",
         ),
         (
             &[6],

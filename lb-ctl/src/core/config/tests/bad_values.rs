@@ -22,6 +22,17 @@ fn interfaces_that_are_too_many() {
 }
 
 #[test]
+fn unusable_addresses_to_listen_on() {
+    check_refusals(&[(
+        &[1],
+        "http.listen = [\"localhost:80\", \"10.0.0.1:0\", 9410]\n[datapath]",
+        "1: http.listen[#1]: expected an IP address and a port, found \"localhost:80\"; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or [::] everybody can read it who can reach the host\n\
+             1: http.listen[#2]: expected an IP address and a port, found \"10.0.0.1:0\"; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or [::] everybody can read it who can reach the host\n\
+             1: http.listen[#3]: expected an address and port as a string, found the integer 9410; write it in quotes",
+    )]);
+}
+
+#[test]
 fn unusable_values_of_node_api_and_datapath() {
     check_refusals(&[
         (
@@ -502,6 +513,28 @@ mod = "auto"
          /etc/lb.toml:17: datapath.mod: expected a key of [datapath], found \"mod\"; did you mean `mode`?\n\
          /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"
     );
+}
+
+#[test]
+fn unusable_affinity() {
+    check_refusals(&[
+        (
+            &[6],
+            "port = 21050\nforward = \"nat\"\naffinity = \"client\"",
+            "8: service[impala].affinity: expected affinity = \"none\" in a service with forward = \"nat\", found \"client\", which does not yet work together with translation; remove the key, or use \"dsr\" or \"ipip\"",
+        ),
+        (
+            &[6],
+            "port = 21050\naffinity = \"source\"\naffinity_timeout = \"0s\"",
+            "7: service[impala].affinity: expected one of \"none\", \"client\", found \"source\"; use one of \"none\", \"client\"\n\
+             8: service[impala].affinity_timeout: expected a duration from \"1s\" to \"18h\", found \"0s\"; leave the key out to get \"15m\"",
+        ),
+        (
+            &[6],
+            "port = 21050\naffinity_timeout = \"15m\"",
+            "7: service[impala].affinity_timeout: expected affinity = \"client\" in the same service, found \"none\", with which nothing is timed; add it, or remove the key",
+        ),
+    ]);
 }
 
 #[test]

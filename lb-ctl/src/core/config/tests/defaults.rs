@@ -1,11 +1,12 @@
 //! What the keys mean when they are absent, and when they are all there.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use super::super::{
     Affinity, Api, Backend, Balance, Check, CheckKind, Config, ConfigDuration, DatapathConfig, Forward,
-    HealthPolicy, Interface, NoBackend, Node, OnDown, Origin, Places, Service, XdpModeChoice,
+    HealthPolicy, Http, Interface, NoBackend, Node, OnDown, Origin, Places, Service, XdpModeChoice,
 };
 use super::{MINIMAL, accept};
 use crate::core::health::probe::Authentication;
@@ -44,12 +45,14 @@ fn absent_keys_have_their_defaults() {
         api: Api {
             socket: "/run/lb-ctl/api.sock".into(),
         },
+        http: Http { listen: Vec::new() },
         services: vec![Service {
             name: "impala".into(),
             vip: [192, 0, 2, 10].into(),
             port: 21050,
             forward: Forward::Dsr,
             affinity: Affinity::None,
+            affinity_timeout: ConfigDuration::from_millis(900_000),
             balance: Balance::Hash,
             no_backend: NoBackend::Reset,
             allow: Vec::new(),
@@ -133,6 +136,8 @@ fn written_keys_are_taken() {
         name = "impala_http"
         vip = "10.0.0.1"
         port = 28000
+        affinity = "client"
+        affinity_timeout = "20m"
         [service.check]
         type = "none"
         [[service.backend]]
@@ -177,6 +182,8 @@ fn written_keys_are_taken() {
     };
     assert_eq!((hs2.name.as_str(), hs2.port), ("impala_hs2", 21050));
     assert_eq!((http.name.as_str(), http.port), ("impala_http", 28000));
+    assert_eq!((hs2.affinity, http.affinity), (Affinity::None, Affinity::Client));
+    assert_eq!(http.affinity_timeout, ConfigDuration::from_millis(20 * 60_000));
     let backends: Vec<_> = hs2
         .backends
         .iter()
@@ -194,6 +201,14 @@ fn written_keys_are_taken() {
         (hs2.no_backend, http.no_backend),
         (NoBackend::Drop, NoBackend::Reset)
     );
+}
+
+#[test]
+fn http_is_served_where_the_file_says() {
+    let text = format!("[http]\nlisten = [\"127.0.0.1:9410\", \"[::1]:80\"]\n{MINIMAL}");
+    let listen = accept(&text).http.listen;
+    let expected: Vec<SocketAddr> = vec![([127, 0, 0, 1], 9410).into(), (Ipv6Addr::LOCALHOST, 80).into()];
+    assert_eq!(listen, expected);
 }
 
 #[test]
@@ -226,6 +241,11 @@ fn windows_line_ends_change_nothing() {
 #[test]
 fn later_checks_can_name_line_and_key() {
     let config = accept(MINIMAL);
+    assert_eq!(
+        config.places.origin("service[impala].affinity"),
+        origin(3, "service[impala].affinity"),
+        "that of the service"
+    );
     let error = config.services[0].backends[0]
         .address_origin
         .error("expected a neighbour, found none; check the cable");

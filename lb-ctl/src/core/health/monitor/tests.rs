@@ -80,11 +80,14 @@ fn a_warm_backend_keeps_its_health_until_checks_say_otherwise() {
     let mut backend = Backend::new(Start::Warm(Health::Down));
     assert_eq!(backend.healths(&[H, H]), ["down", "up"]);
     assert_eq!(backend.monitor.up_since(), Some(backend.now));
-    let backend = Backend::new(Start::Warm(Health::Up));
-    assert_eq!(
-        (backend.monitor.health(), backend.monitor.up_since()),
-        (Health::Up, None)
-    );
+    for start in [Start::Warm(Health::Up), Start::Spare] {
+        let mut backend = Backend::new(start);
+        assert_eq!(
+            (backend.monitor.health(), backend.monitor.up_since()),
+            (Health::Up, None)
+        );
+        assert_eq!(backend.healths(&[U, U, U]), ["up", "up", "down"]);
+    }
 }
 
 #[test]
@@ -280,6 +283,7 @@ fn any_start() -> impl Strategy<Value = Start> {
     prop_oneof![
         Just(Start::Cold),
         Just(Start::Added),
+        Just(Start::Spare),
         health.prop_map(Start::Warm)
     ]
 }

@@ -12,7 +12,9 @@ use lb_common::{
 };
 use proptest::prelude::*;
 
-use super::{Client, Connection, FLOW_IDLE_TIMEOUT, Lost, ROOM, World, configuration::service_address};
+use super::{
+    AFFINE, Client, Connection, FLOW_IDLE_TIMEOUT, Lost, ROOM, World, configuration::service_address,
+};
 use crate::core::census::HALF_OPEN_TIMEOUT;
 
 impl World {
@@ -24,7 +26,8 @@ impl World {
             .services
             .get(&ServiceKey::tcp(address.ip().into(), address.port()))?;
         let client = client_address(port);
-        let hash = lb_common::hash::flow(entry.hash_seed, client.ip().into(), client.port());
+        let port = client.port() & entry.port_mask;
+        let hash = lb_common::hash::flow(entry.hash_seed, client.ip().into(), port);
         let index = entry.first_slot + lb_common::hash::slot(hash, entry.slots);
         let key = FlowKey::new(Address::from(client.ip()), client.port(), entry.id);
         Some((key, index))
@@ -33,6 +36,11 @@ impl World {
     /// Sends a packet through the balancer, and returns to whom it went. A connection that could not be recorded because
     /// the table is full is no longer followed: it may break, says the counter of such packets.
     pub(super) fn forward(&mut self, client: Client, flags: u8, sequence: u32) -> TargetName {
+        if client.0 == AFFINE {
+            // What is noted is noted once a tick: two packets in one would be hard to tell apart.
+            self.kernel.tables.now = self.kernel.tables.now.wrapping_add(1);
+        }
+        let homes = self.homes_for_a_new_connection(client);
         let frame = Frame::new(client_address(client.1), service_address(client.0))
             .flags(flags)
             .sequence(sequence);
@@ -42,6 +50,16 @@ impl World {
             verdict => panic!("{verdict:?} for {client:?}"),
         };
         tables.carry_out();
+        let target = self.kernel.names[usize::from(id)];
+        if flags & Flags::SYN == 0 {
+            self.show(client, target);
+        } else if let Some(homes) = homes {
+            assert!(
+                homes.contains(&target),
+                "{client:?} was at home on {homes:?}, and its new connection went to {target:?}"
+            );
+        }
+        let tables = &self.kernel.tables;
         if flags & Flags::SYN == 0 && tables.flows.len() >= usize::from(ROOM) {
             let (key, index) = self.key(client).expect("it was forwarded");
             let tables = &self.kernel.tables;
@@ -52,7 +70,7 @@ impl World {
                 self.connections.remove(&client);
             }
         }
-        self.kernel.names[usize::from(id)]
+        target
     }
 
     pub(super) fn open(&mut self, client: Client, sequence: u32, lost: Lost) {
@@ -159,7 +177,12 @@ impl World {
     pub(super) fn wait(&mut self, ticks: u32) {
         let tables = &mut self.kernel.tables;
         tables.now = tables.now.wrapping_add(ticks);
-        let now = tables.now;
+        self.end_idle_connections();
+    }
+
+    /// Nobody may count on a connection that has been idle for longer than the balancer is told to remember it.
+    pub(super) fn end_idle_connections(&mut self) {
+        let now = self.kernel.tables.now;
         self.connections.retain(|_, connection| {
             let silent = now.wrapping_sub(connection.last_sent);
             silent
@@ -172,6 +195,12 @@ impl World {
     }
 }
 
-fn client_address(port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 40_000 + port))
+/// Three clients share the ports.
+pub(super) fn client_address(port: u16) -> SocketAddr {
+    let host = if port.is_multiple_of(3) {
+        1
+    } else {
+        2 + port.to_be_bytes()[1] % 2
+    };
+    SocketAddr::from(([10, 0, 0, host], 40_000 + port))
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{MAX_BACKENDS, MAX_SERVICES, SLOTS, Weights};
+use super::{AFFINE, MAX_BACKENDS, MAX_SERVICES, SLOTS, Weights};
 use crate::core::config::{self, Config, HostDefaults};
 
 pub(super) fn service_address(service: u16) -> SocketAddr {
@@ -27,6 +27,9 @@ pub(super) fn configuration(weights: &Weights) -> Option<Config> {
             address.port()
         )
         .unwrap();
+        if service == AFFINE {
+            text.push_str("affinity = \"client\"\n");
+        }
         for (backend, weight) in backends.iter().enumerate() {
             if let Some(weight) = weight {
                 write!(

@@ -2,6 +2,7 @@
 
 use lb_common::{
     layout::{ALLOWED_ROOM, AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
+    slot_rule::Records as _,
     testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
 };
 
@@ -73,6 +74,13 @@ impl Kernel {
         Slot::from_bits(self.tables.slots[index as usize])
     }
 
+    /// Whether a backend gets new connections.
+    pub(super) fn takes_new_flows(&self, name: &TargetName) -> bool {
+        (0..)
+            .zip(&self.names)
+            .any(|(id, other)| other == name && self.tables.takes_new_flows(id))
+    }
+
     /// Invariant 4: whether a slot or a record names a target.
     fn names_target(&self, id: u16) -> bool {
         let slots = self.services().any(|service| {
@@ -84,6 +92,7 @@ impl Kernel {
         slots
             || self.tables.flows.values().any(|record| record.target == id)
             || self.tables.half_open.values().any(|record| record.target == id)
+            || self.tables.affinity.values().any(|noted| noted.target == id)
     }
 }
 
@@ -134,8 +143,22 @@ impl WriteTables for Kernel {
         self.write()?;
         let id = target.id;
         assert!(!self.names_target(id), "target id {id} is used while it is named");
-        self.tables.targets[usize::from(id)] = resolved_target();
+        self.tables.targets[usize::from(id)] = resolved_target().shedding(target.is_checked);
         self.names[usize::from(id)] = target.name;
+        Ok(())
+    }
+
+    fn drain(&mut self, id: u16, drains: bool) -> Result<(), Killed> {
+        self.write()?;
+        let target = &mut self.tables.targets[usize::from(id)];
+        *target = target.draining(drains);
+        Ok(())
+    }
+
+    fn shed(&mut self, id: u16, sheds: bool) -> Result<(), Killed> {
+        self.write()?;
+        let target = &mut self.tables.targets[usize::from(id)];
+        *target = target.shedding(sheds);
         Ok(())
     }
 

@@ -3,10 +3,12 @@
 //! Operators change the configuration, backends come, go and come back; clients open, use, end and reuse connections; SYNs are
 //! retransmitted and spoofed; packets are lost before and behind the balancer; records are swept and run out; the controller is
 //! killed between any two writes and starts again with what the tables say. Whatever happens, a packet of a live connection
-//! reaches the backend on which it lives, and an id is never taken for another backend's.
+//! reaches the backend on which it lives, an id is never taken for another backend's, and a client of a service with affinity
+//! whose backend takes new connections gets no other one within the timeout.
 
 mod clients;
 mod configuration;
+mod homes;
 pub(super) mod kernel;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +23,10 @@ use super::{Moved, NoRoom, Placement};
 use crate::core::plan::{Plan, Shares};
 use crate::core::{
     census::{Census, Record, run_short},
-    config::Config,
+    config::{CheckKind, Config, ConfigDuration},
 };
 use configuration::{configuration, service_address};
+use homes::Homes;
 use kernel::Kernel;
 
 /// Few, so that ports share them: the worst case for the rule.
@@ -35,6 +38,8 @@ pub(super) const MAX_BACKENDS: u32 = 9;
 const ROOM: u16 = 10;
 const PORTS: u16 = 8;
 const SERVICES: u16 = 3;
+/// The service with affinity. It has a few clients only, the worst case for it.
+const AFFINE: u16 = 2;
 const BACKENDS: usize = 4;
 /// In ticks.
 const FLOW_IDLE_TIMEOUT: u32 = 300;
@@ -145,11 +150,14 @@ struct World {
     placement: Placement,
     config: Config,
     short: bool,
+    /// The timeout of the service with affinity. It may be longer or shorter than those of records.
+    affinity_timeout: ConfigDuration,
+    homes: Homes,
     connections: BTreeMap<Client, Connection>,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(affinity_timeout: ConfigDuration) -> Self {
         let config =
             configuration(&[[Some(1), Some(1), None, None], [None; 4], [None; 4]]).expect("a service");
         let mut world = Self {
@@ -157,6 +165,8 @@ impl World {
             placement: Placement::empty(&config.datapath),
             config: config.clone(),
             short: false,
+            affinity_timeout,
+            homes: Homes::default(),
             connections: BTreeMap::new(),
         };
         world.configure(config).expect("room");
@@ -204,11 +214,16 @@ impl World {
             Step::Spoof { client, sequence } => self.spoof(client, sequence),
             Step::Wait(ticks) => self.wait(ticks.into()),
         }
+        self.homes.leave_those_that_shed(&self.kernel);
+        self.end_idle_connections();
         Ok(())
     }
 
     /// Applies a configuration, unless there is no room for it. A controller that is killed meanwhile has taken it.
-    fn configure(&mut self, config: Config) -> Result<(), NoRoom> {
+    fn configure(&mut self, mut config: Config) -> Result<(), NoRoom> {
+        for service in &mut config.services {
+            service.affinity_timeout = self.affinity_timeout;
+        }
         let plan = self.placement.plan(&config, &Shares::configured(&config))?;
         let now = self.kernel.tables.now;
         let foreseen = self.foresee(&plan);
@@ -245,10 +260,14 @@ impl World {
 
     fn drop_connections_without_service(&mut self) {
         let services = &self.kernel.tables.services;
-        self.connections.retain(|&(service, _), _| {
+        let is_there = |service: u16| {
             let address = service_address(service);
             services.contains_key(&ServiceKey::tcp(address.ip().into(), address.port()))
-        });
+        };
+        self.connections.retain(|&(service, _), _| is_there(service));
+        if !is_there(AFFINE) {
+            self.homes = Homes::default();
+        }
     }
 
     /// Passes over all records, and deletes those that are over.
@@ -260,9 +279,17 @@ impl World {
             tables.short,
             self.placement.services().copied(),
             reset,
-        );
+        )
+        .releasing(self.placement.without_new_flows());
         let slots = tables.slots.clone();
         let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
+        tables.affinity.retain(|key, noted| {
+            let keep = !census.is_client_over(key, noted, slot);
+            if keep {
+                census.count_client(key, noted);
+            }
+            keep
+        });
         tables
             .half_open
             .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
@@ -278,6 +305,7 @@ impl World {
             .begin_pass(&self.kernel)
             .expect("nobody is killed here");
         let census = self.pass(reset);
+        self.homes.forget_those_that_shed(&self.kernel);
         self.placement
             .finish_pass(&departing, &census, &mut self.kernel)
             .expect("nobody is killed here");
@@ -296,21 +324,34 @@ impl World {
             .begin_pass(&self.kernel)
             .expect("nobody is killed here");
         let census = self.pass(BTreeSet::new());
+        self.homes.forget_those_that_shed(&self.kernel);
         let service = usize::from(choice) % self.config.services.len();
         let configured = Shares::configured(&self.config);
         let mut without = configured.of(service).to_vec();
         let index = usize::from(choice) / 7 % without.len();
         without[index] = 0;
         if without.iter().any(|weight| *weight > 0) {
+            self.avoid(service, index, true);
             self.share_out(service, &without);
         }
         self.open(client, sequence, Lost::Nowhere);
         self.send(client, 10, Lost::Nowhere)?;
+        self.avoid(service, index, false);
         self.share_out(service, configured.of(service));
         self.placement
             .finish_pass(&departing, &census, &mut self.kernel)
             .expect("nobody is killed here");
         Ok(())
+    }
+
+    fn avoid(&mut self, service: usize, backend: usize, is_avoided: bool) {
+        let shares = Shares::configured(&self.config);
+        let plan = self.placement.plan(&self.config, &shares).expect("it is in use");
+        let id = plan.services[service].targets[backend];
+        self.placement
+            .avoid(id, is_avoided, &mut self.kernel)
+            .expect("nobody is killed here");
+        self.homes.leave_those_that_shed(&self.kernel);
     }
 
     fn share_out(&mut self, service: usize, weights: &[u32]) {
@@ -359,6 +400,9 @@ impl World {
         self.placement
             .forget_orphans(&mut self.kernel)
             .expect("nobody is killed here");
+        let targets = self.kernel.tables.targets.iter().zip(0..);
+        let shedding = targets.filter(|(target, _)| target.sheds());
+        self.placement.go_on_avoiding(shedding.map(|(_, id)| id));
         let config = self.config.clone();
         self.configure(config).expect("what had room before has it again");
         self.short = self.kernel.tables.short;
@@ -403,7 +447,8 @@ fn check(world: &World) -> Result<(), TestCaseError> {
         {
             prop_assert_eq!(name(target).service(), service.id);
             prop_assert!(name(target).name().is_some(), "a record names nobody");
-            let hash = lb_common::hash::flow(service.hash_seed, key.client(), key.client_port());
+            let port = key.client_port() & service.port_mask;
+            let hash = lb_common::hash::flow(service.hash_seed, key.client(), port);
             let slot = kernel.load(service.first_slot + lb_common::hash::slot(hash, service.slots));
             prop_assert!(
                 slot.tracked || slot.settled == target,
@@ -426,7 +471,7 @@ fn check(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Invariant 5: what a slot gives to new connections follows from the configuration alone.
+/// Invariant 5: what a slot gives to new connections follows from the configuration alone, and so does who gets none.
 fn check_currents(world: &World) -> Result<(), TestCaseError> {
     let fresh = Placement::empty(&world.config.datapath)
         .plan(&world.config, &Shares::configured(&world.config))
@@ -436,6 +481,18 @@ fn check_currents(world: &World) -> Result<(), TestCaseError> {
         .iter()
         .map(|target| (target.id, target.name))
         .collect();
+    let ours = world
+        .placement
+        .plan(&world.config, &Shares::configured(&world.config))
+        .expect("it is in use");
+    for (id, name) in world.placement.targets() {
+        let takes_new_flows = ours
+            .targets
+            .iter()
+            .any(|target| target.id == id && !target.drains);
+        let target = world.kernel.tables.targets[usize::from(id)];
+        prop_assert_eq!(target.takes_new_flows(), takes_new_flows, "{:?}", name);
+    }
     for service in &fresh.services {
         let Some(entry) = world.kernel.tables.services.get(&service.key) else {
             return Err(TestCaseError::fail("a service is missing"));
@@ -451,8 +508,11 @@ fn check_currents(world: &World) -> Result<(), TestCaseError> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
     #[test]
-    fn no_live_connection_changes_its_target(steps in proptest::collection::vec(step(), 1..80)) {
-        let mut world = World::new();
+    fn no_live_connection_changes_its_target(
+        steps in proptest::collection::vec(step(), 1..80),
+        affinity_seconds in proptest::sample::select(vec![100, 200, 400]),
+    ) {
+        let mut world = World::new(ConfigDuration::from_millis(affinity_seconds * 1000));
         for step in &steps {
             world.perform(step)?;
             check(&world)?;
@@ -464,7 +524,7 @@ proptest! {
 #[test]
 fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwards() {
     // Guards the world above: if nothing ever moved, settled or went, its properties would hold for the wrong reason.
-    let mut world = World::new();
+    let mut world = World::new(ConfigDuration::from_millis(100_000));
     for port in 0..PORTS {
         world.open((0, port), 100, Lost::Nowhere);
         world.send((0, port), 10, Lost::Nowhere).expect("to its home");
@@ -514,4 +574,160 @@ fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwa
         "its id is free"
     );
     check(&world).unwrap();
+}
+
+#[test]
+fn a_client_keeps_its_backend_while_slots_move_until_it_is_drained_or_the_timeout_has_passed() {
+    // Guards the world above: the clients' homes must be others than where their slots lead.
+    const TIMEOUT: u32 = 94;
+    let configure = |world: &mut World, b0, b1| {
+        let weights = [
+            [Some(1), None, None, None],
+            [None; 4],
+            [Some(b0), Some(b1), None, None],
+        ];
+        world.perform(&Step::Configure(weights)).unwrap();
+    };
+    let connect = |world: &mut World, port: u16| {
+        world.open((AFFINE, port), 100, Lost::Nowhere);
+        world.send((AFFINE, port), 10, Lost::Nowhere).unwrap();
+        let home = world.connections[&(AFFINE, port)].home.unwrap();
+        world.close((AFFINE, port), Lost::Nowhere).unwrap();
+        home.name().unwrap().to_owned()
+    };
+    let mut moved = 0;
+    for client in 0..3 {
+        let mut world = World::new(ConfigDuration::from_millis(100_000));
+        configure(&mut world, 1, 0);
+        assert_eq!(connect(&mut world, client), "b0");
+        // Nearly all slots go to b1, and nobody was noted before.
+        configure(&mut world, 1, 1000);
+        let slot = |world: &World| world.kernel.load(world.key((AFFINE, client)).unwrap().1);
+        if !slot(&world).tracked {
+            continue;
+        }
+        moved += 1;
+        for _ in 0..10 {
+            world.sweep(BTreeSet::new());
+            world.restart();
+            assert_eq!(connect(&mut world, client), "b0");
+        }
+        assert!(
+            slot(&world).tracked && slot(&world).grace == 0,
+            "the grace period is over"
+        );
+        world.wait(TIMEOUT + 1);
+        assert_eq!(connect(&mut world, client), "b1", "the timeout has passed");
+        configure(&mut world, 1000, 1);
+        assert_eq!(connect(&mut world, client), "b1", "it is at home there now");
+        configure(&mut world, 1, 0);
+        assert_eq!(connect(&mut world, client), "b0", "b1 is drained");
+        configure(&mut world, 1, 1000);
+        assert_eq!(connect(&mut world, client), "b0", "where it has been since");
+        world.wait(FLOW_IDLE_TIMEOUT + 1);
+        world.sweep(BTreeSet::new());
+        assert!(!slot(&world).tracked, "nobody holds the slot any more");
+    }
+    assert!(moved > 0);
+}
+
+#[test]
+fn a_slot_does_not_settle_while_a_client_is_at_home_elsewhere() {
+    // Where the timeout is longer than those of records, affinity alone holds the slot.
+    const TIMEOUT: u32 = 373;
+    let mut world = World::new(ConfigDuration::from_millis(400_000));
+    let configure = |world: &mut World, b1| {
+        let weights = [
+            [Some(1), None, None, None],
+            [None; 4],
+            [Some(1), Some(b1), None, None],
+        ];
+        world.perform(&Step::Configure(weights)).unwrap();
+    };
+    configure(&mut world, 0);
+    let client = |world: &mut World, port| {
+        world.open((AFFINE, port), 100, Lost::Nowhere);
+        world.send((AFFINE, port), 10, Lost::Nowhere).unwrap();
+        let home = world.connections.remove(&(AFFINE, port)).unwrap().home.unwrap();
+        assert_eq!(home.name(), Some("b0"));
+    };
+    let slot = |world: &World, port| world.kernel.load(world.key((AFFINE, port)).unwrap().1);
+    for port in 0..3 {
+        client(&mut world, port);
+    }
+    configure(&mut world, 1000);
+    let port = (0..3)
+        .find(|&port| slot(&world, port).tracked)
+        .expect("one of them moves");
+    world.wait(FLOW_IDLE_TIMEOUT + 1);
+    world.sweep(BTreeSet::new());
+    assert_ne!(slot(&world, port).grace, 0);
+    for _ in 0..3 {
+        client(&mut world, port);
+        world.wait(FLOW_IDLE_TIMEOUT + 1);
+        world.sweep(BTreeSet::new());
+        assert!(slot(&world, port).tracked, "it is at home on b0");
+    }
+    assert_eq!(slot(&world, port).grace, 0);
+    world.wait(TIMEOUT - FLOW_IDLE_TIMEOUT);
+    world.sweep(BTreeSet::new());
+    assert!(!slot(&world, port).tracked);
+}
+
+#[test]
+fn a_target_takes_new_flows_if_the_configuration_and_its_health_say_so() {
+    let mut world = World::new(ConfigDuration::from_millis(100_000));
+    let closed = configuration(&[[Some(0), Some(1), None, None], [None; 4], [None; 4]]).expect("a service");
+    let takes = |world: &World| {
+        let (first, _) = world.placement.targets().next().expect("a target");
+        assert_ne!(
+            world.placement.without_new_flows().any(|id| id == first),
+            world.kernel.tables.targets[usize::from(first)].takes_new_flows()
+        );
+        world.kernel.tables.targets[usize::from(first)].takes_new_flows()
+    };
+    let open = world.config.clone();
+    for (config, is_avoided, expected) in [
+        (&open, false, true),
+        (&open, true, false),
+        (&closed, true, false),
+        (&closed, false, false),
+        (&open, false, true),
+    ] {
+        world.configure(config.clone()).expect("room");
+        world.avoid(0, 0, is_avoided);
+        assert_eq!(takes(&world), expected);
+        // Another configuration is no reason to forget the health of anybody.
+        world.configure(config.clone()).expect("room");
+        assert_eq!(takes(&world), expected);
+    }
+    world.avoid(0, 0, true);
+    world.configure(closed).expect("room");
+    world.configure(open).expect("room");
+    assert!(!takes(&world), "its health has not changed");
+    world.restart();
+    assert!(!takes(&world), "another controller knows of no change either");
+    world.avoid(0, 0, false);
+    assert!(takes(&world));
+    world.restart();
+    assert!(takes(&world));
+}
+
+#[test]
+fn a_target_that_is_checked_takes_no_new_flows_before_its_health_says_so() {
+    let mut world = World::new(ConfigDuration::from_millis(100_000));
+    let mut config =
+        configuration(&[[Some(1), Some(1), Some(1), None], [None; 4], [None; 4]]).expect("a service");
+    config.services[0].check.kind = CheckKind::Tcp;
+    world.configure(config).expect("room");
+    let takes: Vec<bool> = world
+        .placement
+        .targets()
+        .map(|(id, _)| world.kernel.tables.targets[usize::from(id)].takes_new_flows())
+        .collect();
+    assert_eq!(takes, [true, true, false], "the last one is new");
+    let new = world.placement.without_new_flows().next().expect("the new one");
+    world.avoid(0, 2, false);
+    assert!(world.kernel.tables.targets[usize::from(new)].takes_new_flows());
+    assert_eq!(world.placement.without_new_flows().count(), 0);
 }
