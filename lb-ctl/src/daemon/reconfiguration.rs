@@ -123,7 +123,17 @@ impl Controller {
         let config = config_file::parse(file_name, text)
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let needs_restart = needs_restart(&self.config, &config);
-        let prepared = self.prepare_file(config).await?;
+        let fixed = refuse_fixed(&self.config, &config);
+        let prepared = self
+            .prepare_file(config)
+            .await
+            .map_err(|refusal| match (refusal, fixed) {
+                // There may be room for it, but only after the restart.
+                (Refusal::Configuration(reason), Err(fixed)) => {
+                    Refusal::Configuration(format!("{fixed}\n{reason}"))
+                }
+                (refusal, _) => refusal,
+            })?;
         Ok(Changes {
             needs_restart,
             ..prepared.joined.changes
