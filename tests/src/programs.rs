@@ -36,6 +36,22 @@ pub fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// The program that judges metrics: `LB_LAB_PROMTOOL`, or where `cargo xtask setup` puts it.
+pub fn promtool() -> Result<PathBuf> {
+    let in_cache = || {
+        let home = PathBuf::from(env::var_os("HOME").unwrap_or_default());
+        home.join(".cache/lb-ctl/promtool/promtool")
+    };
+    let promtool = env::var_os("LB_LAB_PROMTOOL").map_or_else(in_cache, PathBuf::from);
+    if !promtool.is_file() {
+        bail!(
+            "no promtool at {}: run `cargo xtask test`, which downloads it",
+            promtool.display()
+        );
+    }
+    Ok(promtool)
+}
+
 /// Where cargo puts programs when it puts `running` where it is; tests and examples are one level down.
 fn beside(running: &Path) -> PathBuf {
     let directory = running.parent().unwrap_or(Path::new("/"));

@@ -340,7 +340,7 @@ fn a_backend_that_answers_arp_late_is_resolved_when_it_does() {
     let mut balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
     assert_eq!(balancer.backends().unwrap()[0].next_hop, None);
     let log = balancer.daemon().unwrap().output().unwrap();
-    assert!(log.contains("its next hop has not answered yet"), "{log}");
+    assert!(log.contains("the next hop is not known"), "{log}");
 
     // Nobody is there: a packet is dropped, and counted under a name.
     let (client, service) = (&lab.clients()[0], vip(&lab));

@@ -6,5 +6,6 @@ pub mod check;
 pub mod config_file;
 pub mod datapath;
 pub mod discovery;
+pub mod http;
 pub mod netlink;
 pub mod programs;

@@ -49,6 +49,9 @@ enum Action {
     Run {
         #[command(flatten)]
         config: ConfigFile,
+        /// How the log, on standard error, is written.
+        #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+        log_format: run::LogFormat,
         /// At the end, remove the XDP program, its pins and the VIPs.
         #[arg(long)]
         detach_on_exit: bool,
@@ -150,8 +153,14 @@ fn perform(command: &Command) -> anyhow::Result<()> {
     match &command.action {
         Action::Run {
             config,
+            log_format,
             detach_on_exit,
-        } => run::run(&config.path, command.socket.as_deref(), *detach_on_exit),
+        } => run::run(
+            &config.path,
+            command.socket.as_deref(),
+            *log_format,
+            *detach_on_exit,
+        ),
         Action::Check { config, host } => check(&config.path, *host),
         Action::Status { json } => status::status(command.socket(), *json),
         Action::Explain {

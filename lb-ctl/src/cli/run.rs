@@ -5,12 +5,28 @@ use std::{
     path::Path,
 };
 
+use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{exit::UsageError, runtime};
 use crate::{adapters::config_file, daemon};
 
-pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> anyhow::Result<()> {
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: an object for each line.
+    Json,
+}
+
+pub(super) fn run(
+    path: &Path,
+    socket: Option<&Path>,
+    log_format: LogFormat,
+    detach_on_exit: bool,
+) -> anyhow::Result<()> {
     if socket.is_some() {
         return Err(UsageError(
             "`run` opens the socket that the configuration names (api.socket): leave --socket out".into(),
@@ -18,7 +34,7 @@ pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> a
         .into());
     }
     let config = config_file::read(path)?;
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .with_target(false)
@@ -26,8 +42,11 @@ pub(super) fn run(path: &Path, socket: Option<&Path>, detach_on_exit: bool) -> a
             EnvFilter::builder()
                 .with_default_directive(LevelFilter::INFO.into())
                 .from_env_lossy(),
-        )
-        .init();
+        );
+    match log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
     let runtime = runtime()?;
     let ended = runtime.block_on(daemon::run(
         path.to_owned(),

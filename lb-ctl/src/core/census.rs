@@ -74,6 +74,8 @@ pub struct Census {
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
     established: u64,
+    half_open: u64,
+    clients: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -112,6 +114,8 @@ impl Census {
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
             established: 0,
+            half_open: 0,
+            clients: 0,
         }
     }
 
@@ -154,6 +158,7 @@ impl Census {
 
     /// Takes in what is noted of a client and stays.
     pub fn count_client(&mut self, key: &ClientKey, noted: &Affinity) {
+        self.clients += 1;
         self.name(key.service(), noted.target, |service| {
             slot_of(key.client(), 0, service)
         });
@@ -191,9 +196,12 @@ impl Census {
     /// Takes in a record that stays.
     pub fn count(&mut self, key: &FlowKey, record: Record) {
         let target = record.target();
-        if let Record::Established(_) = record {
-            self.established += 1;
-            *self.flows.entry(target).or_default() += 1;
+        match record {
+            Record::Established(_) => {
+                self.established += 1;
+                *self.flows.entry(target).or_default() += 1;
+            }
+            Record::HalfOpen(_) => self.half_open += 1,
         }
         self.name(key.service(), target, |service| {
             slot_of(key.client(), key.client_port(), service)
@@ -250,6 +258,16 @@ impl Census {
     /// How many established records there are.
     pub const fn established(&self) -> u64 {
         self.established
+    }
+
+    /// Of how many clients something is noted.
+    pub const fn clients(&self) -> u64 {
+        self.clients
+    }
+
+    /// How many half-open records there are.
+    pub const fn half_open(&self) -> u64 {
+        self.half_open
     }
 
     /// Whether what was last used then belonged to a process that a target's present one has replaced.
@@ -457,7 +475,10 @@ mod tests {
         census.count_client(&client(3), &noted(1, 0));
         let slot = slot_of(client(3).client(), 40000, &affine);
         assert_eq!(census.named_in(3, slot), Named::One(1), "whatever the port");
-        assert_eq!((census.names(1), census.established()), (true, 0));
+        assert_eq!(
+            (census.names(1), census.established(), census.clients()),
+            (true, 0, 1)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod census;
 pub mod changes;
+pub mod condition;
 pub mod config;
 pub mod discovery;
 pub mod explain;
@@ -12,6 +13,7 @@ pub mod interface;
 pub mod interfaces;
 pub mod load;
 pub mod maglev;
+pub mod metrics;
 pub mod next_hops;
 pub mod placement;
 pub mod plan;

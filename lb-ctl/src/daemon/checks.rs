@@ -156,6 +156,23 @@ impl Checks {
         self.services.get(index).map(|service| &service.serving)
     }
 
+    /// Whether anybody gets new connections of the service at this place in the configuration.
+    pub(super) fn serves(&self, index: usize) -> bool {
+        let service = self.services.get(index);
+        service.is_some_and(|service| service.parts.iter().any(|part| part.weight > 0))
+    }
+
+    /// What the services are like, in a sentence.
+    pub(super) fn sentence(&self) -> String {
+        let parts = || self.services.iter().flat_map(|service| &service.parts);
+        let serving = parts().filter(|part| part.weight > 0).count();
+        format!(
+            "services: {}; backends that get new connections: {serving} of {}",
+            self.services.len(),
+            parts().count()
+        )
+    }
+
     /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
     pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
         let now = self.now();
@@ -264,6 +281,12 @@ impl Controller {
         let keys: BTreeSet<BackendKey> = assignments.iter().map(|(key, _)| key.clone()).collect();
         self.checks.confirmed.retain(|key, _| keys.contains(key));
         self.checks.scheduler.assign(assignments);
+        self.account
+            .tally
+            .follow(self.config.services.iter().flat_map(|service| {
+                let backends = service.backends.iter();
+                backends.map(|backend| (service.name.as_str(), backend.name.as_str()))
+            }));
         let parts: Vec<Vec<Part>> = self.checks.services.iter().map(|it| it.parts.clone()).collect();
         for (index, parts) in parts.iter().enumerate() {
             self.write_shedding(index, parts)?;
@@ -333,8 +356,13 @@ impl Controller {
                 "the balancer cannot check the backend"
             );
         }
+        let tally = &self.account.tally;
+        tally.check(&service.name, &key.name, result.as_ref().ok());
         for event in events {
             tell_event(service, report, event);
+            if let Event::Changed { to, .. } = event {
+                tally.health_change(&service.name, &key.name, *to);
+            }
         }
         let began = report.began.saturating_duration_since(self.checks.epoch);
         let observation = Observation {
@@ -503,9 +531,11 @@ fn tell(service: &Service, notices: &[Notice]) {
     let service = &service.name;
     for notice in notices {
         match notice {
-            Notice::Tier { from, to } => tracing::warn!(service, from, to, "another tier serves"),
+            Notice::Tier { from, to, cause } => {
+                tracing::warn!(service, from, to, cause, "another tier serves");
+            }
             Notice::GuardActive(guard) => {
-                tracing::error!(service, "the guard against mass removal is active: {guard}");
+                tracing::error!(service, cause = %guard, "the guard against mass removal is active");
             }
             Notice::GuardInactive => {
                 tracing::info!(service, "the guard against mass removal is inactive again");

@@ -10,16 +10,18 @@ use std::{
 use futures::{Stream, StreamExt};
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{
     Detached, Host, Signal, Signals,
+    account::{self, Account},
     checks::Checks,
     discovery::Discovering,
     inspect,
     network::Network,
     report,
+    supervisor::Supervisor,
     sweeping::{Sweeping, end_of},
     take_off, vips,
 };
@@ -34,7 +36,10 @@ use crate::{
 
 /// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
 /// neighbour that it talks to after half a minute or so, and one that it does not talk to never; we rely on it.
-const REFRESH: Duration = Duration::from_secs(5);
+pub(super) const REFRESH: Duration = Duration::from_secs(5);
+
+/// How long to wait before what the kernel says about the network is listened to again.
+const WATCH_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long after a change of routes the ways to all backends are asked for: changes come in bursts, and not one by one do they
 /// matter.
@@ -69,6 +74,8 @@ pub(super) struct Controller {
     /// Targets that are no longer configured and whose connections are given up.
     pub(super) released: BTreeSet<u16>,
     pub(super) checks: Checks,
+    pub(super) account: Account,
+    pub(super) supervisor: Supervisor,
     pub(super) discovering: Discovering,
 }
 
@@ -86,6 +93,7 @@ impl Controller {
         placement: Placement,
         netlink: Netlink,
         watch: Watch,
+        account: Account,
     ) -> Self {
         // Another balancer checks the same backends at other times.
         let seed = lb_common::hash::name(config.datapath.hash_seed, &config.node.name);
@@ -109,6 +117,8 @@ impl Controller {
             census: None,
             sweeping: None,
             next_sweep: Instant::now(),
+            account,
+            supervisor: Supervisor::of_environment(),
             ids_free_from: Instant::now(),
             released: BTreeSet::new(),
         }
@@ -137,9 +147,13 @@ impl Controller {
                     Signal::Reload => self.reload(&ReloadQuery::default()).await.map(drop).or(Ok(())),
                 },
                 Some(request) = requests.recv() => { self.on_request(request).await; Ok(()) }
-                Some(event) = self.events.next() => self.on_network(event).await,
+                event = self.events.next() => match event {
+                    Some(event) => self.on_network(event).await,
+                    None => self.watch_again().await,
+                },
                 _ = refresh.tick() => self.refresh().await,
                 _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
+                () = self.supervisor.beat_due() => { self.supervisor.beat(); Ok(()) }
                 _ = self.discovering.next_answers(&mut answers) => self.on_answers(&mut answers).await,
                 () = until(checks_due) => self.on_checks_due().await,
                 () = until(self.routes_due) => self.refresh_routes().await,
@@ -148,7 +162,9 @@ impl Controller {
             };
             if let Err(error) = result {
                 // The tables stay as they are, packets keep flowing, and the next refresh tries again.
-                tracing::error!("{}", chain(error.as_ref()));
+                let what = chain(error.as_ref());
+                tracing::error!("{what}");
+                self.account.failure(what);
             }
         }
     }
@@ -171,9 +187,11 @@ impl Controller {
     async fn on_request(&mut self, request: Request) {
         // Whoever asked may have gone; that is their business.
         match request {
-            Request::Status(answer) => {
-                let status = report::status(self).map_err(|error| Refusal::Failed(chain(&error)));
-                let _ = answer.send(status);
+            Request::Status(answer) => report::status(self, answer),
+            Request::Metrics(answer) => account::metrics(self, answer),
+            Request::Condition(answer) => {
+                let condition = account::condition(self);
+                let _ = answer.send(condition.map_err(|error| Refusal::Failed(chain(&error))));
             }
             Request::Reload(query, answer) => {
                 let _ = answer.send(self.reload(&query).await);
@@ -213,8 +231,22 @@ impl Controller {
                     .get_or_insert_with(|| Instant::now() + ROUTES_SETTLE);
                 Ok(())
             }
-            Event::Overrun => self.refresh().await,
+            Event::Overrun => {
+                tracing::warn!(
+                    "the kernel had more to say about the network than could be read in time: all is compared anew"
+                );
+                self.refresh().await
+            }
         }
+    }
+
+    /// Subscribes anew to what the kernel says, after it has said something that cannot be understood at all.
+    async fn watch_again(&mut self) -> anyhow::Result<()> {
+        tracing::warn!("the kernel's messages about the network have ended: asking for them again");
+        // Not at once again, if that should go on.
+        sleep(WATCH_AGAIN).await;
+        self.events = Box::new(Watch::start()?.events());
+        self.refresh().await
     }
 
     async fn refresh_routes(&mut self) -> anyhow::Result<()> {
@@ -229,6 +261,8 @@ impl Controller {
         let restored = self.restore_vips().await;
         self.refresh_routes().await?;
         self.network.refresh_neighbours(&mut self.datapath).await?;
+        self.network.tell_unresolved();
+        self.supervisor.status(self.checks.sentence());
         attached.and(restored)
     }
 

@@ -1,5 +1,6 @@
 //! The daemon: brings configuration, kernel and operators together.
 
+mod account;
 mod checks;
 mod clock;
 mod controller;
@@ -10,6 +11,7 @@ mod network;
 mod reconfiguration;
 mod report;
 mod start;
+mod supervisor;
 mod sweeping;
 mod vips;
 
@@ -26,7 +28,7 @@ use crate::{
     core::config::Config,
 };
 pub use host::{Host, HostError};
-use start::{Started, start};
+use start::{Doors, Started, start};
 
 /// How a daemon is to behave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,14 +42,22 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
     let host = Host::examine(&config, &netlink).await?;
-    let (mut controller, mut socket) = match start(&file, config, netlink, host, &mut signals).await? {
-        Started::Yes(controller, socket) => (controller, socket),
+    let (mut controller, doors) = match start(&file, config, netlink, host, &mut signals).await? {
+        Started::Yes(controller, doors) => (controller, doors),
         Started::Interrupted => return Ok(()),
     };
+    let Doors {
+        mut socket,
+        listeners,
+    } = doors;
     let (sender, requests) = mpsc::channel(16);
+    let _server = listeners.serve(sender.clone())?;
     socket.serve(sender);
     controller.announce();
+    controller.supervisor.status(controller.checks.sentence());
+    controller.supervisor.ready();
     let ended = controller.run(requests, &mut signals).await;
+    controller.supervisor.stopping();
     if options.detach_on_exit {
         controller.detach().await?;
     } else {

@@ -1,6 +1,6 @@
 //! The network around the daemon, and the tables that follow it: our interfaces, the routes to backends, their neighbours.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::Context;
 use lb_common::layout::{Node, Target};
@@ -28,6 +28,8 @@ pub(super) struct Network {
     is_attached: bool,
     /// Whether packets to our addresses may be answers to translated connections.
     translates: bool,
+    /// The backends of which the log says that there is no way to them.
+    unresolved: BTreeSet<IpAddr>,
 }
 
 impl Network {
@@ -39,6 +41,7 @@ impl Network {
             next_hops: NextHops::default(),
             is_attached: false,
             translates,
+            unresolved: BTreeSet::new(),
         }
     }
 
@@ -98,6 +101,21 @@ impl Network {
         self.is_attached = true;
     }
 
+    /// Says to which backends there is no way any more, and to which there is one again.
+    pub(super) fn tell_unresolved(&mut self) {
+        if !self.is_attached {
+            return;
+        }
+        let now: BTreeSet<IpAddr> = self.next_hops.unresolved().collect();
+        for backend in now.difference(&self.unresolved) {
+            tracing::warn!(%backend, "the next hop is not known: packets for this backend are dropped until it is");
+        }
+        for backend in self.unresolved.difference(&now) {
+            tracing::info!(%backend, "the next hop is known now, or the backend no longer configured");
+        }
+        self.unresolved = now;
+    }
+
     /// Says whether packets to our addresses may be answers to translated connections. The program looks for their ways back only
     /// then.
     pub(super) fn set_translates(&mut self, translates: bool, datapath: &mut Datapath) -> anyhow::Result<()> {
@@ -140,7 +158,9 @@ impl Network {
             self.tell(name, event);
         }
         self.write_interfaces(datapath)?;
-        write(datapath, &self.next_hops.interfaces(&self.interfaces))
+        write(datapath, &self.next_hops.interfaces(&self.interfaces))?;
+        self.tell_unresolved();
+        Ok(())
     }
 
     fn tell(&self, interface: &str, event: Event) {

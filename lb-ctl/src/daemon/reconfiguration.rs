@@ -23,6 +23,7 @@ use crate::{
         cause::chain,
         changes::Changes,
         config::{Config, needs_restart, refuse_fixed},
+        metrics::ReloadResult,
         placement::Moved,
         plan::Plan,
     },
@@ -60,7 +61,14 @@ struct Prepared {
 impl Controller {
     /// Reads the configuration file again and follows it. Where something is wrong with it, nothing changes.
     pub(super) async fn reload(&mut self, query: &ReloadQuery) -> Result<Changes, Refusal> {
+        self.supervisor.reloading();
         let result = self.try_reload(query).await;
+        self.supervisor.ready();
+        self.account.reload(match &result {
+            Ok(_) => ReloadResult::Accepted,
+            Err(Refusal::Configuration(_)) => ReloadResult::Refused,
+            Err(Refusal::Failed(_) | Refusal::Usage(_)) => ReloadResult::Failed,
+        });
         match &result {
             Ok(changes) => tracing::info!(
                 services_added = changes.services_added.len(),
@@ -74,10 +82,13 @@ impl Controller {
                 "reloaded"
             ),
             Err(Refusal::Configuration(reason)) => {
-                tracing::error!("not reloaded, and nothing changed:\n{reason}");
+                // A line of the log for each mistake.
+                for mistake in reason.lines() {
+                    tracing::error!(cause = mistake, "not reloaded, and nothing changed");
+                }
             }
             Err(Refusal::Failed(reason) | Refusal::Usage(reason)) => {
-                tracing::error!("the reload failed: {reason}");
+                tracing::error!(cause = reason, "the reload failed");
             }
         }
         result

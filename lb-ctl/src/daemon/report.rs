@@ -1,4 +1,7 @@
 //! The daemon's state as operators see it.
+//!
+//! Put together in two steps: an [`Outline`] of what the controller knows, quickly, and then, on whatever thread, what the kernel
+//! has counted. So nobody who asks holds up the controller.
 
 use std::time::Duration;
 
@@ -6,8 +9,12 @@ use lb_common::{counter::Counter, layout::TargetName};
 
 use super::controller::Controller;
 use crate::{
-    adapters::datapath::DatapathError,
+    adapters::{
+        api::server::{Answer, Refusal},
+        datapath::{CountReader, DatapathError},
+    },
     core::{
+        cause::chain,
         config::{Backend, Service},
         discovery::Membership,
         health::Health,
@@ -21,13 +28,39 @@ use crate::{
     },
 };
 
-/// Puts the status together from what is configured, what is planned, and what the kernel has counted.
-pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
+/// The status, but for what is in the kernel's tables.
+pub(super) struct Outline {
+    status: Status,
+    /// Of each service, where its slots are and which ids its backends have, in the order of the status.
+    places: Vec<Places>,
+    reader: CountReader,
+}
+
+/// Where in the kernel's tables a service is.
+struct Places {
+    first_slot: u32,
+    slots: u32,
+    targets: Vec<u16>,
+}
+
+/// Answers with the status. The kernel's tables are read on another thread.
+pub(super) fn status(controller: &Controller, answer: Answer<Status>) {
+    let failed = |error: DatapathError| Refusal::Failed(chain(&error));
+    // Whoever asked may have gone; that is their business.
+    match outline(controller) {
+        Ok(outline) => drop(tokio::task::spawn_blocking(move || {
+            let _ = answer.send(outline.complete().map_err(failed));
+        })),
+        Err(error) => drop(answer.send(Err(failed(error)))),
+    }
+}
+
+/// Puts together what is configured, what is planned, and what is known of it.
+pub(super) fn outline(controller: &Controller) -> Result<Outline, DatapathError> {
     let Controller {
         config,
         plan,
         network,
-        datapath,
         ..
     } = controller;
     let interfaces = network
@@ -37,30 +70,55 @@ pub(super) fn status(controller: &Controller) -> Result<Status, DatapathError> {
             name: name.to_owned(),
             mode: mode(interface),
         });
-    let counters = Counter::ALL.iter().map(|&counter| {
-        Ok(CounterStatus {
-            name: counter.name().to_owned(),
-            meaning: counter.meaning().to_owned(),
-            packets: datapath.counter(counter)?,
-        })
-    });
-    let services = config
-        .services
-        .iter()
-        .zip(&plan.services)
-        .enumerate()
-        .map(|(index, (service, planned))| service_status(index, service, planned, controller));
-    Ok(Status {
-        node: config.node.name.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        datapath: DatapathStatus {
-            interfaces: interfaces.collect(),
-            counters: counters.collect::<Result<_, DatapathError>>()?,
+    let services = config.services.iter().zip(&plan.services).enumerate();
+    let (services, places) = services
+        .map(|(index, (service, planned))| service_outline(index, service, planned, controller))
+        .unzip();
+    Ok(Outline {
+        status: Status {
+            node: config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            datapath: DatapathStatus {
+                interfaces: interfaces.collect(),
+                counters: Vec::new(),
+            },
+            services,
+            vrrp: Vec::new(),
+            peer: None,
         },
-        services: services.collect::<Result<_, _>>()?,
-        vrrp: Vec::new(),
-        peer: None,
+        places,
+        reader: controller.datapath.count_reader()?,
     })
+}
+
+impl Outline {
+    /// Fills in what the kernel has counted.
+    pub(super) fn complete(self) -> Result<Status, DatapathError> {
+        let Self {
+            mut status,
+            places,
+            reader,
+        } = self;
+        for &counter in Counter::ALL {
+            status.datapath.counters.push(CounterStatus {
+                name: counter.name().to_owned(),
+                meaning: counter.meaning().to_owned(),
+                packets: reader.counter(counter)?,
+            });
+        }
+        for (service, places) in status.services.iter_mut().zip(&places) {
+            let slots = reader.slots(places.first_slot, places.slots)?;
+            service.tracked_slots = slots.tracked;
+            for (backend, id) in service.backends.iter_mut().zip(&places.targets) {
+                let traffic = reader.traffic(*id)?;
+                backend.slots = slots.current(*id);
+                backend.packets = traffic.packets;
+                backend.bytes = traffic.bytes;
+                backend.new_flows = traffic.new_flows;
+            }
+        }
+        Ok(status)
+    }
 }
 
 /// How the program is attached to an interface, in a word.
@@ -72,48 +130,48 @@ fn mode(interface: Option<&Interface>) -> String {
     mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string())
 }
 
-fn service_status(
+fn service_outline(
     index: usize,
     service: &Service,
     planned: &PlannedService,
     controller: &Controller,
-) -> Result<ServiceStatus, DatapathError> {
+) -> (ServiceStatus, Places) {
     let serving = controller.checks.service(index);
     let membership = controller.discovering.membership(index);
-    let mut tracked_slots = 0;
-    for index in planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots {
-        tracked_slots += u32::from(controller.datapath.slot(index)?.tracked);
-    }
-    let configured =
-        service
-            .backends
-            .iter()
-            .zip(&planned.targets)
-            .enumerate()
-            .map(|(place, (backend, &id))| {
-                let status = backend_status(backend, id, planned, serving, controller)?;
-                let listed_by = membership.map(|membership| membership.listed_by(backend.address));
-                Ok(BackendStatus {
-                    discovered: place >= controller.discovering.configured_backends(index),
-                    listed_by: listed_by.into_iter().flatten().map(ToOwned::to_owned).collect(),
-                    ..status
-                })
-            });
+    let configured = service.backends.iter().zip(&planned.targets).enumerate();
+    let configured = configured.map(|(place, (backend, &id))| {
+        // Both are in the order of the configuration.
+        let known = serving.and_then(|serving| Some((serving, serving.backends().get(place)?)));
+        let listed_by = membership.map(|membership| membership.listed_by(backend.address));
+        let status = BackendStatus {
+            discovered: place >= controller.discovering.configured_backends(index),
+            listed_by: listed_by.into_iter().flatten().map(ToOwned::to_owned).collect(),
+            ..backend_outline(backend, id, known, controller)
+        };
+        (status, id)
+    });
     let leaving = controller
         .placement
         .leaving(planned.entry.id)
-        .map(|(id, name)| leaving_status(name, id, controller));
-    Ok(ServiceStatus {
+        .map(|(id, name)| (leaving_outline(name, id, controller), id));
+    let (backends, targets) = configured.chain(leaving).unzip();
+    let status = ServiceStatus {
         name: service.name.clone(),
         vip: service.vip,
         port: service.port,
         forward: service.forward.to_string(),
         active_tier: serving.map(Serving::active_tier).unwrap_or_default(),
         guard: serving.and_then(Serving::guard).map(ToString::to_string),
-        tracked_slots,
+        tracked_slots: 0,
         discovery: membership.map(|membership| discovery_status(service, membership, controller)),
-        backends: configured.chain(leaving).collect::<Result<_, _>>()?,
-    })
+        backends,
+    };
+    let places = Places {
+        first_slot: planned.entry.first_slot,
+        slots: planned.entry.slots,
+        targets,
+    };
+    (status, places)
 }
 
 fn discovery_status(service: &Service, membership: &Membership, controller: &Controller) -> DiscoveryStatus {
@@ -149,21 +207,17 @@ fn discovery_status(service: &Service, membership: &Membership, controller: &Con
     }
 }
 
-fn backend_status(
+fn backend_outline(
     backend: &Backend,
     id: u16,
-    planned: &PlannedService,
-    serving: Option<&Serving>,
+    known: Option<(&Serving, &ServingBackend)>,
     controller: &Controller,
-) -> Result<BackendStatus, DatapathError> {
-    let slots = planned.slots.iter().filter(|&&target| target == id).count();
-    let traffic = controller.datapath.traffic(id)?;
-    let health = serving.and_then(|serving| {
-        let known = serving.backends().iter().find(|it| it.name() == backend.name)?;
-        Some(HealthStatus::of(serving, known, controller.checks.now()))
-    });
-    let health = health.unwrap_or_else(|| HealthStatus::unchecked("is not checked"));
-    Ok(BackendStatus {
+) -> BackendStatus {
+    let health = known.map_or_else(
+        || HealthStatus::unchecked("is not checked"),
+        |(serving, known)| HealthStatus::of(serving, known, controller.checks.now()),
+    );
+    BackendStatus {
         name: backend.name.clone(),
         address: backend.address,
         port: backend.port,
@@ -175,16 +229,16 @@ fn backend_status(
         slow_start_tenths: health.slow_start_tenths,
         load: health.load,
         admin: "enabled".to_owned(),
-        slots: u32::try_from(slots).unwrap_or(u32::MAX),
-        packets: traffic.packets,
-        bytes: traffic.bytes,
-        new_flows: traffic.new_flows,
+        slots: 0,
+        packets: 0,
+        bytes: 0,
+        new_flows: 0,
         tracked_flows: tracked_flows(id, controller),
         discovered: false,
         listed_by: Vec::new(),
         next_hop: next_hop(id, controller),
         last_check: health.last_check,
-    })
+    }
 }
 
 /// What is known of a backend's health.
@@ -232,14 +286,9 @@ impl HealthStatus {
 }
 
 /// A backend that is no longer configured, but on which connections live.
-fn leaving_status(
-    name: &TargetName,
-    id: u16,
-    controller: &Controller,
-) -> Result<BackendStatus, DatapathError> {
-    let traffic = controller.datapath.traffic(id)?;
+fn leaving_outline(name: &TargetName, id: u16, controller: &Controller) -> BackendStatus {
     let health = HealthStatus::unchecked("is no longer configured, and not checked any more");
-    Ok(BackendStatus {
+    BackendStatus {
         name: name.name().unwrap_or_default().to_owned(),
         address: name.address(),
         port: name.port(),
@@ -252,15 +301,15 @@ fn leaving_status(
         load: health.load,
         admin: "draining".to_owned(),
         slots: 0,
-        packets: traffic.packets,
-        bytes: traffic.bytes,
-        new_flows: traffic.new_flows,
+        packets: 0,
+        bytes: 0,
+        new_flows: 0,
         tracked_flows: tracked_flows(id, controller),
         discovered: false,
         listed_by: Vec::new(),
         next_hop: next_hop(id, controller),
         last_check: None,
-    })
+    }
 }
 
 fn next_hop(id: u16, controller: &Controller) -> Option<String> {

@@ -6,6 +6,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     Host, Signals,
+    account::Account,
     checks::{Earlier, check_targets},
     controller::Controller,
     discovery::{SeedOrders, seed_orders},
@@ -16,6 +17,7 @@ use crate::{
     adapters::{
         api::server::Socket,
         datapath::{Attachment, Datapath, DatapathError, Loaded, Pins, Sizes},
+        http::Listeners,
         netlink::{Netlink, Watch},
     },
     core::{
@@ -32,9 +34,15 @@ const LAST_PACKETS: Duration = Duration::from_millis(20);
 
 /// How a start ended that did not fail.
 pub(super) enum Started {
-    Yes(Box<Controller>, Socket),
+    Yes(Box<Controller>, Doors),
     /// A signal came before anything had been changed.
     Interrupted,
+}
+
+/// Where the daemon can be asked, though nobody answers yet.
+pub(super) struct Doors {
+    pub(super) socket: Socket,
+    pub(super) listeners: Listeners,
 }
 
 /// Where the tables come from.
@@ -59,6 +67,7 @@ pub(super) async fn start(
     // What cannot be read is noticed before anything has changed.
     check_targets(&config)?;
     let orders = seed_orders(&config)?;
+    let account = Account::new()?;
     let watch = Watch::start()?;
     let mut pins = Pins::of(&config.node.name);
     // Early, because it says whether another daemon runs for this node.
@@ -66,7 +75,7 @@ pub(super) async fn start(
         Ok(()) => prepare(&config, &pins).await,
         Err(error) => Err(error.into()),
     };
-    let (datapath, placement, tables, socket) = match prepared {
+    let (datapath, placement, tables, doors) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             if pins.are_locked() {
@@ -75,9 +84,11 @@ pub(super) async fn start(
             return Err(error);
         }
     };
-    let mut controller = Controller::new(file, config, host, pins, datapath, placement, netlink, watch);
+    let mut controller = Controller::new(
+        file, config, host, pins, datapath, placement, netlink, watch, account,
+    );
     match controller.bring_up(tables, orders, signals).await {
-        Ok(true) => Ok(Started::Yes(Box::new(controller), socket)),
+        Ok(true) => Ok(Started::Yes(Box::new(controller), doors)),
         Ok(false) => {
             controller.undo().await;
             Ok(Started::Interrupted)
@@ -90,7 +101,7 @@ pub(super) async fn start(
 }
 
 /// Gets everything that can be had without changing anything that packets meet.
-async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Placement, Tables, Socket)> {
+async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Placement, Tables, Doors)> {
     let (datapath, tables) = match Datapath::load_or_adopt(Sizes::of(&config.datapath), pins)? {
         Loaded::New(datapath) => (datapath, Tables::New),
         Loaded::Adopted(datapath) => (datapath, Tables::Adopted),
@@ -106,8 +117,11 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
     placement
         .check_room(config)
         .map_err(|error| config.refusal(error.key(), error.to_string()))?;
-    let socket = Socket::bind(&config.api.socket).await?;
-    Ok((datapath, placement, tables, socket))
+    let doors = Doors {
+        listeners: Listeners::bind(&config.http.listen)?,
+        socket: Socket::bind(&config.api.socket).await?,
+    };
+    Ok((datapath, placement, tables, doors))
 }
 
 impl Controller {
@@ -391,7 +405,7 @@ impl Controller {
     }
 
     /// Says that the daemon does its work now.
-    pub(super) fn announce(&self) {
+    pub(super) fn announce(&mut self) {
         for Attachment {
             interface,
             mode,
@@ -410,9 +424,7 @@ impl Controller {
                 tracing::warn!(interface, "a better mode was not possible: {reason}");
             }
         }
-        for address in self.network.next_hops().unresolved() {
-            tracing::warn!(backend = %address, "its next hop has not answered yet: packets for this backend are dropped until it does");
-        }
+        self.network.tell_unresolved();
         tracing::info!(
             services = self.config.services.len(),
             backends = self.plan.targets.len(),

@@ -200,7 +200,26 @@ impl Balancer {
 
     /// Starts the daemon with these options, and returns at once.
     pub fn begin(&mut self, options: &[&str]) -> Result<()> {
-        let mut command = self.host.command(programs::find("lb-ctl")?)?;
+        self.begin_under(&[], &[], options)
+    }
+
+    /// The same, by a program that runs the rest of its command line, with these variables in the environment.
+    pub fn begin_under(
+        &mut self,
+        launcher: &[&str],
+        variables: &[(&str, &str)],
+        options: &[&str],
+    ) -> Result<()> {
+        let lb_ctl = programs::find("lb-ctl")?;
+        let mut command = match launcher {
+            [] => self.host.command(lb_ctl)?,
+            [program, arguments @ ..] => {
+                let mut command = self.host.command(program)?;
+                command.args(arguments).arg(lb_ctl);
+                command
+            }
+        };
+        command.envs(variables.iter().copied());
         command.arg("run").arg("--config").arg(&self.file).args(options);
         self.starts += 1;
         let daemon = self

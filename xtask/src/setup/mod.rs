@@ -11,6 +11,7 @@ mod download;
 mod kernels;
 mod linker;
 mod packages;
+mod promtool;
 mod python;
 mod rustup;
 mod toolchain;
@@ -50,6 +51,8 @@ impl<'a> Scope<'a> {
 pub(crate) struct Ready {
     /// The interpreter of the Python environment that has the Impala client. There in scope `Lab` only.
     pub(crate) python: PathBuf,
+    /// The program that judges metrics, in scope `Lab` only.
+    pub(crate) promtool: PathBuf,
     /// The kernels of scope `Kernels`, each with its image.
     pub(crate) kernels: Vec<(Kernel, PathBuf)>,
     /// The shell for machines with those kernels.
@@ -61,6 +64,7 @@ impl Ready {
         let image = |&kernel: &Kernel| Some((kernel, kernels::image(cache, kernel)?));
         Self {
             python: python::interpreter_of_environment(cache),
+            promtool: promtool::find(cache).unwrap_or_default(),
             kernels: scope.kernels().iter().filter_map(image).collect(),
             busybox: kernels::busybox(cache),
         }
@@ -96,6 +100,8 @@ struct Survey {
     linker: Option<PathBuf>,
     /// What is missing of the Python environment.
     python: Option<String>,
+    /// Whether there is promtool, or no need of it.
+    promtool: bool,
     /// Whether it is mounted.
     bpffs: bool,
     /// Those without an image.
@@ -119,6 +125,7 @@ impl Survey {
             toolchain,
             linker,
             python,
+            promtool: !lab || promtool::find(cache).is_some(),
             bpffs: !lab || bpffs::is_mounted()?,
             kernels: kernels::missing(cache, scope.kernels()),
             busybox: scope.kernels().is_empty() || kernels::busybox(cache).is_file(),
@@ -138,6 +145,9 @@ impl Survey {
             ));
         }
         missing.extend(self.python.clone());
+        if !self.promtool {
+            missing.push("promtool, which judges metrics".into());
+        }
         if !self.bpffs {
             missing.push(format!("the BPF file system, mounted on {}", bpffs::MOUNT_POINT));
         }
@@ -189,6 +199,9 @@ fn provide(cache: &Cache, lock: &Lock, scope: Scope<'_>, survey: Survey) -> Resu
     if scope >= Scope::Lab {
         if survey.python.is_some() {
             python::install(cache, lock)?;
+        }
+        if !survey.promtool {
+            promtool::install(cache, lock)?;
         }
         if !survey.bpffs {
             bpffs::mount()?;

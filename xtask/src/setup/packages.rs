@@ -56,6 +56,12 @@ const PACKAGES: &[Package] = &[
         needed: Needed::InLab,
     },
     Package {
+        name: "systemd",
+        program: "systemd-analyze",
+        purpose: "judges the unit file",
+        needed: Needed::InLab,
+    },
+    Package {
         name: "qemu-system-x86",
         program: crate::kernels::QEMU,
         purpose: "runs other kernels",

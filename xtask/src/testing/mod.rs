@@ -201,7 +201,10 @@ fn package_name(id: &str) -> &str {
 impl Ready {
     /// The environment of what runs in the lab.
     pub(crate) fn variables_of_lab(&self) -> Vec<(&'static str, OsString)> {
-        vec![("LB_LAB_PYTHON", self.python.clone().into())]
+        vec![
+            ("LB_LAB_PYTHON", self.python.clone().into()),
+            ("LB_LAB_PROMTOOL", self.promtool.clone().into()),
+        ]
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::core::{
     changes::Changes,
+    condition::Condition,
     explain::{self, Explanation},
     flows::{self, Flows},
     status::Status,
@@ -33,6 +34,10 @@ const PLAN_LIMIT: usize = 32 << 20;
 pub enum Request {
     /// The whole status.
     Status(Answer<Status>),
+    /// Everything that is measured, as Prometheus reads it.
+    Metrics(Answer<String>),
+    /// Whether the balancer is well.
+    Condition(Answer<Condition>),
     /// Read the configuration file again.
     Reload(ReloadQuery, Answer<Changes>),
     /// What a reload with another configuration would do.

@@ -140,15 +140,30 @@ impl Datapath {
             detach_link(pin)?;
             return attach_anew(xdp(&mut self.ebpf)?, interface, mode, pin);
         }
-        let mut earlier = interface
+        let earlier = interface
             .xdp
             .as_ref()
             .and_then(|attached| earlier_program(attached).transpose())
-            .transpose()?;
+            .transpose();
+        let mut earlier = match earlier {
+            // Only whom it lets do anything (CAP_SYS_ADMIN) does the kernel give other programs than its own. This one can stand in
+            // for the earlier one as long as it works on the same tables.
+            Err(error) if error.is_not_permitted() => {
+                if self.awaits_records {
+                    return Err(DatapathError::ModeAndSizes);
+                }
+                None
+            }
+            other => other?,
+        };
         drop(link);
         detach_link(pin)?;
         let attached = attach_anew(xdp(&mut self.ebpf)?, interface, mode, pin);
-        if let (Err(_), Some(earlier)) = (&attached, &mut earlier) {
+        if attached.is_err() {
+            let earlier = match &mut earlier {
+                Some(earlier) => earlier,
+                None => xdp(&mut self.ebpf)?,
+            };
             attach_anew(earlier, interface, earlier_mode, pin)?;
         }
         attached.map(|attached| Attachment {

@@ -19,8 +19,26 @@ pub enum DatapathError {
         node: String,
     },
     /// The caller may not use BPF.
-    #[error("the kernel's BPF programs and pins are for root: run lb-ctl as root")]
+    #[error(
+        "the kernel's BPF programs and pins are for root: run lb-ctl as root, with the capabilities CAP_BPF, CAP_NET_ADMIN and \
+         CAP_PERFMON at least"
+    )]
     NotPermitted,
+    /// The BPF file system is not there, and this process may not mount it.
+    #[error(
+        "{path}: expected the BPF file system, which is not mounted there, and may not be mounted by this process: `mount -t bpf \
+         bpf {path}`, which systemd does at boot"
+    )]
+    NotMounted {
+        /// Where it should be.
+        path: &'static str,
+    },
+    /// What would have to be put back if it fails cannot be kept.
+    #[error(
+        "another datapath.mode and other sizes of tables at once need the capability CAP_SYS_ADMIN: restart lb-ctl with the one \
+         change, and then with the other"
+    )]
+    ModeAndSizes,
     /// The maps could not be created, or the object could not be read.
     #[error("the XDP program's maps could not be created")]
     Load(#[source] Box<EbpfError>),
@@ -170,6 +188,11 @@ impl DatapathError {
     pub(super) fn is_full(&self) -> bool {
         const E2BIG: i32 = 7;
         matches!(self, Self::Access { source, .. } if source.raw_os_error() == Some(E2BIG))
+    }
+
+    /// Whether the kernel refuses it to this process.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        is_permission(self)
     }
 
     pub(super) fn load(error: EbpfError) -> Self {

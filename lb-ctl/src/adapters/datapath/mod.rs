@@ -2,6 +2,7 @@
 
 mod attachment;
 mod bpf_call;
+mod count_reader;
 pub mod decapsulator;
 mod error;
 mod flow_reader;
@@ -29,7 +30,6 @@ use aya::{
 };
 use lb_common::{
     address::Address,
-    counter::Counter,
     layout::{
         Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey,
         SettledFlow, Slot, Target, TargetName, Traffic, map,
@@ -37,6 +37,7 @@ use lb_common::{
 };
 
 pub use attachment::Attachment;
+pub use count_reader::{CountReader, SlotCounts};
 pub use error::DatapathError;
 pub use flow_reader::FlowReader;
 pub use live::LiveTables;
@@ -277,15 +278,6 @@ impl Datapath {
         Ok(targets.set(u32::from(id), Raw(target), 0)?)
     }
 
-    /// What was forwarded to a target, over all CPUs.
-    pub fn traffic(&self, id: u16) -> Result<Traffic, DatapathError> {
-        let traffic = PerCpuArray::<_, Raw<Traffic>>::try_from(find(&self.ebpf, map::TRAFFIC)?)?;
-        let per_cpu = traffic.get(&u32::from(id), 0)?;
-        Ok(per_cpu
-            .iter()
-            .fold(Traffic::default(), |sum, cpu| sum.plus(cpu.0)))
-    }
-
     /// Begins to count a target's traffic anew.
     fn reset_traffic(&mut self, id: u16) -> Result<(), DatapathError> {
         let cpus = nr_cpus().map_err(|(_, source)| DatapathError::Access {
@@ -304,13 +296,6 @@ impl Datapath {
     fn write_name(&mut self, id: u16, name: TargetName) -> Result<(), DatapathError> {
         let mut names = Array::<_, Raw<TargetName>>::try_from(&mut self.names)?;
         Ok(names.set(u32::from(id), Raw(name), 0)?)
-    }
-
-    /// A counter, over all CPUs.
-    pub fn counter(&self, counter: Counter) -> Result<u64, DatapathError> {
-        let counters = PerCpuArray::<_, u64>::try_from(find(&self.ebpf, map::COUNTERS)?)?;
-        let per_cpu = counters.get(&(counter as u32), 0)?;
-        Ok(per_cpu.iter().copied().fold(0, u64::wrapping_add))
     }
 
     /// Runs the program once on a frame, without a network (`BPF_PROG_TEST_RUN`). The kernel wants at least 14 bytes.

@@ -279,8 +279,12 @@ pub(super) fn mount_bpf_file_system() -> Result<(), DatapathError> {
     )]
     if mounted.f_type as i64 != BPF_FS_MAGIC {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("bpf", BPF_FILE_SYSTEM, "bpf", flags, None)
-            .map_err(|error| failed(BPF_FILE_SYSTEM, "mounting the BPF file system", error.into()))?;
+        mount("bpf", BPF_FILE_SYSTEM, "bpf", flags, None).map_err(|error| match error {
+            Errno::PERM | Errno::ACCESS => DatapathError::NotMounted {
+                path: BPF_FILE_SYSTEM,
+            },
+            other => failed(BPF_FILE_SYSTEM, "mounting the BPF file system", other.into()),
+        })?;
         tracing::info!(path = BPF_FILE_SYSTEM, "mounted the BPF file system");
     }
     Ok(())

@@ -68,6 +68,19 @@ impl SlotTable {
         Ok(Slot::from_bits(self.word(index)?.load(Ordering::Acquire)))
     }
 
+    /// Reads so many slots from this one on, each in one load.
+    pub(super) fn range(&self, first: u32, count: u32) -> Result<impl Iterator<Item = Slot>, DatapathError> {
+        let end = first.saturating_add(count);
+        let beyond = DatapathError::NoSuchSlot {
+            index: end,
+            slots: self.length,
+        };
+        let words = self.words().get(first as usize..end as usize).ok_or(beyond)?;
+        Ok(words
+            .iter()
+            .map(|word| Slot::from_bits(word.load(Ordering::Acquire))))
+    }
+
     /// Writes a slot in one exchange, if it holds `expected`. Returns whether it did.
     pub(super) fn replace(&self, index: u32, expected: Slot, slot: Slot) -> Result<bool, DatapathError> {
         let replaced = self.word(index)?.compare_exchange(

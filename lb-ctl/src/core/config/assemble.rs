@@ -2,7 +2,9 @@
 
 use super::defaults::{self, HostDefaults};
 use super::document::{self, Document};
-use super::model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service, affinity_key};
+use super::model::{
+    Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service, affinity_key,
+};
 use super::reader::At;
 use crate::core::prefix::Prefix;
 
@@ -19,6 +21,9 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
         api: Api {
             socket: value_or(document.api.socket, defaults::API_SOCKET.into()),
         },
+        http: Http {
+            listen: document.http.listen.into_iter().map(|at| at.value).collect(),
+        },
         services: document
             .services
             .into_iter()
@@ -33,6 +38,7 @@ fn places(document: &Document) -> Places {
         node,
         datapath,
         api,
+        http,
         services,
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
@@ -49,6 +55,7 @@ fn places(document: &Document) -> Places {
         ("datapath.max_backends", line(datapath.max_backends.as_ref())),
         ("datapath.max_flows", line(datapath.max_flows.as_ref())),
         ("api.socket", line(api.socket.as_ref())),
+        ("http.listen", line(http.listen.first())),
     ];
     let affinities = services.iter().filter_map(|service| {
         let name = &service.name.as_ref()?.value;

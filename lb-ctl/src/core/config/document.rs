@@ -4,7 +4,7 @@
 //! `None` is a key that is absent or whose value was refused. In both cases the default takes its place in
 //! later checks, so that one mistake does not show up as several.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -46,6 +46,7 @@ pub(super) struct Document {
     pub(super) node: Node,
     pub(super) datapath: Datapath,
     pub(super) api: Api,
+    pub(super) http: Http,
     pub(super) services: Vec<Service>,
 }
 
@@ -55,6 +56,7 @@ impl Document {
             node: table.table("node", Node::read),
             datapath: table.table("datapath", Datapath::read),
             api: table.table("api", Api::read),
+            http: table.table("http", Http::read),
             services: table.required_tables("service", Service::read),
         }
     }
@@ -124,6 +126,20 @@ impl Api {
     fn read(table: &mut TableReader<'_, '_>) -> Self {
         Self {
             socket: table.optional("socket", value::socket),
+        }
+    }
+}
+
+/// `[http]`
+#[derive(Debug)]
+pub(super) struct Http {
+    pub(super) listen: Vec<At<SocketAddr>>,
+}
+
+impl Http {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        Self {
+            listen: table.optional_list("listen", "leave the key out to serve nobody", value::listen),
         }
     }
 }

@@ -66,6 +66,15 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<NeedsRestart> {
         &running.api.socket.display(),
         &new.api.socket.display(),
     );
+    let listen = |config: &Config| {
+        let addresses: Vec<String> = config.http.listen.iter().map(ToString::to_string).collect();
+        if addresses.is_empty() {
+            "nothing".to_owned()
+        } else {
+            addresses.join(", ")
+        }
+    };
+    compare("http.listen", &listen(running), &listen(new));
     found.extend(affinity_changes(running, new));
     found
 }

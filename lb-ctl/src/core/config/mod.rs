@@ -42,7 +42,7 @@ pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
-pub use model::{Api, Backend, Config, DatapathConfig, Interface, Node, Places, Service};
+pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name, unusable};
 
 use document::Document;

@@ -1,7 +1,7 @@
 //! The configuration as the rest of the program uses it: plain data, complete, and consistent in itself.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::check::Check;
@@ -26,6 +26,8 @@ pub struct Config {
     pub datapath: DatapathConfig,
     /// The operator API.
     pub api: Api,
+    /// What anybody may read.
+    pub http: Http,
     /// The services, in the order of the file; at least one.
     pub services: Vec<Service>,
 }
@@ -119,6 +121,13 @@ pub struct Interface {
 pub struct Api {
     /// The path of its unix socket.
     pub socket: PathBuf,
+}
+
+/// What anybody may read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http {
+    /// Where `/metrics` and `/healthz` are served; nowhere if this is empty.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// One virtual address and port, with its policy and its backends.

@@ -6,7 +6,6 @@
 /// Keys, and values written as `key = "value"`, that are not built yet.
 pub(super) const PLANNED: &[&str] = &[
     "node.state_dir",
-    "http",
     r#"service.balance = "least-connections""#,
     "vrrp",
     "peer",

@@ -3,7 +3,7 @@
 //! The messages have the form "expected …, found …; what to do". Everything that comes from the file is
 //! quoted and shortened, so that a message stays one readable line.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -136,6 +136,19 @@ pub(super) fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
          \"/run/lb-ctl/api.sock\"",
         shown(text)
     ))
+}
+
+/// An address and port to listen on.
+pub(super) fn listen(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let text = string(value, "an address and port")?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        _ => Err(format!(
+            "expected an IP address and a port, found {}; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or \
+             [::] everybody can read it who can reach the host",
+            shown(text)
+        )),
+    }
 }
 
 /// An address that a VIP or a backend can have.

@@ -19,4 +19,6 @@ pub mod slow_start;
 pub use monitor::{Event, Health, Monitor, Start};
 pub use outcome::{Failure, Load, Outcome, Verdict};
 pub use pace::Pace;
-pub use selection::{Failback, Fraction, Guard, Member, Policy, Selection, Standing, select};
+pub use selection::{
+    Failback, Fraction, Guard, Member, Policy, Selection, Standing, healthy_weights, select,
+};

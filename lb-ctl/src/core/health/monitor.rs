@@ -38,6 +38,15 @@ pub enum Health {
 }
 
 impl Health {
+    /// Every health.
+    pub const ALL: [Self; 5] = [
+        Self::Checking,
+        Self::Up,
+        Self::Saturated,
+        Self::Quiescing,
+        Self::Down,
+    ];
+
     /// The word for it, everywhere an operator reads it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 //! Both follow from the health of all backends of a service together, because the health of a single one cannot tell
 //! whether it is worse to use it or to do without it.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// A share of the whole, in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -200,6 +200,16 @@ impl Tier {
             _ => 5,
         }
     }
+}
+
+/// How much of each tier's weight is healthy, in words: why one tier serves and not another.
+pub fn healthy_weights(members: &[Member]) -> String {
+    let numbers: BTreeSet<u8> = members.iter().map(|member| member.tier).collect();
+    let tiers = numbers.into_iter().map(|number| {
+        let Tier { healthy, total, .. } = Tier::of(members, number);
+        format!("{healthy} of {total} in tier {number}")
+    });
+    format!("healthy weight: {}", tiers.collect::<Vec<_>>().join(", "))
 }
 
 /// Who serves, given who served before; `None` at the start, or when the operator has asked to fail back.

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use super::{
     config::{Backend, Balance, CheckKind, HealthPolicy, OnDown, Service},
-    health::{Guard, Health, Member, Selection, Standing, Start, select, slow_start},
+    health::{Guard, Health, Member, Selection, Standing, Start, healthy_weights, select, slow_start},
     load::{self, Level, Levels},
 };
 
@@ -109,6 +109,8 @@ pub enum Notice {
         from: u8,
         /// Now.
         to: u8,
+        /// How much of each tier is healthy, in words.
+        cause: String,
     },
     /// Backends are in use that would not be if there were enough others.
     GuardActive(Guard),
@@ -233,6 +235,7 @@ impl Serving {
             notices.push(Notice::Tier {
                 from,
                 to: active_tier,
+                cause: healthy_weights(&members),
             });
         }
         match (self.guard, guard) {

@@ -325,7 +325,14 @@ fn the_next_tier_takes_over_and_gives_back() {
         world.truth[1] = REFUSED;
         world.pass(A_WHILE);
         assert_eq!((world.weights(), world.serving.active_tier()), (vec![0, 0, 1], 1));
-        assert_eq!(world.notices, [Notice::Tier { from: 0, to: 1 }]);
+        assert_eq!(
+            world.notices,
+            [Notice::Tier {
+                from: 0,
+                to: 1,
+                cause: "healthy weight: 0 of 2 in tier 0, 1 of 1 in tier 1".into()
+            }]
+        );
         world.truth = vec![Healthy; 3];
         world.pass(A_WHILE);
         assert_eq!(world.weights(), after, "{failback}");

@@ -146,7 +146,7 @@ fn unknown_keys() {
         (
             &[1],
             "maxconn = 2000\n[datapath]",
-            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, service",
+            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, http, service",
         ),
         (
             &[1],
@@ -262,11 +262,6 @@ fn planned_features() {
             &[1],
             "node.state_dir = \"/var/lib/lb-ctl\"\n[datapath]",
             "1: node.state_dir: `node.state_dir` is not built yet in this version; remove it",
-        ),
-        (
-            &[1],
-            "[http]\nlisten = \"127.0.0.1:8080\"\n[datapath]",
-            "1: http: `http` is not built yet in this version; remove it",
         ),
         (
             &[1],

@@ -22,6 +22,17 @@ fn interfaces_that_are_too_many() {
 }
 
 #[test]
+fn unusable_addresses_to_listen_on() {
+    check_refusals(&[(
+        &[1],
+        "http.listen = [\"localhost:80\", \"10.0.0.1:0\", 9410]\n[datapath]",
+        "1: http.listen[#1]: expected an IP address and a port, found \"localhost:80\"; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or [::] everybody can read it who can reach the host\n\
+             1: http.listen[#2]: expected an IP address and a port, found \"10.0.0.1:0\"; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or [::] everybody can read it who can reach the host\n\
+             1: http.listen[#3]: expected an address and port as a string, found the integer 9410; write it in quotes",
+    )]);
+}
+
+#[test]
 fn unusable_values_of_node_api_and_datapath() {
     check_refusals(&[
         (

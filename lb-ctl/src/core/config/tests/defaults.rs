@@ -1,11 +1,12 @@
 //! What the keys mean when they are absent, and when they are all there.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use super::super::{
     Affinity, Api, Backend, Balance, Check, CheckKind, Config, ConfigDuration, DatapathConfig, Forward,
-    HealthPolicy, Interface, NoBackend, Node, OnDown, Origin, Places, Service, XdpModeChoice,
+    HealthPolicy, Http, Interface, NoBackend, Node, OnDown, Origin, Places, Service, XdpModeChoice,
 };
 use super::{MINIMAL, accept};
 use crate::core::health::probe::Authentication;
@@ -44,6 +45,7 @@ fn absent_keys_have_their_defaults() {
         api: Api {
             socket: "/run/lb-ctl/api.sock".into(),
         },
+        http: Http { listen: Vec::new() },
         services: vec![Service {
             name: "impala".into(),
             vip: [192, 0, 2, 10].into(),
@@ -199,6 +201,14 @@ fn written_keys_are_taken() {
         (hs2.no_backend, http.no_backend),
         (NoBackend::Drop, NoBackend::Reset)
     );
+}
+
+#[test]
+fn http_is_served_where_the_file_says() {
+    let text = format!("[http]\nlisten = [\"127.0.0.1:9410\", \"[::1]:80\"]\n{MINIMAL}");
+    let listen = accept(&text).http.listen;
+    let expected: Vec<SocketAddr> = vec![([127, 0, 0, 1], 9410).into(), (Ipv6Addr::LOCALHOST, 80).into()];
+    assert_eq!(listen, expected);
 }
 
 #[test]
