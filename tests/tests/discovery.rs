@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, WEB_PORT, start_coordinators,
+    take_vips_off_backends,
 };
 use lab::clients::hs2::{Session, coordinator_name};
 use lab::impalad::thrift_value::Value;
@@ -46,6 +47,11 @@ fn configuration(lab: &Lab, static_backends: &[(&str, IpAddr, u32)]) -> Configur
 impl Cluster {
     /// A lab in which only these coordinators are on the pages.
     fn new(without: &str) -> Self {
+        Self::with(without, |configuration| configuration)
+    }
+
+    /// The same with a changed configuration.
+    fn with(without: &str, change: impl FnOnce(Configuration) -> Configuration) -> Self {
         let lab = Lab::builder()
             .balancers(1)
             .backends(3)
@@ -57,7 +63,7 @@ impl Cluster {
         for seed in &coordinators[..2] {
             seed.answer_backends(without).unwrap();
         }
-        let configuration = configuration(&lab, &[]);
+        let configuration = change(configuration(&lab, &[]));
         let balancer = Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap();
         Self {
             lab,
@@ -205,6 +211,45 @@ fn discovered_coordinators_come_and_go_and_no_connection_breaks() {
     cluster.wait_for_all_up(&ALL);
     assert_eq!(cluster.served(), ALL);
     all_live(&mut held, "after the coordinator came back");
+}
+
+#[test]
+fn a_coordinator_for_which_there_is_no_room_is_refused_aloud_until_another_one_has_drained() {
+    let mut cluster = Cluster::with("whole", |configuration| {
+        let room = ("[datapath]\n", "[datapath]\nmax_backends = 2\n");
+        // There slots settle, and make room, as soon as no connection is left.
+        let translates = ("port = 21050\n", "port = 21050\nforward = \"nat\"\n");
+        let keys = [room, translates].into_iter();
+        keys.fold(configuration, |configuration, (part, replacement)| {
+            configuration.with(part, replacement).unwrap()
+        })
+    });
+    take_vips_off_backends(&cluster.lab).unwrap();
+    cluster.wait_for_all_up(&["impala1", "impala2"]);
+    let refused = cluster.service().discovery.unwrap().refused;
+    assert!(
+        refused.len() == 1
+            && refused[0].name == "impala3"
+            && refused[0].reason.contains("datapath.max_backends"),
+        "{refused:?}"
+    );
+    let table = cluster.balancer.lb_ctl(&["status"]).unwrap().stdout;
+    assert!(table.contains("NOT USED: impala3"), "{table}");
+    let daemon = cluster.balancer.daemon().unwrap();
+    let line = daemon
+        .wait_for_line("a discovered coordinator cannot be used", PATIENCE)
+        .unwrap();
+    assert!(line.contains("impala3"), "{line}");
+
+    // It takes two passes over the records, ten seconds apart, until the one that leaves has made room.
+    cluster.seeds_answer("without=impala2");
+    let daemon = cluster.balancer.daemon().unwrap();
+    let line = daemon
+        .wait_for_line("drained: nothing goes to this backend", 3 * PATIENCE)
+        .unwrap();
+    assert!(line.contains("impala2"), "{line}");
+    cluster.wait_for_all_up(&["impala1", "impala3"]);
+    assert_eq!(cluster.served(), ["impala1", "impala3"]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) struct Account {
 }
 
 impl Account {
+    #[expect(clippy::disallowed_methods, reason = "the time of the start is only shown")]
     pub(super) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             started: SystemTime::now(),

@@ -152,7 +152,7 @@ impl Discovering {
             if key(configured) == service
                 && let Some(membership) = membership
             {
-                tell(&configured.name, &membership.observe(&seed, page, now));
+                tell(configured, &membership.observe(&seed, page, now));
                 return;
             }
         }
@@ -227,23 +227,12 @@ impl Controller {
                 }
             }
         }
-        let mut room = usize::MAX;
-        let Joined { config, refused } = loop {
-            let joined = join(configured, &members.services, room, |service, backend| {
+        let join_at_most = |room| {
+            join(configured, &members.services, room, |service, backend| {
                 misfits.get(&(key(service), backend.address)).cloned()
-            });
-            if joined.config == self.config {
-                break joined;
-            }
-            let backends =
-                |config: &Config| config.services.iter().map(|it| it.backends.len()).sum::<usize>();
-            let added = backends(&joined.config).saturating_sub(backends(configured));
-            // Whose connections have not ended yet takes room too.
-            match self.placement.plan(&joined.config, &Shares::none()) {
-                Err(NoRoom::Backends { .. }) if added > 0 => room = added - 1,
-                _ => break joined,
-            }
+            })
         };
+        let Joined { config, refused } = self.with_room(configured, join_at_most);
         let accepted = config
             .services
             .iter()
@@ -251,6 +240,30 @@ impl Controller {
         members.known = accepted.collect();
         members.refused = refused;
         Ok(config)
+    }
+
+    /// As many members as there is room for in the tables, where backends whose connections have not ended yet take some too.
+    fn with_room(&self, configured: &Config, join_at_most: impl Fn(usize) -> Joined) -> Joined {
+        let has_room = |joined: &Joined| {
+            let plan = self.placement.plan(&joined.config, &Shares::none());
+            !matches!(plan, Err(NoRoom::Backends { .. }))
+        };
+        let all = join_at_most(usize::MAX);
+        if all.config == self.config || has_room(&all) {
+            return all;
+        }
+        let backends = |config: &Config| config.services.iter().map(|it| it.backends.len()).sum::<usize>();
+        let added = backends(&all.config).saturating_sub(backends(configured));
+        let (mut fitting, mut too_many) = (0, added);
+        while fitting + 1 < too_many {
+            let middle = usize::midpoint(fitting, too_many);
+            if has_room(&join_at_most(middle)) {
+                fitting = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        join_at_most(fitting)
     }
 
     /// Waits for the first pages, though not for long, and takes in who is on them. Before anybody serves.
@@ -291,8 +304,9 @@ impl Controller {
         for answer in answers.drain(..) {
             self.discovering.observe(answer, self.checks.now());
         }
-        self.follow_members().await?;
-        self.announce_quiescing().await
+        let followed = self.follow_members().await;
+        let announced = self.announce_quiescing().await;
+        followed.and(announced)
     }
 
     /// Makes the members backends, and those backends no longer that are members no longer. What fails is tried again with the next
@@ -335,9 +349,21 @@ impl Controller {
     }
 }
 
-fn tell(service: &str, notices: &[Notice]) {
+fn tell(service: &Service, notices: &[Notice]) {
+    let in_file = |address: &IpAddr| service.backends.iter().any(|it| it.address == *address);
+    let service = &service.name;
     for notice in notices {
         match notice {
+            Notice::Added { name, address, cause } if in_file(address) => {
+                tracing::info!(service, coordinator = name, %address, cause, "a backend of the file is on the pages");
+            }
+            Notice::Removed { name, address, cause } if in_file(address) => tracing::warn!(
+                service,
+                coordinator = name,
+                %address,
+                cause,
+                "a backend of the file is no longer on the pages; it stays one"
+            ),
             Notice::Answers { seed, coordinators } => {
                 tracing::info!(service, seed, coordinators, "the seed answers");
             }

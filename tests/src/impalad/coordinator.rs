@@ -67,6 +67,7 @@ struct Process {
 }
 
 impl Process {
+    #[expect(clippy::disallowed_methods, reason = "the time of the start is only shown")]
     fn start() -> Self {
         Self {
             mode: Mode::Serving,
