@@ -15,8 +15,8 @@ use lb_common::{
     counter::Counter,
     decision::{self, Memory, Tables},
     layout::{
-        ALLOWED_ROOM, Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES, Node, Return,
-        ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
+        AFFINITY_ROOM, ALLOWED_ROOM, Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES,
+        Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
     },
     process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records, Use},
@@ -49,7 +49,7 @@ static SETTLED_FLOWS: LruHashMap<FlowKey, SettledFlow> = LruHashMap::with_max_en
 
 /// Where clients of affine services are at home whose slot is tracked. Where there are too many, those seen longest ago are forgotten.
 #[map]
-static AFFINITY: LruHashMap<ClientKey, Affinity> = LruHashMap::with_max_entries(32_768, 0);
+static AFFINITY: LruHashMap<ClientKey, Affinity> = LruHashMap::with_max_entries(AFFINITY_ROOM, 0);
 
 /// The way back of translated connections that are established. Allocated as they come: most hosts have none.
 #[map]

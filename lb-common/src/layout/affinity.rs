@@ -2,6 +2,9 @@
 
 use crate::address::Address;
 
+/// Of how many clients something can be noted.
+pub const AFFINITY_ROOM: u32 = 32_768;
+
 /// Names a client of a service: the key of the table of affinity.
 ///
 /// Aligned to 8 bytes for the same reason as [`ServiceKey`](super::ServiceKey).

@@ -13,7 +13,7 @@ mod translation;
 
 use crate::{address::Address, headers::tcp};
 
-pub use affinity::{Affinity, ClientKey};
+pub use affinity::{AFFINITY_ROOM, Affinity, ClientKey};
 pub use allowed::{ALLOWED_ROOM, AllowedKey, MAX_ALLOWED_PREFIXES};
 pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};

@@ -75,6 +75,7 @@ pub struct Census {
     named: BTreeSet<u16>,
     established: u64,
     half_open: u64,
+    clients: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +115,7 @@ impl Census {
             named: BTreeSet::new(),
             established: 0,
             half_open: 0,
+            clients: 0,
         }
     }
 
@@ -156,6 +158,7 @@ impl Census {
 
     /// Takes in what is noted of a client and stays.
     pub fn count_client(&mut self, key: &ClientKey, noted: &Affinity) {
+        self.clients += 1;
         self.name(key.service(), noted.target, |service| {
             slot_of(key.client(), 0, service)
         });
@@ -255,6 +258,11 @@ impl Census {
     /// How many established records there are.
     pub const fn established(&self) -> u64 {
         self.established
+    }
+
+    /// Of how many clients something is noted.
+    pub const fn clients(&self) -> u64 {
+        self.clients
     }
 
     /// How many half-open records there are.
@@ -467,7 +475,10 @@ mod tests {
         census.count_client(&client(3), &noted(1, 0));
         let slot = slot_of(client(3).client(), 40000, &affine);
         assert_eq!(census.named_in(3, slot), Named::One(1), "whatever the port");
-        assert_eq!((census.names(1), census.established()), (true, 0));
+        assert_eq!(
+            (census.names(1), census.established(), census.clients()),
+            (true, 0, 1)
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use lb_common::layout::AFFINITY_ROOM;
 use tokio::time::Instant;
 
 use super::controller::{Controller, REFRESH};
@@ -133,6 +134,7 @@ fn beside(controller: &Controller) -> Result<Beside, DatapathError> {
         tables: vec![
             fill("flows", counted(Census::established), sizes.flows),
             fill("half_open", counted(Census::half_open), sizes.half_open),
+            fill("affinity", counted(Census::clients), AFFINITY_ROOM),
             fill(
                 "services",
                 count(placement.services().count()),
