@@ -167,6 +167,39 @@ fn clients_keep_their_backends_over_ipv6() {
 }
 
 #[test]
+fn a_soft_drain_leaves_clients_their_home_and_an_ordinary_one_does_not() {
+    let mut cluster = Cluster::new(&[1, 1, 1], false);
+    let homes = cluster.homes(false);
+    let drained = homes[0].clone();
+    let succeed = |cluster: &Cluster, arguments: &[&str]| {
+        let output = cluster.balancer.lb_ctl(arguments).unwrap();
+        assert_eq!(output.code, Some(0), "{output:?}");
+        output.stdout
+    };
+    let said = succeed(&cluster, &["drain", &drained, "--soft"]);
+    assert!(
+        said.contains("only from clients that are at home there"),
+        "{said}"
+    );
+    assert_eq!(cluster.homes(false), homes);
+    let status = succeed(&cluster, &["status"]);
+    assert!(status.contains("draining softly"), "{status}");
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    assert_eq!(cluster.homes(false), homes, "after a restart");
+
+    succeed(&cluster, &["drain", &drained]);
+    let others = cluster.homes(false);
+    assert!(others.iter().all(|home| *home != drained), "{others:?}");
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    assert_eq!(cluster.homes(false), others, "without a controller");
+    cluster.balancer.run(&[]).unwrap();
+    assert_eq!(cluster.homes(false), others, "after a restart");
+    succeed(&cluster, &["undrain", &drained]);
+    assert_eq!(cluster.homes(false), others, "it is back, but they have moved");
+}
+
+#[test]
 fn clients_at_home_in_a_tier_that_does_not_serve_stay_there_when_the_daemon_is_killed() {
     let mut cluster = Cluster::new(&[1, 1], false);
     let tiers = |interval: &str| {

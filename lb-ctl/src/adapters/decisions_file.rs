@@ -183,7 +183,10 @@ mod tests {
         let command = Command {
             backend: "impala1".to_owned(),
             service: None,
-            action: Action::Drain { deadline_ms: None },
+            action: Action::Drain {
+                deadline_ms: None,
+                soft: true,
+            },
             force: false,
         };
         Decisions::default().after(&command, 5).unwrap()

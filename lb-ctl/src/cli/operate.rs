@@ -53,6 +53,10 @@ pub(super) struct Drain {
     /// whether this command runs or not, also after a restart. An earlier deadline stays unless another one is given.
     #[arg(long, value_name = "D")]
     deadline: Option<ConfigDuration>,
+    /// Clients that have been there within the `affinity_timeout` of their service may still open connections. Without affinity it
+    /// makes no difference.
+    #[arg(long)]
+    soft: bool,
     #[command(flatten)]
     force: Force,
 }
@@ -97,7 +101,10 @@ fn weight(text: &str) -> Result<WeightArgument, String> {
 pub(super) fn drain(socket: &Path, arguments: &Drain) -> anyhow::Result<()> {
     let deadline = arguments.deadline.map(std::time::Duration::from);
     let deadline_ms = deadline.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
-    let action = Action::Drain { deadline_ms };
+    let action = Action::Drain {
+        deadline_ms,
+        soft: arguments.soft,
+    };
     operate(
         socket,
         &arguments.subject,
@@ -197,13 +204,19 @@ fn line(decided: &DecidedBackend) -> String {
         configured_weight,
         slots,
         deadline_seconds,
+        soft,
     } = decided;
+    let none = if *soft {
+        "new connections only from clients that are at home there"
+    } else {
+        "no new connections"
+    };
     let connections = match (admin, deadline_seconds) {
         (Admin::Enabled, _) if *slots > 0 => format!(", new connections to {slots} slots"),
         (Admin::Enabled, _) => ", no new connections: `lb-ctl status` says why".to_owned(),
-        (Admin::Draining, None) => ", no new connections, existing ones stay".to_owned(),
+        (Admin::Draining, None) => format!(", {none}, existing ones stay"),
         (Admin::Draining, Some(left)) => {
-            format!(", no new connections, existing ones stay for {left} s and are reset then")
+            format!(", {none}, existing ones stay for {left} s and are reset then")
         }
         (Admin::Disabled, _) => ", no new connections, existing ones are reset".to_owned(),
     };
@@ -228,6 +241,7 @@ mod tests {
             weight,
             configured_weight: 1,
             slots: if admin == Admin::Enabled { 7 } else { 0 },
+            soft: false,
             deadline_seconds,
         };
         let command = Command {

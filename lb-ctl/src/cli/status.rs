@@ -262,9 +262,10 @@ fn weight(backend: &BackendStatus) -> String {
 }
 
 fn admin(backend: &BackendStatus) -> String {
+    let softly = if backend.soft_drain { " softly" } else { "" };
     match backend.deadline_seconds {
-        Some(left) => format!("{} ({left} s left)", backend.admin),
-        None => backend.admin.clone(),
+        Some(left) => format!("{}{softly} ({left} s left)", backend.admin),
+        None => format!("{}{softly}", backend.admin),
     }
 }
 

@@ -154,6 +154,8 @@ pub struct BackendStatus {
     pub admin: String,
     /// While it drains: in how many seconds the flows that are left will be reset; `null` if never.
     pub deadline_seconds: Option<u64>,
+    /// Whether it drains softly: clients that are at home there may still open connections.
+    pub soft_drain: bool,
     /// How many slots give it their new flows.
     pub slots: u32,
     /// Packets forwarded to it.

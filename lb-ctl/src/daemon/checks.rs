@@ -516,6 +516,7 @@ impl Controller {
         if let Some(planned) = self.plan.services.get(index) {
             for (id, part) in planned.targets.iter().zip(parts) {
                 self.placement.avoid(*id, part.sheds, &mut self.datapath)?;
+                self.placement.withdraw(*id, part.drains, &mut self.datapath)?;
             }
         }
         Ok(())

@@ -331,6 +331,7 @@ impl Controller {
             configured_weight: backend.weight,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             deadline_seconds: Operator::seconds_left(orders),
+            soft: orders.soft,
         })
     }
 }

@@ -267,6 +267,8 @@ impl Controller {
             .collect::<Result<Vec<_>, DatapathError>>()?;
         let shedding = targets.iter().filter(|(.., target)| target.sheds());
         self.placement.go_on_avoiding(shedding.map(|(id, ..)| *id));
+        let draining = targets.iter().filter(|(.., target)| target.drains());
+        self.placement.go_on_withdrawing(draining.map(|(id, ..)| *id));
         self.network.adopt(&targets, &mut self.datapath).await
     }
 

@@ -127,6 +127,8 @@ metrics! {
         "Changes of a backend's health since the daemon started, by what it became.";
     BackendAdmin = Gauge "lb_backend_admin" ["service", "backend", "admin"]
         "1 for what operators have decided about a backend, 0 for the others: enabled, draining, disabled.";
+    BackendSoftDrain = Gauge "lb_backend_drains_softly" ["service", "backend"]
+        "1 while a backend drains but clients that are at home there may still open connections, else 0.";
     BackendDrainDeadline = Gauge "lb_backend_drain_deadline_seconds" ["service", "backend"]
         "In how many seconds the flows that are left on a draining backend will be reset; absent without a deadline.";
     BackendSlowStart = Gauge "lb_backend_slow_start_ratio" ["service", "backend"]

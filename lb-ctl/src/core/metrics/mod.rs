@@ -206,6 +206,7 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         load,
         admin,
         deadline_seconds,
+        soft_drain,
         slots,
         packets,
         bytes,
@@ -238,6 +239,7 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         ours.add_count(Metric::BackendHealthAge, labels, *seconds);
     }
     ours.add_choice(Metric::BackendAdmin, labels, &ADMIN, admin);
+    ours.add_truth(Metric::BackendSoftDrain, labels, *soft_drain);
     if let Some(seconds) = deadline_seconds {
         ours.add_count(Metric::BackendDrainDeadline, labels, *seconds);
     }

@@ -22,6 +22,7 @@ fn backend(name: &str, address: [u8; 4]) -> BackendStatus {
         }),
         admin: "enabled".into(),
         deadline_seconds: Some(60),
+        soft_drain: false,
         slots: 100,
         packets: 1_000,
         bytes: 64_000,

@@ -30,6 +30,9 @@ pub enum Action {
         /// After how many milliseconds those that are left are reset. `None` for never, or as an earlier drain that goes on has it.
         #[serde(default)]
         deadline_ms: Option<u64>,
+        /// Whether clients of affine services that are at home there may still open connections.
+        #[serde(default)]
+        soft: bool,
     },
     /// Takes a drain back.
     Undrain,
@@ -67,6 +70,8 @@ pub struct DecidedBackend {
     pub slots: u32,
     /// In how many seconds the flows that are left will be reset; `null` if never.
     pub deadline_seconds: Option<u64>,
+    /// Whether it drains softly: clients that are at home there may still open connections.
+    pub soft: bool,
 }
 
 /// The backends that a command is about, by their places in the configuration: service and backend. Empty if only decisions

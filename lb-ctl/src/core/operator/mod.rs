@@ -55,6 +55,8 @@ pub struct Orders {
     pub weight: Option<u32>,
     /// While it drains: when its remaining flows are to be reset, in milliseconds of Unix time.
     pub deadline: Option<u64>,
+    /// While it drains: whether clients that are at home there may still open connections.
+    pub soft: bool,
 }
 
 /// All decisions.
@@ -87,6 +89,8 @@ enum AdminOrder {
         since: u64,
         /// When it becomes [`Admin::Disabled`].
         deadline: Option<u64>,
+        /// Whether clients that are at home there may still open connections.
+        soft: bool,
     },
     Disabled {
         since: u64,
@@ -118,13 +122,13 @@ impl Decisions {
     pub fn orders(&self, service: &str, backend: &str, now: u64) -> Orders {
         let narrow = self.decision(backend, Some(service));
         let wide = self.decision(backend, None);
-        let (admin, deadline) = match narrow.admin.or(wide.admin) {
-            None | Some(AdminOrder::Enabled) => (Admin::Enabled, None),
+        let (admin, deadline, soft) = match narrow.admin.or(wide.admin) {
+            None | Some(AdminOrder::Enabled) => (Admin::Enabled, None, false),
             Some(AdminOrder::Draining { deadline, .. }) if deadline.is_some_and(|it| it <= now) => {
-                (Admin::Disabled, None)
+                (Admin::Disabled, None, false)
             }
-            Some(AdminOrder::Draining { deadline, .. }) => (Admin::Draining, deadline),
-            Some(AdminOrder::Disabled { .. }) => (Admin::Disabled, None),
+            Some(AdminOrder::Draining { deadline, soft, .. }) => (Admin::Draining, deadline, soft),
+            Some(AdminOrder::Disabled { .. }) => (Admin::Disabled, None, false),
         };
         let weight = match narrow.weight.or(wide.weight) {
             None | Some(WeightOrder::Configured) => None,
@@ -134,6 +138,7 @@ impl Decisions {
             admin,
             weight,
             deadline,
+            soft,
         }
     }
 
@@ -147,13 +152,21 @@ impl Decisions {
         } = command;
         let mut after = self.clone();
         match action {
-            Action::Drain { deadline_ms } => {
+            Action::Drain { deadline_ms, soft } => {
                 let (since, earlier) = match self.draining(backend, service.as_deref()) {
                     Some((since, deadline)) => (since, deadline),
                     None => (now, None),
                 };
                 let deadline = deadline_ms.map_or(earlier, |after| Some(now.saturating_add(after)));
-                after.set_admin(command, Some(AdminOrder::Draining { since, deadline }));
+                let soft = *soft;
+                after.set_admin(
+                    command,
+                    Some(AdminOrder::Draining {
+                        since,
+                        deadline,
+                        soft,
+                    }),
+                );
             }
             Action::Disable => after.set_admin(command, Some(AdminOrder::Disabled { since: now })),
             Action::Enable => after.set_admin(command, None),
@@ -200,7 +213,7 @@ impl Decisions {
     fn draining(&self, backend: &str, service: Option<&str>) -> Option<(u64, Option<u64>)> {
         let wide = self.decision(backend, None).admin;
         match self.decision(backend, service).admin.or(wide)? {
-            AdminOrder::Draining { since, deadline } => Some((since, deadline)),
+            AdminOrder::Draining { since, deadline, .. } => Some((since, deadline)),
             AdminOrder::Enabled | AdminOrder::Disabled { .. } => None,
         }
     }

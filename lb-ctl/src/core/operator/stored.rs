@@ -56,6 +56,8 @@ enum StoredAdmin {
         since: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<u64>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        soft: bool,
     },
     Disabled {
         since: u64,
@@ -82,7 +84,15 @@ impl Decisions {
                     service: subject.service.clone(),
                     admin: decision.admin.map(|admin| match admin {
                         AdminOrder::Enabled => StoredAdmin::Enabled,
-                        AdminOrder::Draining { since, deadline } => StoredAdmin::Draining { since, deadline },
+                        AdminOrder::Draining {
+                            since,
+                            deadline,
+                            soft,
+                        } => StoredAdmin::Draining {
+                            since,
+                            deadline,
+                            soft,
+                        },
                         AdminOrder::Disabled { since } => StoredAdmin::Disabled { since },
                     }),
                     weight: decision.weight.map(|weight| match weight {
@@ -107,7 +117,15 @@ impl Decisions {
             let decision = Decision {
                 admin: it.admin.map(|admin| match admin {
                     StoredAdmin::Enabled => AdminOrder::Enabled,
-                    StoredAdmin::Draining { since, deadline } => AdminOrder::Draining { since, deadline },
+                    StoredAdmin::Draining {
+                        since,
+                        deadline,
+                        soft,
+                    } => AdminOrder::Draining {
+                        since,
+                        deadline,
+                        soft,
+                    },
                     StoredAdmin::Disabled { since } => AdminOrder::Disabled { since },
                 }),
                 weight: it.weight.map(|weight| match weight {

@@ -16,7 +16,10 @@ fn command(service: Option<&str>, action: Action) -> Command {
     }
 }
 
-const DRAIN: Action = Action::Drain { deadline_ms: None };
+const DRAIN: Action = Action::Drain {
+    deadline_ms: None,
+    soft: false,
+};
 
 fn after(commands: &[(Option<&str>, Action)]) -> Decisions {
     commands
@@ -89,6 +92,7 @@ fn undrain_does_not_enable_who_is_disabled() {
 fn a_drain_ends_at_its_deadline_which_a_second_drain_leaves_alone() {
     let deadline = Action::Drain {
         deadline_ms: Some(5000),
+        soft: false,
     };
     let decisions = after(&[(None, deadline), (None, DRAIN)]);
     let at = |time| decisions.orders("s", "b", time);
@@ -186,7 +190,8 @@ const SERVICES: [&str; 4] = ["s", "t", "u", "later"];
 
 fn any_action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        proptest::option::of(1..9u64).prop_map(|deadline_ms| Action::Drain { deadline_ms }),
+        (proptest::option::of(1..9u64), any::<bool>())
+            .prop_map(|(deadline_ms, soft)| Action::Drain { deadline_ms, soft }),
         Just(Action::Undrain),
         Just(Action::Disable),
         Just(Action::Enable),
@@ -215,13 +220,15 @@ fn applied(states: [Orders; 4], service: Option<usize>, action: Action, now: u64
         .filter(|(index, _)| concerned(*index))
     {
         match action {
-            Action::Drain { deadline_ms } => {
-                state.admin = Admin::Draining;
+            Action::Drain { deadline_ms, soft } => {
+                (state.admin, state.soft) = (Admin::Draining, soft);
                 state.deadline = deadline_ms.map(|after| now + after).or(earlier);
             }
             Action::Undrain if states[index].admin != Admin::Draining => {}
-            Action::Undrain | Action::Enable => (state.admin, state.deadline) = (Admin::Enabled, None),
-            Action::Disable => (state.admin, state.deadline) = (Admin::Disabled, None),
+            Action::Undrain | Action::Enable => {
+                (state.admin, state.deadline, state.soft) = (Admin::Enabled, None, false);
+            }
+            Action::Disable => (state.admin, state.deadline, state.soft) = (Admin::Disabled, None, false),
             Action::Weight(weight) => state.weight = weight,
         }
     }

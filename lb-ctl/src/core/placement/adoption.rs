@@ -130,6 +130,7 @@ impl Placement {
             targets: names.collect(),
             configured: BTreeSet::new(),
             draining: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
             avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
         })

@@ -45,6 +45,8 @@ pub struct Placement {
     configured: BTreeSet<u16>,
     /// The targets to which the configuration lets no new flows: it gives them the weight 0, or names them no more.
     draining: BTreeSet<u16>,
+    /// The targets that an operator drains.
+    withdrawn: BTreeSet<u16>,
     /// The targets to which their health lets no new flows.
     avoided: BTreeSet<u16>,
     /// The ids of services whose slots have moved since the last pass over the records has begun.
@@ -132,6 +134,7 @@ impl Placement {
             targets: BTreeMap::new(),
             configured: BTreeSet::new(),
             draining: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
             avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
         }
@@ -221,9 +224,10 @@ impl Placement {
             .filter(move |(id, name)| name.service() == service && !self.configured.contains(id))
     }
 
-    /// The targets that get no new flows, whatever affinity says: because of the configuration, or of their health.
+    /// The targets that get no new flows, whatever affinity says: because of the configuration, of an operator, or of their health.
     pub fn without_new_flows(&self) -> impl Iterator<Item = u16> {
-        self.draining.union(&self.avoided).copied()
+        let avoided = |id: &u16| self.avoided.contains(id) || self.drains(*id);
+        self.targets.keys().copied().filter(move |id| avoided(id))
     }
 
     /// The names of all targets to which slots of their service send new connections, and how many do.

@@ -149,9 +149,36 @@ impl Placement {
         let ids = self.targets.keys().copied();
         self.draining = ids.filter(|id| !open.contains(id)).collect();
         for &id in self.targets.keys() {
-            tables.drain(id, self.draining.contains(&id))?;
+            tables.drain(id, self.drains(id))?;
         }
         Ok(())
+    }
+
+    pub(super) fn drains(&self, id: u16) -> bool {
+        self.draining.contains(&id) || self.withdrawn.contains(&id)
+    }
+
+    /// Takes in whether an operator drains a target.
+    pub fn withdraw<T: WriteTables>(
+        &mut self,
+        id: u16,
+        is_withdrawn: bool,
+        tables: &mut T,
+    ) -> Result<(), T::Error> {
+        if !self.targets.contains_key(&id) {
+            return Ok(());
+        }
+        if is_withdrawn {
+            self.withdrawn.insert(id);
+        } else {
+            self.withdrawn.remove(&id);
+        }
+        tables.drain(id, self.drains(id))
+    }
+
+    /// Takes in which targets were drained by an earlier run. They stay so until somebody [says](Self::withdraw) whether they are.
+    pub fn go_on_withdrawing(&mut self, targets: impl IntoIterator<Item = u16>) {
+        self.withdrawn.extend(targets);
     }
 
     /// Takes in whether the health of a target lets no new flows to it.
@@ -307,6 +334,7 @@ impl Placement {
                 tables.forget_target(id)?;
                 self.draining.remove(&id);
                 self.avoided.remove(&id);
+                self.withdrawn.remove(&id);
                 let name = self.targets.remove(&id);
                 swept.forgotten.extend(name.map(|name| (id, name)));
             }

@@ -252,6 +252,21 @@ impl ServingBackend {
         }
     }
 
+    /// Whether nothing new may go to it if it does not serve. Where it is only drained, that is for its health to say: a handshake
+    /// that has begun there ends there.
+    pub(super) fn sheds(&self) -> bool {
+        match self.orders.admin {
+            Admin::Enabled | Admin::Draining => self.standing() != Standing::Healthy,
+            Admin::Disabled => true,
+        }
+    }
+
+    /// Whether an operator wants it to be nobody's home any more.
+    pub(super) fn drains(&self) -> bool {
+        let is_drained = self.orders.admin == Admin::Draining && !self.orders.soft;
+        is_drained || self.orders.weight == Some(0)
+    }
+
     /// What its health means for who serves, whatever the operator says.
     pub(super) fn standing(&self) -> Standing {
         self.announced().map_or(self.standing, |_| Standing::Unusable)

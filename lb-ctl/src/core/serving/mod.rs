@@ -99,6 +99,8 @@ pub struct Part {
     pub weight: u32,
     /// No new connection may go to it, whatever affinity says.
     pub sheds: bool,
+    /// The same, except for handshakes that have begun there: an operator drains it.
+    pub drains: bool,
     /// Its connections are given up.
     pub reset: bool,
 }
@@ -277,7 +279,8 @@ impl Serving {
             } else {
                 0
             },
-            sheds: !in_use && backend.member().standing != Standing::Healthy,
+            sheds: !in_use && backend.sheds(),
+            drains: backend.drains(),
             reset: !in_use && (backend.admin() == Admin::Disabled || self.gives_up(backend)),
         });
         Decision {

@@ -636,6 +636,7 @@ fn who_is_said_to_shut_down_gets_no_new_connections_and_keeps_its_own() {
     let shed = Part {
         weight: 0,
         sheds: true,
+        drains: false,
         reset: false,
     };
     assert_eq!(part(&world, 0), shed);

@@ -28,7 +28,11 @@ fn who_is_drained_gets_nothing_new_and_keeps_what_it_has_unless_it_dies() {
     let mut world = World::up("", &[0, 0, 0]);
     world.instruct(&[Draining]);
     let part = world.decision.backends[0];
-    assert_eq!((part.weight, part.sheds, part.reset), (0, true, false));
+    assert_eq!(
+        (part.weight, part.sheds, part.drains, part.reset),
+        (0, false, true, false),
+        "handshakes that have begun there end there"
+    );
     assert_eq!(world.weights(), [0, 1, 1]);
     world.truth[0] = REFUSED;
     world.pass(A_WHILE);
@@ -48,7 +52,10 @@ fn who_is_disabled_is_given_up_whatever_the_policy() {
     let mut world = World::up("on_down = \"keep\"", &[0, 0]);
     world.instruct(&[Disabled]);
     let part = world.decision.backends[0];
-    assert_eq!((part.weight, part.sheds, part.reset), (0, true, true));
+    assert_eq!(
+        (part.weight, part.sheds, part.drains, part.reset),
+        (0, true, false, true)
+    );
     world.instruct(&[Enabled]);
     assert_eq!(world.decision.backends, World::up("", &[0, 0]).decision.backends);
 }
