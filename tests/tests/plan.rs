@@ -65,8 +65,21 @@ fn plan_and_reload(balancer: &mut Balancer, configuration: Configuration, option
     let planned = plan(balancer);
     assert_eq!(slots(balancer), before, "a plan changes nothing");
     let done = changes(balancer, &[&["reload", "--json"], options].concat());
-    assert_eq!(done, planned, "what was planned is what is done");
+    assert_eq!(
+        without_estimates(&done),
+        without_estimates(&planned),
+        "what was planned is what is done"
+    );
     done
+}
+
+/// Coordinators tell anew with each check how many connections they have, the check's own among them.
+fn without_estimates(changes: &Changes) -> Changes {
+    let mut certain = changes.clone();
+    for service in &mut certain.services {
+        service.flows_tracked = service.flows_tracked.filter(|flows| flows.known);
+    }
+    certain
 }
 
 fn connect(lab: &Lab) -> Vec<TcpStream> {

@@ -1,10 +1,11 @@
 //! Adapters to the outside: the kernel's BPF subsystem, its network configuration, the
-//! backends whose health is checked, and the operator API.
+//! backends whose health is checked, the operator API, and files.
 
 pub mod api;
 pub mod check;
 pub mod config_file;
 pub mod datapath;
+pub mod decisions_file;
 pub mod discovery;
 pub mod http;
 pub mod netlink;

@@ -2,9 +2,11 @@
 
 mod decap;
 mod detach;
+mod drain_wait;
 mod exit;
 mod explain;
 mod flows;
+mod operate;
 mod output;
 mod plan;
 mod reload;
@@ -117,6 +119,20 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Give a backend no new connections. Those that it has stay until they end.
+    ///
+    /// It holds until `undrain`, also after a restart of the daemon, and for a backend that a reload takes out and brings back.
+    Drain(operate::Drain),
+    /// Take a drain back.
+    Undrain(operate::Subject),
+    /// Give a backend no connections at all: those that it has are reset, so that clients notice at once.
+    ///
+    /// It holds until `enable`, also after a restart of the daemon. Health checks go on.
+    Disable(operate::Disable),
+    /// Have a backend serve again, whether it was drained or disabled.
+    Enable(operate::Subject),
+    /// Give a backend another weight, until `lb-ctl weight B config`. It outlives restarts and reloads.
+    Weight(operate::Weight),
     /// Remove the XDP program, its maps and the VIPs that a daemon left behind.
     Detach {
         /// The node.name of the balancer, where several have run on this host.
@@ -181,6 +197,11 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             };
             flows::flows(command.socket(), &query, *json)
         }
+        Action::Drain(arguments) => operate::drain(command.socket(), arguments),
+        Action::Undrain(subject) => operate::undrain(command.socket(), subject),
+        Action::Disable(arguments) => operate::disable(command.socket(), arguments),
+        Action::Enable(subject) => operate::enable(command.socket(), subject),
+        Action::Weight(arguments) => operate::set_weight(command.socket(), arguments),
         Action::Reload { now, json } => reload::reload(command.socket(), *now, *json),
         Action::Plan { config, json } => plan::plan(command.socket(), &config.path, *json),
         Action::Detach { node } => detach::detach(node.as_deref()),

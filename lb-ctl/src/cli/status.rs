@@ -8,8 +8,8 @@ use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
     core::status::{
-        BackendStatus, CheckStatus, CounterStatus, DiscoveryStatus, LoadStatus, SeedStatus, ServiceStatus,
-        Status,
+        BackendStatus, CheckStatus, CounterStatus, DecisionsStatus, DiscoveryStatus, LoadStatus, SeedStatus,
+        ServiceStatus, Status,
     },
 };
 
@@ -36,6 +36,7 @@ fn render(status: &Status) -> String {
         status.version,
         interfaces.join(", ")
     );
+    text.push_str(&render_decisions(&status.decisions));
     for service in &status.services {
         text.push_str(&render_service(service));
     }
@@ -55,6 +56,34 @@ fn render(status: &Status) -> String {
             } = counter;
             text.extend(["  ", &format!("{packets:>10}"), "  ", name, ": ", meaning, "\n"]);
         }
+    }
+    text
+}
+
+/// What operators have decided and somebody should see to.
+fn render_decisions(decisions: &DecisionsStatus) -> String {
+    let DecisionsStatus {
+        not_kept,
+        unusable,
+        not_configured,
+    } = decisions;
+    let mut text = String::new();
+    if let Some(reason) = not_kept {
+        text.extend([
+            "DECISIONS NOT KEPT: a restart would forget what operators have decided: ",
+            reason,
+            "\n",
+        ]);
+    }
+    if let Some(reason) = unusable {
+        text.extend(["DECISIONS LOST: ", reason, "\n"]);
+    }
+    if !not_configured.is_empty() {
+        text.extend([
+            "decided, though not configured: ",
+            &not_configured.join(", "),
+            " (`lb-ctl enable` and `lb-ctl weight NAME config` take that back)\n",
+        ]);
     }
     text
 }
@@ -206,16 +235,36 @@ fn health(backend: &BackendStatus) -> String {
     }
 }
 
-/// The weight, and how much of it counts where it follows the load.
+/// The weight, and what makes it count otherwise: an operator's word, the load where it follows that.
 fn weight(backend: &BackendStatus) -> String {
-    let weight = backend.weight;
+    let BackendStatus {
+        weight,
+        configured_weight,
+        ..
+    } = backend;
+    let mut remarks = Vec::new();
+    if weight != configured_weight {
+        remarks.push(format!("configured: {configured_weight}"));
+    }
     match backend.load {
-        None => weight.to_string(),
+        None => {}
         Some(LoadStatus {
             load: Some(load),
             weight_percent,
-        }) => format!("{weight} ({weight_percent} %, load {load})"),
-        Some(LoadStatus { load: None, .. }) => format!("{weight} (load unknown)"),
+        }) => remarks.push(format!("{weight_percent} %, load {load}")),
+        Some(LoadStatus { load: None, .. }) => remarks.push("load unknown".to_owned()),
+    }
+    if remarks.is_empty() {
+        weight.to_string()
+    } else {
+        format!("{weight} ({})", remarks.join(", "))
+    }
+}
+
+fn admin(backend: &BackendStatus) -> String {
+    match backend.deadline_seconds {
+        Some(left) => format!("{} ({left} s left)", backend.admin),
+        None => backend.admin.clone(),
     }
 }
 
@@ -231,7 +280,7 @@ fn row(backend: &BackendStatus, slots: u32) -> [String; 12] {
         weight(backend),
         health(backend),
         last_check(backend),
-        backend.admin.clone(),
+        admin(backend),
         format!("{} ({share:.1} %)", backend.slots),
         backend.new_flows.to_string(),
         backend.tracked_flows.to_string(),

@@ -285,7 +285,7 @@ impl Census {
 
 /// Whether each flow of a service has a record, as NAT needs it. Else a record in an untracked slot that names
 /// the slot's target says nothing that the slot does not say.
-const fn records_every_flow(service: &Service) -> bool {
+pub const fn records_every_flow(service: &Service) -> bool {
     service.flags & flag::TRANSLATES != 0
 }
 

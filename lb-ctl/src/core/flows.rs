@@ -169,6 +169,19 @@ pub fn list(tables: &FlowTables, query: &Query, context: &Context<'_>) -> Flows 
     }
 }
 
+/// The flows of which the tables know: target, state, and seconds since the last packet.
+pub(super) fn of_targets<'a>(
+    tables: &'a FlowTables,
+    context: &'a Context<'_>,
+) -> impl Iterator<Item = (u16, FlowState, u64)> {
+    entries(tables, context)
+        .filter(|entry| (context.service)(entry.key.service()).is_some())
+        .map(|entry| {
+            let idle = seconds(clock::since(tables.now, entry.last_seen));
+            (entry.target, entry.state, idle)
+        })
+}
+
 /// What is in the tables and means anything.
 fn entries<'a>(tables: &'a FlowTables, context: &'a Context<'_>) -> impl Iterator<Item = Entry<'a>> {
     let age = |since| match clock::since(tables.now, since) {

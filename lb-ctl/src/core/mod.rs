@@ -15,6 +15,7 @@ pub mod load;
 pub mod maglev;
 pub mod metrics;
 pub mod next_hops;
+pub mod operator;
 pub mod placement;
 pub mod plan;
 pub mod prefix;

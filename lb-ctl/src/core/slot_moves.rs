@@ -122,7 +122,7 @@ pub fn settled(
 
 /// For how many ticks a slot's settled path has not been used. Beyond 2^16 it begins at 0 again: such a slot settles
 /// later than it could, never earlier.
-fn idle(settled_seen: u16, now: u32) -> u32 {
+pub(super) fn idle(settled_seen: u16, now: u32) -> u32 {
     let idle = truncated(now).wrapping_sub(settled_seen);
     if idle > u16::MAX - AHEAD {
         0

@@ -13,12 +13,25 @@ pub struct Status {
     pub version: String,
     /// The XDP program and its tables.
     pub datapath: DatapathStatus,
+    /// What operators have decided about backends, and whether it would survive a restart.
+    pub decisions: DecisionsStatus,
     /// The services, in the order of the configuration.
     pub services: Vec<ServiceStatus>,
     /// VRRP instances; none are built yet.
     pub vrrp: Vec<VrrpStatus>,
     /// The other balancer; `null` when there is none.
     pub peer: Option<PeerStatus>,
+}
+
+/// What operators have decided about backends, as far as it is not shown with these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionsStatus {
+    /// Why decisions that are in force would be forgotten by a restart; `null` if they would not.
+    pub not_kept: Option<String>,
+    /// What was wrong with what an earlier run had kept; `null` if nothing was.
+    pub unusable: Option<String>,
+    /// About whom there are decisions though no such backend is configured: `backend`, or `service/backend`.
+    pub not_configured: Vec<String>,
 }
 
 /// The XDP program and its tables.
@@ -120,8 +133,10 @@ pub struct BackendStatus {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Its share of new flows, relative to the others.
+    /// Its share of new flows, relative to the others: the operator's word, or else the configured one.
     pub weight: u32,
+    /// The configured one.
+    pub configured_weight: u32,
     /// Its tier.
     pub tier: u8,
     /// checking | up | saturated | quiescing | down.
@@ -137,6 +152,8 @@ pub struct BackendStatus {
     pub load: Option<LoadStatus>,
     /// enabled | draining | disabled.
     pub admin: String,
+    /// While it drains: in how many seconds the flows that are left will be reset; `null` if never.
+    pub deadline_seconds: Option<u64>,
     /// How many slots give it their new flows.
     pub slots: u32,
     /// Packets forwarded to it.

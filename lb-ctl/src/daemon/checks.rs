@@ -16,12 +16,13 @@ use tokio::{
 use super::{
     clock::ticks,
     controller::{Controller, until},
+    operator::Operator,
 };
 use crate::{
     adapters::check::{Assignment, Report, Scheduler, Target, targets},
     core::{
         config::{Backend, Config, Service},
-        health::{Event, Health, Start},
+        health::{Event, Health, Load, Start},
         plan::{Plan, Shares},
         serving::{Notice, Observation, Part, Serving},
         time,
@@ -85,6 +86,8 @@ pub(super) struct Checks {
     services: Vec<Checked>,
     /// When each backend's process was last known to be the one that it is, in ticks.
     confirmed: BTreeMap<BackendKey, u32>,
+    /// How busy each backend has said it is, and when the check began that has asked.
+    loads: BTreeMap<BackendKey, (Instant, Load)>,
     /// The targets behind which another process serves now, with the ticks at which the old one still ran. Until a pass over
     /// the records has taken it in.
     pub(super) replaced: BTreeMap<u16, u32>,
@@ -142,6 +145,7 @@ impl Checks {
             reports,
             services: Vec::new(),
             confirmed: BTreeMap::new(),
+            loads: BTreeMap::new(),
             replaced: BTreeMap::new(),
         }
     }
@@ -154,6 +158,12 @@ impl Checks {
     /// The service at this place in the configuration.
     pub(super) fn service(&self, index: usize) -> Option<&Serving> {
         self.services.get(index).map(|service| &service.serving)
+    }
+
+    /// How busy a backend has said last that it is, to the checks of whatever service, and when the check began that has asked.
+    pub(super) fn load(&self, backend: &str) -> Option<(Instant, Load)> {
+        let loads = self.loads.iter().filter(|(key, _)| key.name == backend);
+        loads.map(|(_, load)| *load).max_by_key(|(began, _)| *began)
     }
 
     /// Whether anybody gets new connections of the service at this place in the configuration.
@@ -192,7 +202,7 @@ impl Checks {
     }
 
     /// What becomes of the services with another configuration. Services that stay keep what is known of their backends.
-    pub(super) fn follow(&self, running: &Config, new: &Config) -> Next {
+    pub(super) fn follow(&self, running: &Config, new: &Config, operator: &Operator) -> Next {
         let now = self.now();
         let address = |service: &Service| (service.vip, service.port);
         let serving = |service: &Service| {
@@ -200,10 +210,12 @@ impl Checks {
                 .services
                 .iter()
                 .position(|it| address(it) == address(service));
-            match index.and_then(|index| self.service(index)) {
+            let mut serving = match index.and_then(|index| self.service(index)) {
                 Some(before) => before.follow(service, now),
                 None => Serving::new(service, |_| Start::Cold, now),
-            }
+            };
+            serving.instruct(|backend| operator.orders(&service.name, backend));
+            serving
         };
         let services = new.services.iter();
         Next(
@@ -251,6 +263,7 @@ impl Controller {
                 _ => Start::Added,
             };
             let mut known = Serving::new(service, start, now);
+            known.instruct(|backend| self.operator.orders(&service.name, backend));
             known.adopt_slots(|backend| {
                 let name = target(backend.name(), backend.address(), backend.port());
                 let slots = name.and_then(|name| earlier.serving.get(&name));
@@ -280,6 +293,7 @@ impl Controller {
         }
         let keys: BTreeSet<BackendKey> = assignments.iter().map(|(key, _)| key.clone()).collect();
         self.checks.confirmed.retain(|key, _| keys.contains(key));
+        self.checks.loads.retain(|key, _| keys.contains(key));
         self.checks.scheduler.assign(assignments);
         self.account
             .tally
@@ -387,6 +401,10 @@ impl Controller {
             self.checks.replaced.insert(*id, *then);
             self.next_sweep = Instant::now();
         }
+        match result.as_ref().ok().and_then(|outcome| outcome.load) {
+            Some(load) => self.checks.loads.insert(key.clone(), (report.began, load)),
+            None => self.checks.loads.remove(key),
+        };
         if result
             .as_ref()
             .is_ok_and(|outcome| outcome.process_start_time.is_some())
@@ -398,6 +416,20 @@ impl Controller {
                 .insert(key.clone(), ticks().wrapping_sub(ago));
         }
         Some(index)
+    }
+
+    /// Has the services know what operators have decided.
+    pub(super) fn instruct(&mut self) {
+        for (service, checked) in self.config.services.iter().zip(&mut self.checks.services) {
+            checked
+                .serving
+                .instruct(|backend| self.operator.orders(&service.name, backend));
+        }
+    }
+
+    /// Decides anew for all services.
+    pub(super) async fn decide_all(&mut self) -> anyhow::Result<()> {
+        self.decide((0..self.config.services.len()).collect()).await
     }
 
     /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.

@@ -1,4 +1,9 @@
-//! The clock by which the kernel program keeps its records.
+//! The clock by which the kernel program keeps its records, and the one by which operators give deadlines.
+
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use lb_common::clock;
 use rustix::time::{ClockId, clock_gettime};
@@ -10,4 +15,20 @@ pub(super) fn ticks() -> u32 {
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
     clock::ticks(seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds))
+}
+
+/// Unix time in milliseconds, for what has to outlive this process: deadlines of drains. Read from the wall clock once and counted on
+/// from there, so that a clock that jumps moves no deadline while the daemon runs.
+pub(super) fn unix_milliseconds() -> u64 {
+    static BEGINNING: LazyLock<(Duration, Instant)> = LazyLock::new(|| (wall_clock(), Instant::now()));
+    let (unix, then) = *BEGINNING;
+    u64::try_from((unix + then.elapsed()).as_millis()).unwrap_or(u64::MAX)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a deadline that a restart or a crash of the host must not move has no other clock"
+)]
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

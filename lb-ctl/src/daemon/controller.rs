@@ -18,8 +18,9 @@ use super::{
     account::{self, Account},
     checks::Checks,
     discovery::Discovering,
-    inspect,
+    drains, inspect,
     network::Network,
+    operator::{Operator, end_of_writing},
     report,
     supervisor::Supervisor,
     sweeping::{Sweeping, end_of},
@@ -77,6 +78,7 @@ pub(super) struct Controller {
     pub(super) account: Account,
     pub(super) supervisor: Supervisor,
     pub(super) discovering: Discovering,
+    pub(super) operator: Operator,
 }
 
 impl Controller {
@@ -102,6 +104,7 @@ impl Controller {
         Self {
             checks: Checks::new(seed),
             discovering: Discovering::new(config.clone()),
+            operator: Operator::of(&config),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -140,6 +143,7 @@ impl Controller {
         let (mut reports, mut answers) = (Vec::new(), Vec::new());
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
+            let deadline = self.operator.due();
             let result = tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
@@ -156,6 +160,8 @@ impl Controller {
                 () = self.supervisor.beat_due() => { self.supervisor.beat(); Ok(()) }
                 _ = self.discovering.next_answers(&mut answers) => self.on_answers(&mut answers).await,
                 () = until(checks_due) => self.on_checks_due().await,
+                () = until(deadline) => self.refresh_decisions().await,
+                () = end_of_writing(&mut self.operator) => Ok(()),
                 () = until(self.routes_due) => self.refresh_routes().await,
                 () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
                 census = end_of(&mut self.sweeping) => self.on_census(census),
@@ -203,6 +209,8 @@ impl Controller {
                 let _ = answer.send(inspect::explain(self, &query));
             }
             Request::Flows(query, answer) => inspect::flows(self, query, answer),
+            Request::Operate(command, answer) => self.operate(&command, answer).await,
+            Request::Drains(query, answer) => drains::drains(self, &query, answer),
         }
     }
 
@@ -263,6 +271,7 @@ impl Controller {
         self.network.refresh_neighbours(&mut self.datapath).await?;
         self.network.tell_unresolved();
         self.supervisor.status(self.checks.sentence());
+        self.refresh_decisions().await?;
         attached.and(restored)
     }
 

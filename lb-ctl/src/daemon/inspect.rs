@@ -67,9 +67,9 @@ pub(super) fn flows(controller: &Controller, query: flows::Query, answer: Answer
 }
 
 /// Everything that is needed to list flows.
-struct Listing {
+pub(super) struct Listing {
     query: flows::Query,
-    reader: FlowReader,
+    pub(super) reader: FlowReader,
     /// The services in the tables, by id, and what the configuration calls them.
     services: BTreeMap<u16, (layout::Service, String)>,
     backends: BTreeMap<u16, String>,
@@ -77,7 +77,7 @@ struct Listing {
 }
 
 impl Listing {
-    fn of(controller: &Controller, query: flows::Query) -> Result<Self, Refusal> {
+    pub(super) fn of(controller: &Controller, query: flows::Query) -> Result<Self, Refusal> {
         let planned = controller.config.services.iter().zip(&controller.plan.services);
         Ok(Self {
             query,
@@ -91,6 +91,14 @@ impl Listing {
     }
 
     fn run(&self) -> Result<Flows, DatapathError> {
+        self.read(|tables, context| flows::list(tables, &self.query, context))
+    }
+
+    /// Reads the tables, and has something made of them.
+    pub(super) fn read<T>(
+        &self,
+        make: impl FnOnce(&FlowTables, &Context<'_>) -> T,
+    ) -> Result<T, DatapathError> {
         let tables = FlowTables {
             established: self.reader.established()?,
             half_open: self.reader.half_open()?,
@@ -108,7 +116,7 @@ impl Listing {
             },
             idle_timeout: ticks(self.idle_timeout),
         };
-        Ok(flows::list(&tables, &self.query, &context))
+        Ok(make(&tables, &context))
     }
 }
 
@@ -150,7 +158,7 @@ fn unknown(what: &str, name: &str, names: &[&str]) -> Refusal {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` wants")]
-fn failed(error: DatapathError) -> Refusal {
+pub(super) fn failed(error: DatapathError) -> Refusal {
     Refusal::Failed(chain(&error))
 }
 

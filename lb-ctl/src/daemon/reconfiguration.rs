@@ -67,7 +67,7 @@ impl Controller {
         self.account.reload(match &result {
             Ok(_) => ReloadResult::Accepted,
             Err(Refusal::Configuration(_)) => ReloadResult::Refused,
-            Err(Refusal::Failed(_) | Refusal::Usage(_)) => ReloadResult::Failed,
+            Err(Refusal::Failed(_) | Refusal::Usage(_) | Refusal::Declined(_)) => ReloadResult::Failed,
         });
         match &result {
             Ok(changes) => tracing::info!(
@@ -87,7 +87,7 @@ impl Controller {
                     tracing::error!(cause = mistake, "not reloaded, and nothing changed");
                 }
             }
-            Err(Refusal::Failed(reason) | Refusal::Usage(reason)) => {
+            Err(Refusal::Failed(reason) | Refusal::Usage(reason) | Refusal::Declined(reason)) => {
                 tracing::error!(cause = reason, "the reload failed");
             }
         }
@@ -123,7 +123,17 @@ impl Controller {
         let config = config_file::parse(file_name, text)
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let needs_restart = needs_restart(&self.config, &config);
-        let prepared = self.prepare_file(config).await?;
+        let fixed = refuse_fixed(&self.config, &config);
+        let prepared = self
+            .prepare_file(config)
+            .await
+            .map_err(|refusal| match (refusal, fixed) {
+                // There may be room for it, but only after the restart.
+                (Refusal::Configuration(reason), Err(fixed)) => {
+                    Refusal::Configuration(format!("{fixed}\n{reason}"))
+                }
+                (refusal, _) => refusal,
+            })?;
         Ok(Changes {
             needs_restart,
             ..prepared.joined.changes
@@ -160,7 +170,7 @@ impl Controller {
     async fn prepare(&mut self, config: Config, targets: CheckTargets) -> Result<Prepared, Refusal> {
         // It may free ids, and settle slots.
         self.finish_sweep().await.map_err(failed)?;
-        let next = self.checks.follow(&self.config, &config);
+        let next = self.checks.follow(&self.config, &config, &self.operator);
         let plan = self
             .placement
             .plan(&config, &next.shares())

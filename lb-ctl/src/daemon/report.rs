@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lb_common::{counter::Counter, layout::TargetName};
 
-use super::controller::Controller;
+use super::{controller::Controller, operator::Operator};
 use crate::{
     adapters::{
         api::server::{Answer, Refusal},
@@ -19,6 +19,7 @@ use crate::{
         discovery::Membership,
         health::Health,
         interface::{Interface, format_mac},
+        operator::Admin,
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
@@ -82,6 +83,7 @@ pub(super) fn outline(controller: &Controller) -> Result<Outline, DatapathError>
                 interfaces: interfaces.collect(),
                 counters: Vec::new(),
             },
+            decisions: controller.operator.status(config),
             services,
             vrrp: Vec::new(),
             peer: None,
@@ -146,7 +148,7 @@ fn service_outline(
         let status = BackendStatus {
             discovered: place >= controller.discovering.configured_backends(index),
             listed_by: listed_by.into_iter().flatten().map(ToOwned::to_owned).collect(),
-            ..backend_outline(backend, id, known, controller)
+            ..backend_outline(service, backend, id, known, controller)
         };
         (status, id)
     });
@@ -208,6 +210,7 @@ fn discovery_status(service: &Service, membership: &Membership, controller: &Con
 }
 
 fn backend_outline(
+    service: &Service,
     backend: &Backend,
     id: u16,
     known: Option<(&Serving, &ServingBackend)>,
@@ -217,18 +220,21 @@ fn backend_outline(
         || HealthStatus::unchecked("is not checked"),
         |(serving, known)| HealthStatus::of(serving, known, controller.checks.now()),
     );
+    let orders = controller.operator.orders(&service.name, &backend.name);
     BackendStatus {
         name: backend.name.clone(),
         address: backend.address,
         port: backend.port,
-        weight: backend.weight,
+        weight: orders.weight.unwrap_or(backend.weight),
+        configured_weight: backend.weight,
         tier: backend.tier,
         health: health.health,
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
         load: health.load,
-        admin: "enabled".to_owned(),
+        admin: orders.admin.to_string(),
+        deadline_seconds: Operator::seconds_left(orders),
         slots: 0,
         packets: 0,
         bytes: 0,
@@ -293,13 +299,15 @@ fn leaving_outline(name: &TargetName, id: u16, controller: &Controller) -> Backe
         address: name.address(),
         port: name.port(),
         weight: 0,
+        configured_weight: 0,
         tier: 0,
         health: health.health,
         health_cause: health.cause,
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
         load: health.load,
-        admin: "draining".to_owned(),
+        admin: Admin::Draining.to_string(),
+        deadline_seconds: None,
         slots: 0,
         packets: 0,
         bytes: 0,

@@ -31,7 +31,8 @@ impl Configuration {
         let node = host.full_name().to_owned();
         let socket = lab.directory().join(format!("{}.sock", host.name()));
         let text = format!(
-            "[node]\nname = \"{node}\"\n\n[datapath]\ninterfaces = [\"eth0\"]\n\n[api]\nsocket = \"{}\"\n",
+            "[node]\nname = \"{node}\"\nstate_dir = \"{}\"\n\n[datapath]\ninterfaces = [\"eth0\"]\n\n[api]\nsocket = \"{}\"\n",
+            lab.directory().display(),
             socket.display()
         );
         Self { text, node, socket }
@@ -198,6 +199,16 @@ impl Balancer {
         Ok(())
     }
 
+    /// Starts the daemon after a shell command, such as `mount`, whose mounts only they see and which end with them. Returns when it
+    /// is ready.
+    pub fn run_after(&mut self, preparation: &str) -> Result<()> {
+        // The shell becomes the daemon, so that signals reach it.
+        let script = format!("{preparation}; exec \"$@\"");
+        self.begin_under(&["unshare", "--mount", "sh", "-ec", &script, "sh"], &[], &[])?;
+        self.daemon()?.wait_for_line(" ready ", PATIENCE)?;
+        Ok(())
+    }
+
     /// Starts the daemon with these options, and returns at once.
     pub fn begin(&mut self, options: &[&str]) -> Result<()> {
         self.begin_under(&[], &[], options)
@@ -250,6 +261,16 @@ impl Balancer {
         run(&mut command)
     }
 
+    /// Starts `lb-ctl` with these arguments on the balancer's host, and returns at once. The name is for its log.
+    pub fn begin_lb_ctl(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        let mut command = self.host.command(programs::find("lb-ctl")?)?;
+        command
+            .arg("--socket")
+            .arg(&self.configuration.socket)
+            .args(arguments);
+        self.host.spawn(name, &mut command)
+    }
+
     /// Runs `lb-ctl` like [`Balancer::lb_ctl`], but without naming this balancer's socket.
     pub fn lb_ctl_alone(&self, arguments: &[&str]) -> Result<Output> {
         run(self.host.command(programs::find("lb-ctl")?)?.args(arguments))
@@ -298,6 +319,12 @@ impl Balancer {
             slots.set(index, tracked.to_bits(), 0)?;
         }
         Ok(used)
+    }
+
+    /// The file in which operators' decisions are kept.
+    pub fn decisions(&self) -> PathBuf {
+        let name = format!("{}.decisions.json", self.configuration.node);
+        self.file.with_file_name(name)
     }
 
     /// The configuration.

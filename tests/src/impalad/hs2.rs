@@ -23,7 +23,8 @@ pub const CLI_DBMS_NAME: i32 = 17;
 
 const CLI_SERVER_NAME: i32 = 13;
 const CLI_DBMS_VER: i32 = 18;
-const RUNNING_STATE: i32 = 1;
+/// `TOperationState`: no rows yet.
+pub const RUNNING_STATE: i32 = 1;
 const FINISHED_STATE: i32 = 2;
 const ERROR_STATE: i32 = 5;
 const EXECUTE_STATEMENT: i32 = 0;

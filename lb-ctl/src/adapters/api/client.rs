@@ -17,6 +17,7 @@ use crate::core::{
     changes::Changes,
     explain::{self, Explanation},
     flows::{self, Flows},
+    operator::{Command, Decided, DrainQuery, DrainStatus},
     status::Status,
 };
 
@@ -52,6 +53,12 @@ pub enum ClientError {
     /// The question was wrong.
     #[error("{reason}")]
     Usage {
+        /// The daemon's words.
+        reason: String,
+    },
+    /// The daemon does not do it, and has changed nothing.
+    #[error("{reason}")]
+    Declined {
         /// The daemon's words.
         reason: String,
     },
@@ -111,6 +118,21 @@ pub async fn flows(socket: &Path, query: &flows::Query) -> Result<Flows, ClientE
         .filter_map(|(name, value)| Some((name, value.clone()?)));
     let parameters = named.chain([("limit", limit.to_string())]);
     ask(socket, Method::GET, &with_parameters("/flows", parameters)).await
+}
+
+/// Has the daemon carry out a command about a backend.
+pub async fn operate(socket: &Path, command: &Command) -> Result<Decided, ClientError> {
+    let body = serde_json::to_vec(command)?;
+    ask_with(socket, Method::POST, "/operate", body.into()).await
+}
+
+/// Asks how far the drains of a backend are.
+pub async fn drains(socket: &Path, query: &DrainQuery) -> Result<DrainStatus, ClientError> {
+    let DrainQuery { backend, service } = query;
+    let backend = [("backend", backend.clone())];
+    let service = service.iter().map(|service| ("service", service.clone()));
+    let parameters = backend.into_iter().chain(service);
+    ask(socket, Method::GET, &with_parameters("/drains", parameters)).await
 }
 
 /// A path with a query of these names and values.
@@ -178,6 +200,7 @@ async fn ask_with<T: DeserializeOwned>(
         return Err(match status {
             StatusCode::UNPROCESSABLE_ENTITY => ClientError::Configuration(reason),
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => ClientError::Usage { reason },
+            StatusCode::CONFLICT => ClientError::Declined { reason },
             _ => ClientError::Refused { status, reason },
         });
     }

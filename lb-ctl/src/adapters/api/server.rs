@@ -23,6 +23,7 @@ use crate::core::{
     condition::Condition,
     explain::{self, Explanation},
     flows::{self, Flows},
+    operator::{Command, Decided, DrainQuery, DrainStatus},
     status::Status,
 };
 
@@ -46,6 +47,10 @@ pub enum Request {
     Explain(explain::Query, Answer<Explanation>),
     /// The flows that the tables know.
     Flows(flows::Query, Answer<Flows>),
+    /// Carry out an operator's command about a backend.
+    Operate(Command, Answer<Decided>),
+    /// How far the drains of a backend are.
+    Drains(DrainQuery, Answer<DrainStatus>),
 }
 
 /// How to reload.
@@ -77,6 +82,9 @@ pub enum Refusal {
     /// It asks for something that is not there.
     #[error("{0}")]
     Usage(String),
+    /// It would do harm, or is not what the one who asks can have meant; nothing has been changed.
+    #[error("{0}")]
+    Declined(String),
     /// It could not be done.
     #[error("{0}")]
     Failed(String),
@@ -152,6 +160,8 @@ impl Socket {
             .route("/plan", post(plan).layer(DefaultBodyLimit::max(PLAN_LIMIT)))
             .route("/explain", get(explain))
             .route("/flows", get(flows))
+            .route("/operate", post(operate))
+            .route("/drains", get(drains))
             .with_state(controller);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -199,6 +209,14 @@ async fn flows(State(controller): Controller, Query(query): Query<flows::Query>)
     ask(&controller, |answer| Request::Flows(query, answer)).await
 }
 
+async fn operate(State(controller): Controller, Json(command): Json<Command>) -> Response<Decided> {
+    ask(&controller, |answer| Request::Operate(command, answer)).await
+}
+
+async fn drains(State(controller): Controller, Query(query): Query<DrainQuery>) -> Response<DrainStatus> {
+    ask(&controller, |answer| Request::Drains(query, answer)).await
+}
+
 /// Has the controller answer a request.
 async fn ask<T>(
     controller: &mpsc::Sender<Request>,
@@ -216,6 +234,7 @@ async fn ask<T>(
     answer.map(Json).map_err(|refusal| match refusal {
         Refusal::Configuration(reason) => (StatusCode::UNPROCESSABLE_ENTITY, reason),
         Refusal::Usage(reason) => (StatusCode::NOT_FOUND, reason),
+        Refusal::Declined(reason) => (StatusCode::CONFLICT, reason),
         Refusal::Failed(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason),
     })
 }

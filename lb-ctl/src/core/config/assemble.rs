@@ -16,6 +16,7 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
         places: places(&document),
         node: Node {
             name: value_or(document.node.name, host.node_name.clone()),
+            state_dir: value_or(document.node.state_dir, defaults::STATE_DIR.into()),
         },
         datapath: datapath(document.datapath),
         api: Api {
@@ -44,6 +45,7 @@ fn places(document: &Document) -> Places {
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
     let general = [
         ("node.name", line(node.name.as_ref())),
+        ("node.state_dir", line(node.state_dir.as_ref())),
         ("datapath.interfaces", interfaces),
         ("datapath.mode", line(datapath.mode.as_ref())),
         ("datapath.hash_seed", line(datapath.hash_seed.as_ref())),

@@ -27,6 +27,8 @@ pub const IPIP_SOURCE_IPV4: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::new(198, 18, 0,
 /// The default of `datapath.ipip_source_ipv6`, as address and length: the discard prefix (RFC 6666). No host has such an
 /// address, and routers may forward it.
 pub const IPIP_SOURCE_IPV6: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0)), 64);
+/// Where services of the system keep what must outlive them; systemd's `StateDirectory=lb-ctl` is the same.
+pub(super) const STATE_DIR: &str = "/var/lib/lb-ctl";
 /// The default of `api.socket`.
 pub const API_SOCKET: &str = "/run/lb-ctl/api.sock";
 pub(super) const FORWARD: Forward = Forward::Dsr;

@@ -38,7 +38,7 @@ const AFFINITY_TIMEOUT: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(1000)..=ConfigDuration::from_millis(18 * 3_600_000);
 
 /// The heaviest backend: with the default 65,537 slots one part in a thousand is still a few dozen slots.
-const MAX_WEIGHT: u32 = 1000;
+pub const MAX_WEIGHT: u32 = 1000;
 
 /// The whole file.
 #[derive(Debug)]
@@ -66,12 +66,14 @@ impl Document {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) name: Option<At<String>>,
+    pub(super) state_dir: Option<At<PathBuf>>,
 }
 
 impl Node {
     fn read(table: &mut TableReader<'_, '_>) -> Self {
         Self {
             name: table.optional("name", value::name),
+            state_dir: table.optional("state_dir", value::directory),
         }
     }
 }

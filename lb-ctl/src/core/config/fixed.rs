@@ -36,6 +36,11 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<NeedsRestart> {
         }
     };
     compare("node.name", &running.node.name, &new.node.name);
+    compare(
+        "node.state_dir",
+        &running.node.state_dir.display(),
+        &new.node.state_dir.display(),
+    );
     let interfaces = |config: &Config| {
         let names: Vec<&str> = config
             .datapath

@@ -47,6 +47,8 @@ impl Config {
 pub struct Node {
     /// The name by which operators and the peer know it.
     pub name: String,
+    /// The directory in which operators' decisions are kept.
+    pub state_dir: PathBuf,
 }
 
 /// The XDP program and its tables.

@@ -26,6 +26,9 @@ const SLOTS_PER_SERVICE: RangeInclusive<u32> = 251..=1_048_573;
 /// The longest path that fits into a unix socket address with its final zero byte.
 const SOCKET_PATH_LENGTH: usize = 107;
 
+/// The longest path of a directory: Linux takes 4096 bytes with the names of files in it.
+const DIRECTORY_LENGTH: usize = 3000;
+
 /// The longest path of a page.
 const WEB_PATH_LENGTH: usize = 1024;
 
@@ -117,6 +120,19 @@ pub(super) fn interface(value: &DeValue<'_>) -> Result<String, String> {
     Err(format!(
         "expected an interface name of 1 to {INTERFACE_NAME_LENGTH} bytes without spaces, '/' and ':', found {}; \
          `ip link` lists the interfaces",
+        shown(text)
+    ))
+}
+
+/// The path of a directory.
+pub(super) fn directory(value: &DeValue<'_>) -> Result<PathBuf, String> {
+    let text = string(value, "a path")?;
+    if text.starts_with('/') && text.len() <= DIRECTORY_LENGTH && !text.contains('\0') {
+        return Ok(PathBuf::from(text));
+    }
+    Err(format!(
+        "expected the absolute path of a directory, of at most {DIRECTORY_LENGTH} bytes, found {}; leave the key out to get \
+         \"/var/lib/lb-ctl\"",
         shown(text)
     ))
 }

@@ -79,6 +79,8 @@ metrics! {
         "Reloads of the configuration since the daemon started: accepted, refused (the file is wrong) or failed.";
     ReloadSuccessful = Gauge "lb_last_reload_successful" []
         "1 if the daemon follows the configuration file as it was when a reload was last asked for, else 0.";
+    DecisionsKept = Gauge "lb_decisions_kept" []
+        "1 if what operators have decided about backends would survive a restart of the daemon, else 0.";
     InterfaceMode = Gauge "lb_interface_mode" ["interface", "mode"]
         "1 for how the XDP program is attached to an interface, else 0; mode none: somebody has detached it, absent: there is no such interface.";
     DroppedPackets = Counter "lb_dropped_packets_total" ["reason"]
@@ -112,7 +114,9 @@ metrics! {
     BackendInfo = Gauge "lb_backend_info" ["service", "backend", "address", "port"]
         "Always 1: the labels have a backend's own address and port.";
     BackendWeight = Gauge "lb_backend_weight" ["service", "backend"]
-        "The configured weight of a backend: its share of new flows, relative to the others.";
+        "The weight of a backend, by the operator's word or else as configured: its share of new flows, relative to the others.";
+    BackendConfiguredWeight = Gauge "lb_backend_configured_weight" ["service", "backend"]
+        "The configured weight of a backend, whatever operators have decided.";
     BackendTier = Gauge "lb_backend_tier" ["service", "backend"]
         "The configured tier of a backend.";
     BackendHealth = Gauge "lb_backend_health" ["service", "backend", "health"]
@@ -123,6 +127,8 @@ metrics! {
         "Changes of a backend's health since the daemon started, by what it became.";
     BackendAdmin = Gauge "lb_backend_admin" ["service", "backend", "admin"]
         "1 for what operators have decided about a backend, 0 for the others: enabled, draining, disabled.";
+    BackendDrainDeadline = Gauge "lb_backend_drain_deadline_seconds" ["service", "backend"]
+        "In how many seconds the flows that are left on a draining backend will be reset; absent without a deadline.";
     BackendSlowStart = Gauge "lb_backend_slow_start_ratio" ["service", "backend"]
         "The part of a backend's weight that counts: 1, unless it starts slowly.";
     BackendLoad = Gauge "lb_backend_load_connections" ["service", "backend"]

@@ -16,8 +16,8 @@ use prometheus::Registry;
 use super::{
     health::{Health, slow_start},
     status::{
-        BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DiscoveryStatus, InterfaceStatus,
-        LoadStatus, SeedStatus, ServiceStatus, Status,
+        BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DecisionsStatus, DiscoveryStatus,
+        InterfaceStatus, LoadStatus, SeedStatus, ServiceStatus, Status,
     },
 };
 
@@ -73,6 +73,13 @@ pub fn text(status: &Status, beside: &Beside) -> prometheus::Result<String> {
         node,
         version,
         datapath: DatapathStatus { interfaces, counters },
+        decisions:
+            DecisionsStatus {
+                not_kept,
+                // In the log, and in the status until somebody has seen to it.
+                unusable: _,
+                not_configured: _,
+            },
         services,
         // Not built yet.
         vrrp: _,
@@ -81,6 +88,7 @@ pub fn text(status: &Status, beside: &Beside) -> prometheus::Result<String> {
     let mut exposition = Exposition::default();
     let ours = &mut exposition;
     ours.add_truth(Metric::BuildInfo, &[node, version], true);
+    ours.add_truth(Metric::DecisionsKept, &[], not_kept.is_none());
     for InterfaceStatus { name, mode } in interfaces {
         ours.add_choice(Metric::InterfaceMode, &[name], &MODES, mode);
     }
@@ -188,6 +196,7 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         address,
         port,
         weight,
+        configured_weight,
         tier,
         health,
         // In the log: a text that changes is no metric.
@@ -196,6 +205,7 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         slow_start_tenths,
         load,
         admin,
+        deadline_seconds,
         slots,
         packets,
         bytes,
@@ -212,6 +222,11 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
     let (address, port) = (address.to_string(), port.to_string());
     ours.add_truth(Metric::BackendInfo, &[service, name, &address, &port], true);
     ours.add_count(Metric::BackendWeight, labels, (*weight).into());
+    ours.add_count(
+        Metric::BackendConfiguredWeight,
+        labels,
+        (*configured_weight).into(),
+    );
     ours.add_count(Metric::BackendTier, labels, (*tier).into());
     ours.add_choice(
         Metric::BackendHealth,
@@ -223,6 +238,9 @@ fn add_backend(ours: &mut Exposition, labels: [&str; 2], backend: &BackendStatus
         ours.add_count(Metric::BackendHealthAge, labels, *seconds);
     }
     ours.add_choice(Metric::BackendAdmin, labels, &ADMIN, admin);
+    if let Some(seconds) = deadline_seconds {
+        ours.add_count(Metric::BackendDrainDeadline, labels, *seconds);
+    }
     let tenths = slow_start_tenths.unwrap_or(slow_start::PARTS);
     ours.add(
         Metric::BackendSlowStart,

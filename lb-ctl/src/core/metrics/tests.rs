@@ -10,6 +10,7 @@ fn backend(name: &str, address: [u8; 4]) -> BackendStatus {
         address: address.into(),
         port: 21050,
         weight: 3,
+        configured_weight: 2,
         tier: 1,
         health: "up".into(),
         health_cause: "has passed 2 checks in a row: \"answered\"".into(),
@@ -20,6 +21,7 @@ fn backend(name: &str, address: [u8; 4]) -> BackendStatus {
             weight_percent: 125,
         }),
         admin: "enabled".into(),
+        deadline_seconds: Some(60),
         slots: 100,
         packets: 1_000,
         bytes: 64_000,
@@ -53,6 +55,7 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             }],
             counters: vec![counter("drop_fragment", 3), counter("reset_sent", 4)],
         },
+        decisions: DecisionsStatus::default(),
         services: vec![ServiceStatus {
             name: "impala".into(),
             vip: [192, 0, 2, 10].into(),

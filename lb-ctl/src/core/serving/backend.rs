@@ -6,6 +6,7 @@ use crate::core::{
     config::Backend,
     health::{Event, Failure, Health, Member, Outcome, Standing, Start, Verdict},
     load::{self, Average, Level},
+    operator::{Admin, Orders},
     status::CheckStatus,
 };
 
@@ -20,6 +21,7 @@ pub struct ServingBackend {
     port: u16,
     weight: u32,
     tier: u8,
+    orders: Orders,
     start: Start,
     health: Health,
     standing: Standing,
@@ -103,6 +105,7 @@ impl ServingBackend {
             port: backend.port,
             weight: backend.weight,
             tier: backend.tier,
+            orders: Orders::default(),
             start: start.unwrap_or(Start::Warm(Health::Up)),
             health,
             standing: match health {
@@ -147,6 +150,11 @@ impl ServingBackend {
             },
             ..self.clone()
         }
+    }
+
+    /// Takes in what the operator has decided about it.
+    pub(super) fn instruct(&mut self, orders: Orders) {
+        self.orders = orders;
     }
 
     /// `stale` says for how long a load is good.
@@ -236,9 +244,17 @@ impl ServingBackend {
     pub(super) fn member(&self) -> Member {
         Member {
             tier: self.tier,
-            weight: self.weight,
-            standing: self.announced().map_or(self.standing, |_| Standing::Unusable),
+            weight: self.weight(),
+            standing: match self.orders.admin {
+                Admin::Enabled => self.standing(),
+                Admin::Draining | Admin::Disabled => Standing::Withdrawn,
+            },
         }
+    }
+
+    /// What its health means for who serves, whatever the operator says.
+    pub(super) fn standing(&self) -> Standing {
+        self.announced().map_or(self.standing, |_| Standing::Unusable)
     }
 
     /// Its load, smoothed; `None` if it is not known any more, or never was.
@@ -277,9 +293,14 @@ impl ServingBackend {
         self.port
     }
 
-    /// Its configured weight.
+    /// Its weight: the operator's, or else the configured one.
     pub fn weight(&self) -> u32 {
-        self.weight
+        self.orders.weight.unwrap_or(self.weight)
+    }
+
+    /// What the operator lets it do.
+    pub fn admin(&self) -> Admin {
+        self.orders.admin
     }
 
     /// Its tier.

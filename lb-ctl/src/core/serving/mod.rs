@@ -10,6 +10,8 @@
 //! | down: refuses, or is not the active one of its pair | none | given up, with `on_down = "reset"` |
 //! | down: silent | none | the same, once `fall` of its checks were silent while others were answered: else it may be our network |
 //! | kept in use by the guard | by its weight | stay |
+//! | draining, by the operator's word | none | stay, as long as its health lets them |
+//! | disabled, by the operator's word | none | given up |
 //!
 //! With `balance = "load"` each one's weight also follows its [load].
 //!
@@ -26,6 +28,7 @@ use super::{
     config::{Backend, Balance, CheckKind, HealthPolicy, OnDown, Service},
     health::{Guard, Health, Member, Selection, Standing, Start, healthy_weights, select, slow_start},
     load::{self, Level, Levels},
+    operator::{Admin, Orders},
 };
 
 pub use backend::{LastCheck, Observation, ServingBackend};
@@ -196,6 +199,25 @@ impl Serving {
         }
     }
 
+    /// Takes in what the operator has decided about each backend, by its name.
+    pub fn instruct(&mut self, orders: impl Fn(&str) -> Orders) {
+        for backend in &mut self.backends {
+            let orders = orders(backend.name());
+            backend.instruct(orders);
+        }
+    }
+
+    /// Whether nobody would get new connections after the operator's word, though somebody does before it. Decides nothing.
+    pub fn would_be_emptied(&self, orders: impl Fn(&str) -> Orders, now: Duration) -> bool {
+        let serves = |mut serving: Self| {
+            let parts = serving.decide(now).backends;
+            parts.iter().any(|part| part.weight > 0)
+        };
+        let mut after = self.clone();
+        after.instruct(orders);
+        serves(self.clone()) && !serves(after)
+    }
+
     /// Takes in what a check has found of a backend. Reports on strangers are ignored: they are from before a reload.
     pub fn observe(&mut self, name: &str, observation: Observation<'_>, now: Duration) {
         let stale = self.stale();
@@ -256,7 +278,7 @@ impl Serving {
                 0
             },
             sheds: !in_use && backend.member().standing != Standing::Healthy,
-            reset: !in_use && self.gives_up(backend),
+            reset: !in_use && (backend.admin() == Admin::Disabled || self.gives_up(backend)),
         });
         Decision {
             backends: parts.collect(),
@@ -331,7 +353,7 @@ impl Serving {
     fn gives_up(&self, backend: &ServingBackend) -> bool {
         self.policy.on_down == OnDown::Reset
             && backend.health() == Health::Down
-            && match backend.member().standing {
+            && match backend.standing() {
                 Standing::Unusable => true,
                 Standing::Silent => backend.silences() >= self.fall,
                 _ => false,

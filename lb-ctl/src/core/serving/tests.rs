@@ -1,5 +1,7 @@
 //! Services through their lives, in simulated time: the monitors of their backends check when they are due.
 
+mod orders;
+
 use super::*;
 use crate::core::{
     config::{Config, HostDefaults, parse},

@@ -260,11 +260,6 @@ fn planned_features() {
     check_refusals(&[
         (
             &[1],
-            "node.state_dir = \"/var/lib/lb-ctl\"\n[datapath]",
-            "1: node.state_dir: `node.state_dir` is not built yet in this version; remove it",
-        ),
-        (
-            &[1],
             "[[vrrp]]\nname = \"VI_1\"\n[peer]\nlisten = \"192.0.2.1:7000\"\n[datapath]",
             "1: vrrp: `vrrp` is not built yet in this version; remove it\n\
              3: peer: `peer` is not built yet in this version; remove it",

@@ -22,6 +22,15 @@ fn interfaces_that_are_too_many() {
 }
 
 #[test]
+fn directories_that_depend_on_where_the_daemon_is_started() {
+    check_refusals(&[(
+        &[1],
+        "node.state_dir = \"lib\"\n[datapath]",
+        "1: node.state_dir: expected the absolute path of a directory, of at most 3000 bytes, found \"lib\"; leave the key out to get \"/var/lib/lb-ctl\"",
+    )]);
+}
+
+#[test]
 fn unusable_addresses_to_listen_on() {
     check_refusals(&[(
         &[1],

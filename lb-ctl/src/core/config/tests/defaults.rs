@@ -26,6 +26,7 @@ fn absent_keys_have_their_defaults() {
         places: Places::default(),
         node: Node {
             name: "balancer1".into(),
+            state_dir: "/var/lib/lb-ctl".into(),
         },
         datapath: DatapathConfig {
             interfaces: vec![Interface {
@@ -103,6 +104,7 @@ fn written_keys_are_taken() {
     let config = accept(
         r#"
         node.name = "lb-a.example"
+        node.state_dir = "/srv/lb"
         api.socket = "/tmp/lb.sock"
 
         [datapath]
@@ -146,6 +148,7 @@ fn written_keys_are_taken() {
         "#,
     );
     assert_eq!(config.node.name, "lb-a.example");
+    assert_eq!(config.node.state_dir, Path::new("/srv/lb"));
     assert_eq!(config.api.socket, Path::new("/tmp/lb.sock"));
     let DatapathConfig {
         interfaces,
@@ -163,7 +166,7 @@ fn written_keys_are_taken() {
         interfaces,
         [Interface {
             name: "lb0.100".into(),
-            origin: origin(6, "datapath.interfaces[#1]")
+            origin: origin(7, "datapath.interfaces[#1]")
         }]
     );
     assert_eq!((mode, hash_seed), (XdpModeChoice::Native, u64::MAX));
@@ -174,7 +177,7 @@ fn written_keys_are_taken() {
         (max_flows, flow_idle_timeout),
         (4096, ConfigDuration::from_millis(90_000))
     );
-    assert_eq!(config.places.origin("datapath.max_flows").line, 14);
+    assert_eq!(config.places.origin("datapath.max_flows").line, 15);
     assert_eq!(config.places.origin("datapath.unwritten").line, 1);
 
     let [hs2, http] = config.services.as_slice() else {
@@ -192,7 +195,7 @@ fn written_keys_are_taken() {
     assert_eq!(backends, [("a", 21050, 1000), ("b", 21050, 0)]);
     assert_eq!(
         hs2.backends[1].address_origin,
-        origin(29, "service[impala_hs2].backend[b].address")
+        origin(30, "service[impala_hs2].backend[b].address")
     );
     let allowed: Vec<String> = hs2.allow.iter().map(ToString::to_string).collect();
     assert_eq!(allowed, ["10.0.0.0/8", "192.0.2.7/32"]);
