@@ -15,8 +15,9 @@ const PORT_BITS: u32 = 6;
 
 /// The frames that the harness makes, in its map [`STIMULUS`](map::STIMULUS).
 ///
-/// All are the template but for an address and a port, which tell the flows apart. Checksums are those of the template
-/// throughout: the program under test trusts or updates them, but never computes them anew.
+/// All are the template but for an address and a port, which tell the flows apart: counted up from the template's, or taken from a
+/// list. Checksums are those of the template throughout: the program under test trusts or updates them, but never computes them
+/// anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stimulus {
@@ -36,7 +37,8 @@ pub struct Stimulus {
     first_port: u32,
     /// The index in [`PROGRAMS`](map::PROGRAMS) of the program to call.
     pub program: u32,
-    reserved: u32,
+    /// Which list in [`VARIATIONS`](map::VARIATIONS) says what differs, counted from 1. 0 if addresses and ports are counted up.
+    list: u32,
     /// Where frames of this run begin, as the harness sees addresses: the place to which it moves them back. 0 before the first.
     pub home: u64,
     /// Where the frame begins that the harness has before it.
@@ -44,12 +46,15 @@ pub struct Stimulus {
 }
 
 /// What makes a flow's packets differ from those of another flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Variation {
     /// What goes to the varying address, as on the wire.
     pub address: [u8; 4],
     /// What goes to the varying port, as on the wire.
     pub port: [u8; 2],
+    /// Always 0.
+    pub reserved: [u8; 2],
 }
 
 impl Stimulus {
@@ -75,10 +80,17 @@ impl Stimulus {
             first_address,
             first_port: u32::from(first_port),
             program: program::UNDER_TEST,
-            reserved: 0,
+            list: 0,
             home: 0,
             place: 0,
         })
+    }
+
+    /// The same frames, except that a list says what differs in them: [`VARIATIONS`](map::VARIATIONS) has it from
+    /// [`Stimulus::listed_after`] on, in the order in which the frames are made. Lists are counted from 1.
+    #[must_use]
+    pub const fn listed(self, list: u32) -> Self {
+        Self { list, ..self }
     }
 
     /// How many flows there are.
@@ -93,6 +105,17 @@ impl Stimulus {
     #[inline(always)]
     pub const fn flow_after(&self, made: u32) -> u32 {
         made.wrapping_mul(0x9e37_79b9) & self.last_flow
+    }
+
+    /// Where the list says what differs in the frame that comes after `made` others; `None` without a list.
+    ///
+    /// In the order of the frames, not of the flows: read one after the other, entries wait in the cache for their turn.
+    #[inline(always)]
+    pub const fn listed_after(&self, made: u32) -> Option<u32> {
+        match self.list {
+            0 => None,
+            list => Some((list - 1) * self.flows() + (made & self.last_flow)),
+        }
     }
 
     /// The frame of the first flow, in words of the host's byte order.
@@ -110,6 +133,7 @@ impl Stimulus {
         Variation {
             address: address.to_be_bytes(),
             port: (port as u16).to_be_bytes(),
+            reserved: [0; 2],
         }
     }
 
@@ -119,13 +143,18 @@ impl Stimulus {
         (self.address_offset as usize, self.port_offset as usize)
     }
 
-    /// The frame of a flow, as the harness makes it.
+    /// The frame of a flow, as the harness makes it without a list.
     pub fn frame(&self, flow: u32) -> [u8; FRAME_LENGTH] {
+        self.frame_with(self.variation(flow))
+    }
+
+    /// The frame with this difference from others.
+    pub fn frame_with(&self, variation: Variation) -> [u8; FRAME_LENGTH] {
         let mut frame = [0; FRAME_LENGTH];
         for (bytes, word) in frame.as_chunks_mut().0.iter_mut().zip(self.template) {
             *bytes = word.to_ne_bytes();
         }
-        let Variation { address, port } = self.variation(flow);
+        let Variation { address, port, .. } = variation;
         let (address_offset, port_offset) = self.offsets();
         frame[address_offset..address_offset + 4].copy_from_slice(&address);
         frame[port_offset..port_offset + 2].copy_from_slice(&port);
@@ -147,6 +176,8 @@ pub mod program {
 pub mod map {
     /// Array of one [`Stimulus`](super::Stimulus).
     pub const STIMULUS: &str = "STIMULUS";
+    /// Array of [`Variation`](super::Variation)s: lists, one behind the other, each of as many as there are flows.
+    pub const VARIATIONS: &str = "VARIATIONS";
     /// Array of the programs that can be called, indexed by [`program`](super::program).
     pub const PROGRAMS: &str = "PROGRAMS";
 }
@@ -167,6 +198,7 @@ mod tests {
     #[test]
     fn the_layout_has_no_hidden_padding() {
         assert_eq!(size_of::<Stimulus>(), FRAME_LENGTH + 8 * 4 + 2 * 8);
+        assert_eq!(size_of::<Variation>(), 4 + 2 + 2);
     }
 
     #[test]
@@ -191,6 +223,15 @@ mod tests {
         let frame = stimulus.frame(64 + 3);
         assert_eq!(frame[26..30], [198, 18, 1, 0]);
         assert_eq!(frame[34..36], 40_003u16.to_be_bytes());
+    }
+
+    #[test]
+    fn lists_follow_each_other_and_are_read_again_from_the_begin() {
+        let stimulus = stimulus(4);
+        assert_eq!(stimulus.listed_after(0), None);
+        let read = |list: u32| [0, 1, 3, 4, 6].map(|made| stimulus.listed(list).listed_after(made).unwrap());
+        assert_eq!(read(1), [0, 1, 3, 0, 2]);
+        assert_eq!(read(2), [4, 5, 7, 4, 6]);
     }
 
     #[test]

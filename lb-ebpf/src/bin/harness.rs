@@ -18,7 +18,7 @@ mod program {
         programs::XdpContext,
     };
     use lb_common::{
-        harness::{FRAME_LENGTH, Stimulus, program},
+        harness::{FRAME_LENGTH, Stimulus, Variation, program},
         packet::{Packet as _, PacketMut as _},
     };
     use lb_ebpf::frame::Frame;
@@ -27,6 +27,9 @@ mod program {
 
     #[map]
     static STIMULUS: Array<Stimulus> = Array::with_max_entries(1, 0);
+
+    #[map]
+    static VARIATIONS: Array<Variation> = Array::with_max_entries(1, 0);
 
     #[map]
     static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(program::COUNT, 0);
@@ -55,7 +58,10 @@ mod program {
         for (index, word) in stimulus.template().iter().enumerate() {
             frame.write(index * size_of::<u64>(), word.to_ne_bytes())?;
         }
-        let variation = stimulus.variation(stimulus.flow_after(stimulus.made));
+        let variation = match stimulus.listed_after(stimulus.made) {
+            Some(index) => *VARIATIONS.get(index)?,
+            None => stimulus.variation(stimulus.flow_after(stimulus.made)),
+        };
         let (address, port) = stimulus.offsets();
         // The verifier has to know a bound of what is added to a packet pointer.
         if address >= FRAME_LENGTH || port >= FRAME_LENGTH {

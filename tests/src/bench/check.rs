@@ -1,15 +1,18 @@
 //! Whether the bench measures what it says: each case's action, output, target and counters.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lb_common::headers::{Parsed, parse};
+use lb_common::harness::{FRAME_LENGTH, Stimulus, Variation};
+use lb_common::headers::{Parsed, Segment, parse};
+use lb_common::layout::FlowRecord;
 use lb_common::process::{Action, process};
+use lb_common::testing::Frame;
 
-use super::Bench;
-use super::cases::{Case, Fate, SlotState};
+use super::cases::{Case, Fate, Forward, SlotState, answers};
 use super::harness::{Called, Output, Timed, XDP_DROP, XDP_PASS, XDP_TX};
 use super::subject::Counts;
+use super::{Answers, Bench};
 use crate::kernel_clock::ticks;
 
 /// How many packets of each case are checked one by one.
@@ -28,8 +31,9 @@ impl Bench {
         self.check_run(case)
     }
 
-    /// Has the program record the flows of a case, by sending it the first packets of each.
-    fn establish(&mut self, case: &Case) -> Result<()> {
+    /// Has the program record the flows of a case, by sending it the first packets of each, and makes a list of the answers, if the
+    /// case is about these.
+    pub fn establish(&mut self, case: &Case) -> Result<()> {
         let Some(opening) = &case.opening else {
             return Ok(());
         };
@@ -48,7 +52,59 @@ impl Bench {
             before.exceptional == after.exceptional,
             "{case}: expected all flows to be recorded, found {after:?} after {before:?}"
         );
+        if case.answers {
+            self.list_answers(case)?;
+        }
         Ok(())
+    }
+
+    /// Lists what the backends answer, to the ports that the program has given to the flows.
+    fn list_answers(&mut self, case: &Case) -> Result<()> {
+        let mut variations = Vec::new();
+        let mut template = None;
+        for made in 0..case.flows {
+            let segment = segment_of(&case.stimulus.frame(case.stimulus.flow_after(made)))?;
+            let (target, FlowRecord { port, .. }) = self.subject.adopt(&segment)?;
+            let backend = SocketAddr::new(target.backend().into(), target.port());
+            variations.push(Variation {
+                address: last_bytes(backend.ip()),
+                port: port.to_be_bytes(),
+                reserved: [0; 2],
+            });
+            // All are alike but for what is in the list.
+            template.get_or_insert_with(|| Frame::new(backend, SocketAddr::new(segment.vip.into(), port)));
+        }
+        let template = template.with_context(|| format!("{case}: there are no flows"))?;
+        let stimulus = answers(&template, case.family.unwrap_or_default(), case.flows);
+        self.harness.write_list(&stimulus, &variations)?;
+        self.answers
+            .insert(case.to_string(), Answers { stimulus, variations });
+        Ok(())
+    }
+
+    /// What the harness makes the packets of a case of.
+    pub(super) fn stimulus(&self, case: &Case) -> Result<Stimulus> {
+        if case.answers {
+            Ok(self.answers(case)?.stimulus)
+        } else {
+            Ok(case.stimulus)
+        }
+    }
+
+    /// The frame of a case that comes after `made` others, as the harness should make it.
+    pub fn expected_frame(&self, case: &Case, made: u32) -> Result<[u8; FRAME_LENGTH]> {
+        if case.answers {
+            let Answers { stimulus, variations } = self.answers(case)?;
+            let variation = variations.get((made % case.flows) as usize);
+            Ok(stimulus.frame_with(*variation.context("the list has an answer of each flow")?))
+        } else {
+            Ok(case.stimulus.frame(case.stimulus.flow_after(made)))
+        }
+    }
+
+    fn answers(&self, case: &Case) -> Result<&Answers> {
+        let answers = self.answers.get(&case.to_string());
+        answers.with_context(|| format!("{case}: its flows have not been established"))
     }
 
     /// Sends the first packets, and compares all that can be seen of each.
@@ -56,7 +112,8 @@ impl Bench {
         for made in 0..PACKETS {
             let counts = self.subject.counts()?;
             let (output, counts) = self.expect(case, made, &counts)?;
-            self.harness.prepare(&case.stimulus, Called::UnderTest, made)?;
+            self.harness
+                .prepare(&self.stimulus(case)?, Called::UnderTest, made)?;
             let found = without_dropped(self.harness.once()?);
             ensure!(
                 found == output,
@@ -78,7 +135,8 @@ impl Bench {
         for made in 0..PACKETS_IN_A_RUN {
             (_, counts) = self.expect(case, made, &counts)?;
         }
-        self.harness.prepare(&case.stimulus, Called::UnderTest, 0)?;
+        self.harness
+            .prepare(&self.stimulus(case)?, Called::UnderTest, 0)?;
         let Timed { action, .. } = self.harness.run(PACKETS_IN_A_RUN)?;
         ensure!(
             action == case.fate.action(),
@@ -95,7 +153,7 @@ impl Bench {
 
     /// Lets the floor show a frame as the harness makes it, as the frame that comes after `made` others.
     pub fn frame(&mut self, case: &Case, made: u32) -> Result<Vec<u8>> {
-        self.harness.prepare(&case.stimulus, Called::Floor, made)?;
+        self.harness.prepare(&self.stimulus(case)?, Called::Floor, made)?;
         let Output { action, mut frame } = self.harness.once()?;
         ensure!(
             action == XDP_TX,
@@ -112,14 +170,17 @@ impl Bench {
     /// the host, and by what the case says.
     fn expect(&mut self, case: &Case, made: u32, counts: &Counts) -> Result<(Output, Counts)> {
         let flow = case.stimulus.flow_after(made);
-        if let Some(opening) = &case.opening {
+        if case.forward == Forward::Nat {
+            self.subject.adopt(&segment_of(&case.stimulus.frame(flow))?)?;
+        } else if let Some(opening) = &case.opening {
             self.on_host(&opening.frame(flow));
             self.on_host(&case.stimulus.frame(flow));
         }
+        let frame = self.expected_frame(case, made)?;
         let before = self.subject.host_counts();
-        let output = self.on_host(&case.stimulus.frame(flow));
+        let output = self.on_host(&frame);
         let after = self.subject.host_counts();
-        let fate = match self.fate(case, &case.stimulus.frame(flow), &before, &after)? {
+        let fate = match self.fate(case, &frame, &before, &after)? {
             Fate::Drop(counter) if output.action == XDP_TX => Fate::Answer(counter),
             fate => fate,
         };
@@ -157,7 +218,9 @@ impl Bench {
         let Fate::Forward { service, .. } = case.fate else {
             bail!("{case}: expected {:?}, found that it is forwarded", case.fate);
         };
-        let slot = self.subject.slot(service, client_of(frame)?)?;
+        let segment = segment_of(frame)?;
+        let client = SocketAddr::new(segment.client.into(), segment.client_port);
+        let slot = self.subject.slot(service, client)?;
         let target = match case.slots {
             Some(SlotState::Unrecorded) => slot.settled,
             _ => slot.current,
@@ -186,12 +249,21 @@ fn without_dropped(output: Output) -> Output {
     Output { frame, ..output }
 }
 
-/// The sender of a TCP packet.
-fn client_of(frame: &[u8]) -> Result<SocketAddr> {
-    let segment = match parse(frame) {
-        Parsed::Segment(segment) => Some(segment),
-        _ => None,
-    };
-    let segment = segment.context("a packet that is forwarded must be TCP")?;
-    Ok(SocketAddr::new(segment.client.into(), segment.client_port))
+/// The segment in a frame.
+fn segment_of(frame: &[u8]) -> Result<Segment> {
+    match parse(frame) {
+        Parsed::Segment(segment) => Ok(segment),
+        _ => bail!("a packet that is forwarded must be TCP"),
+    }
+}
+
+/// The part of an address that the harness can vary.
+fn last_bytes(address: IpAddr) -> [u8; 4] {
+    match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+    }
 }

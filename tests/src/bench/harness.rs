@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, Pod};
-use lb_common::harness::{FRAME_LENGTH, Stimulus, map, program};
+use aya::{Ebpf, EbpfLoader, Pod};
+use lb_common::harness::{FRAME_LENGTH, Stimulus, Variation, map, program};
 
 use super::cpu_time;
 
@@ -49,15 +49,20 @@ pub(super) struct Timed {
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Raw(Stimulus);
+struct Raw<T>(T);
 
 // SAFETY: `Stimulus` is `repr(C)`, `Copy`, of integers only and without padding, as a test in `lb-common` asserts.
-unsafe impl Pod for Raw {}
+unsafe impl Pod for Raw<Stimulus> {}
+// SAFETY: as above, of `Variation`.
+unsafe impl Pod for Raw<Variation> {}
 
 impl Harness {
-    /// Loads the harness, and the floor, around a program under test.
-    pub(super) fn around(under_test: &ProgramFd) -> Result<Self> {
-        let mut ebpf = Ebpf::load(OBJECT).context("cannot load the harness")?;
+    /// Loads the harness, and the floor, around a program under test. With room for lists of so many variations together.
+    pub(super) fn around(under_test: &ProgramFd, variations: u32) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(map::VARIATIONS, variations)
+            .load(OBJECT)
+            .context("cannot load the harness")?;
         for name in [FLOOR, HARNESS] {
             let program: &mut Xdp = ebpf
                 .program_mut(name)
@@ -89,7 +94,21 @@ impl Harness {
             .ebpf
             .map_mut(map::STIMULUS)
             .with_context(|| no_such_thing(map::STIMULUS))?;
-        Array::<_, Raw>::try_from(map)?.set(0, Raw(stimulus), 0)?;
+        Array::<_, Raw<Stimulus>>::try_from(map)?.set(0, Raw(stimulus), 0)?;
+        Ok(())
+    }
+
+    /// Writes what differs in the frames of a [listed](Stimulus::listed) stimulus, in the order in which they are made.
+    pub(super) fn write_list(&mut self, stimulus: &Stimulus, variations: &[Variation]) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut(map::VARIATIONS)
+            .with_context(|| no_such_thing(map::VARIATIONS))?;
+        let mut list = Array::<_, Raw<Variation>>::try_from(map)?;
+        for (made, &variation) in (0..).zip(variations) {
+            let index = stimulus.listed_after(made).context("the stimulus has no list")?;
+            list.set(index, Raw(variation), 0)?;
+        }
         Ok(())
     }
 
@@ -99,7 +118,7 @@ impl Harness {
             .ebpf
             .map_mut(map::STIMULUS)
             .with_context(|| no_such_thing(map::STIMULUS))?;
-        let mut stimuli = Array::<_, Raw>::try_from(map)?;
+        let mut stimuli = Array::<_, Raw<Stimulus>>::try_from(map)?;
         let Raw(mut stimulus) = stimuli.get(&0, 0)?;
         stimulus.home = 0;
         stimuli.set(0, Raw(stimulus), 0)?;

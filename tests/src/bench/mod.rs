@@ -18,10 +18,11 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use lb_common::harness::{Stimulus, Variation};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use cases::Case;
+use cases::{Case, Forward};
 use harness::{Called, Harness};
 use report::{Figures, Instructions};
 use statistics::Sample;
@@ -50,6 +51,15 @@ pub struct Options {
 pub struct Bench {
     subject: Subject,
     harness: Harness,
+    /// The packets of cases that are about answers, by the case's name.
+    answers: BTreeMap<String, Answers>,
+}
+
+/// What backends answer to clients.
+struct Answers {
+    stimulus: Stimulus,
+    /// What is different in them, in the order in which they are made.
+    variations: Vec<Variation>,
 }
 
 /// Measures the cases and prints what came out.
@@ -59,11 +69,11 @@ pub fn run(options: &Options) -> Result<()> {
         cases.retain(|case| case.to_string().contains(only));
         ensure!(!cases.is_empty(), "no case has \"{only}\" in its name");
     }
-    // Each number of flows has tables of its own, so that those hold no records but of so many flows.
+    // Each way of forwarding and number of flows has tables of its own, so that those hold no records but of so many flows.
     let mut benches = BTreeMap::new();
     for case in &cases {
-        if let Entry::Vacant(place) = benches.entry(case.flows) {
-            place.insert(Bench::load(case.flows)?);
+        if let Entry::Vacant(place) = benches.entry((case.forward, case.flows)) {
+            place.insert(Bench::load(Some(case.forward), case.flows)?);
         }
     }
     for case in &cases {
@@ -93,18 +103,23 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// The bench whose tables are for a case.
-fn of<'a>(case: &Case, benches: &'a mut BTreeMap<u32, Bench>) -> Result<&'a mut Bench> {
+fn of<'a>(case: &Case, benches: &'a mut BTreeMap<(Forward, u32), Bench>) -> Result<&'a mut Bench> {
     benches
-        .get_mut(&case.flows)
+        .get_mut(&(case.forward, case.flows))
         .with_context(|| format!("{case}: there are no tables for so many flows"))
 }
 
 impl Bench {
-    /// Loads the balancer's program, fills its tables, and loads the harness around it. For cases of at most so many flows.
-    pub fn load(flows: u32) -> Result<Self> {
-        let subject = Subject::load(flows)?;
-        let harness = Harness::around(subject.datapath.program()?.fd()?)?;
-        Ok(Self { subject, harness })
+    /// Loads the balancer's program, fills its tables, and loads the harness around it. For cases of at most so many flows that are
+    /// forwarded in this way, or in any.
+    pub fn load(forward: Option<Forward>, flows: u32) -> Result<Self> {
+        let subject = Subject::load(&cases::services(forward), flows)?;
+        let harness = Harness::around(subject.datapath.program()?.fd()?, cases::LISTS * flows)?;
+        Ok(Self {
+            subject,
+            harness,
+            answers: BTreeMap::new(),
+        })
     }
 
     /// Times the floor and then the case: next to each other, what slows the machine down for a while slows both.
@@ -118,7 +133,7 @@ impl Bench {
     fn time(&mut self, case: &Case, called: Called, round: u32) -> Result<f64> {
         // Each round goes on where the last one stopped.
         let made = round.wrapping_mul(PACKETS + PACKETS_TO_WARM_UP);
-        self.harness.prepare(&case.stimulus, called, made)?;
+        self.harness.prepare(&self.stimulus(case)?, called, made)?;
         self.harness.run(PACKETS_TO_WARM_UP)?;
         let before = self.subject.counts()?;
         let timed = self.harness.run(PACKETS)?;

@@ -1,23 +1,32 @@
 //! What is measured: the balancer's program, loaded and filled the way the controller does it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use lb_common::counter::Counter;
 use lb_common::decision::Tables as _;
 use lb_common::hash;
-use lb_common::layout::{self, NO_TARGET, NextHop, Node, ServiceKey, Slot, Target, Traffic};
+use lb_common::headers::Segment;
+use lb_common::layout::{
+    self, FlowKey, FlowRecord, NO_TARGET, NextHop, Node, ServiceKey, Slot, Target, Traffic,
+};
 use lb_common::testing::HostTables;
 use lb_common::testing::frame::BALANCER_MAC;
+use lb_common::translation::return_key;
 use lb_ctl::adapters::datapath::{Datapath, Sizes};
 use lb_ctl::core::config::{self, HostDefaults};
 use lb_ctl::core::placement::Placement;
 use lb_ctl::core::plan::{Plan, PlannedService, Shares};
 
-use super::cases::{SERVICES, Slots};
+use super::cases::{Forward, Service, Slots};
 
-const BACKENDS: u8 = 8;
+/// The first backend's address; the others count up from it.
+const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Where backends of `nat` serve.
+const NAT_PORT: u16 = 21050;
+/// The first backend's address over IPv6.
+const BACKEND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
 /// The program with its tables.
 pub(super) struct Subject {
@@ -37,21 +46,26 @@ pub(super) struct Counts {
 }
 
 impl Subject {
-    /// Loads the program with tables of the default sizes, or larger ones if so many flows of either address family need them.
-    pub(super) fn load(flows: u32) -> Result<Self> {
+    /// Loads the program with tables of the default sizes, or larger ones if so many flows of each of these services need them.
+    pub(super) fn load(services: &[Service], flows: u32) -> Result<Self> {
         let host = HostDefaults {
             node_name: "bench".to_owned(),
         };
-        let config = config::parse("the bench's configuration", &configuration()?, &host)?;
+        let config = config::parse(
+            "the bench's configuration",
+            &configuration(services, flows)?,
+            &host,
+        )?;
         let mut placement = Placement::empty(&config.datapath);
         let mut plan = placement.plan(&config, &Shares::configured(&config))?;
-        for (service, planned) in SERVICES.iter().zip(&mut plan.services) {
+        for (service, planned) in services.iter().zip(&mut plan.services) {
             if service.slots == Slots::Empty {
                 planned.slots.fill(NO_TARGET);
             }
         }
         let mut sizes = Sizes::of(&config.datapath);
-        sizes.flows = sizes.flows.max(2 * flows);
+        let recorded = services.iter().filter(|service| service.is_recorded()).count();
+        sizes.flows = sizes.flows.max(u32::try_from(recorded)? * flows);
         let mut datapath = Datapath::load(sizes)?;
         placement.introduce(&plan, &mut datapath)?;
         for target in &plan.targets {
@@ -65,26 +79,45 @@ impl Subject {
             datapath.write_target(target.id, entry)?;
         }
         placement.apply(&plan, 0, &mut datapath)?;
-        for (service, planned) in SERVICES.iter().zip(&plan.services) {
+        for (service, planned) in services.iter().zip(&plan.services) {
             if service.slots == Slots::Moved {
                 move_all(planned, &mut datapath)?;
             }
         }
-        datapath.write_node(&Node::new([BALANCER_MAC], false))?;
+        datapath.write_node(&Node::new([BALANCER_MAC], plan.translates()))?;
         let host = mirror(&plan, &datapath)?;
         Ok(Self { datapath, host, plan })
     }
 
+    /// The entry of a service.
+    fn service(&self, service: SocketAddr) -> Result<&layout::Service> {
+        let key = ServiceKey::tcp(service.ip().into(), service.port());
+        self.host
+            .services
+            .get(&key)
+            .with_context(|| format!("the bench has no service {service}"))
+    }
+
+    /// The target and the port that the program has given to the connection of a client's packet. The host's tables, which have no
+    /// other connections, would give it its own port; they get what the program has.
+    pub(super) fn adopt(&mut self, segment: &Segment) -> Result<(Target, FlowRecord)> {
+        let service = SocketAddr::new(segment.vip.into(), segment.port);
+        let key = FlowKey::new(segment.client, segment.client_port, self.service(service)?.id);
+        let no_record = || format!("the program has no record of {segment:?}");
+        let record = self.datapath.flow_record(key)?.with_context(no_record)?;
+        let target = self.host.target(record.target).copied().with_context(no_record)?;
+        let return_key = return_key(&target, segment.vip, record.port);
+        let way_back = self.datapath.way_back(return_key)?.with_context(no_record)?;
+        self.host.flows.insert(key, record);
+        self.host.returns.insert(return_key, way_back);
+        Ok((target, record))
+    }
+
     /// The slot of a client of a service.
     pub(super) fn slot(&self, service: SocketAddr, client: SocketAddr) -> Result<Slot> {
-        let key = ServiceKey::tcp(service.ip().into(), service.port());
-        let PlannedService { entry, .. } = self
-            .plan
-            .services
-            .iter()
-            .find(|service| service.key == key)
-            .with_context(|| format!("the bench has no service {service}"))?;
-        let flow = hash::flow(entry.hash_seed, client.ip().into(), client.port());
+        let entry = self.service(service)?;
+        let port = client.port() & entry.port_mask;
+        let flow = hash::flow(entry.hash_seed, client.ip().into(), port);
         let slot = hash::slot(flow, entry.slots);
         self.host
             .slot(entry.first_slot + slot)
@@ -174,7 +207,7 @@ fn move_all(service: &PlannedService, datapath: &mut Datapath) -> Result<()> {
 /// What is in the kernel's tables, as ordinary collections.
 fn mirror(plan: &Plan, datapath: &Datapath) -> Result<HostTables> {
     let mut host = HostTables::default();
-    host.node = Some(Node::new([BALANCER_MAC], false));
+    host.node = Some(Node::new([BALANCER_MAC], plan.translates()));
     for service in &plan.services {
         let entry = service.entry;
         host.services.insert(service.key, entry);
@@ -198,26 +231,32 @@ const fn mac(id: u16) -> [u8; 6] {
     [0x02, 0, 0, 1, high, low]
 }
 
-fn configuration() -> Result<String> {
-    let mut text = "[datapath]\ninterfaces = [\"eth0\"]\n".to_owned();
-    for service in SERVICES {
+fn configuration(services: &[Service], flows: u32) -> Result<String> {
+    let backends: u32 = services.iter().map(|service| service.backends(flows)).sum();
+    let mut text = format!(
+        "[datapath]\ninterfaces = [\"eth0\"]\nmax_backends = {}\n",
+        backends.max(1024)
+    );
+    for service in services {
         let (vip, port) = (service.address.ip(), service.address.port());
-        let (family, network) = if vip.is_ipv4() {
-            (4, "192.0.2.")
-        } else {
-            (6, "2001:db8::")
-        };
+        let (family, forward) = (if vip.is_ipv4() { 4 } else { 6 }, service.forward.as_str());
         writeln!(
             text,
-            "[[service]]\nname = \"service{family}-{port}\"\nvip = \"{vip}\"\nport = {port}\n{}",
+            "[[service]]\nname = \"service{family}-{port}\"\nvip = \"{vip}\"\nport = {port}\nforward = \"{forward}\"\n{}",
             service.options
         )?;
-        for backend in 1..=BACKENDS {
+        for backend in 0..service.backends(flows) {
+            let address = match service.backend_family {
+                4 => Ipv4Addr::from_bits(BACKEND.to_bits() + backend).to_string(),
+                _ => Ipv6Addr::from_bits(BACKEND6.to_bits() + u128::from(backend)).to_string(),
+            };
             writeln!(
                 text,
-                "[[service.backend]]\nname = \"backend{backend}\"\naddress = \"{network}{}\"",
-                100 + backend
+                "[[service.backend]]\nname = \"backend{backend}\"\naddress = \"{address}\""
             )?;
+            if service.forward == Forward::Nat {
+                writeln!(text, "port = {NAT_PORT}")?;
+            }
         }
     }
     Ok(text)
