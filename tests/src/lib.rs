@@ -19,6 +19,7 @@ pub mod balancing;
 pub mod bench;
 pub mod clients;
 pub mod demo;
+pub mod emulation;
 mod hosts;
 pub mod impalad;
 pub mod kernel_clock;

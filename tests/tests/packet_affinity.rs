@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use lab::emulation::is_emulated;
 use lab::kernel_clock::ticks;
 use lab::kernel_tables;
 use lb_common::decision::{Verdict, decide};
@@ -308,8 +309,7 @@ fn host_and_kernel_note_the_same() {
                 .prop_map(|(number, port, flags, sequence)| Step::Send { number, port, flags, sequence }),
         ];
         let config = ProptestConfig {
-            // Few: each takes seconds where a machine is emulated.
-            cases: 8,
+            cases: if is_emulated() { 3 } else { 64 },
             failure_persistence: None,
             ..ProptestConfig::default()
         };

@@ -26,7 +26,11 @@ pub(super) fn run(
     filters: &[String],
     report: &mut Report,
 ) -> Result<()> {
-    let mut variables = vec![("PROPTEST_CASES", CASES_IN_EMULATION.to_owned())];
+    let mut variables = vec![
+        ("PROPTEST_CASES", CASES_IN_EMULATION.to_owned()),
+        // For tests that have other numbers to reduce.
+        ("LAB_EMULATED", "1".to_owned()),
+    ];
     for name in SETTINGS {
         variables.extend(env::var(name).ok().map(|value| (name, value)));
     }
