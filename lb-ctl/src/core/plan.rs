@@ -33,7 +33,7 @@ pub struct PlannedService {
     pub entry: Service,
     /// From where it may be used; empty if from everywhere.
     pub allowed: Vec<AllowedKey>,
-    /// The target id that each of its slots gives to new connections.
+    /// The target id that each of its slots gives to new connections. Empty once they [are placed](PlannedService::are_placed).
     pub slots: Vec<u16>,
     /// The target ids of its backends, in the order of the configuration.
     pub targets: Vec<u16>,
@@ -43,6 +43,11 @@ impl PlannedService {
     /// The same service with other slots: its backends take part with these weights.
     pub fn share_out(&mut self, backends: &[Backend], weights: &[u32]) {
         self.slots = slots(backends, weights, &self.targets, &self.entry);
+    }
+
+    /// Takes in that the slots are in the tables, where they can be looked up from now on: of 64 services they would be 8 MB.
+    pub fn are_placed(&mut self) {
+        self.slots = Vec::new();
     }
 }
 
@@ -93,6 +98,13 @@ impl FromIterator<Vec<u32>> for Shares {
 }
 
 impl Plan {
+    /// The plan once it is in the tables.
+    #[must_use]
+    pub fn placed(mut self) -> Self {
+        self.services.iter_mut().for_each(PlannedService::are_placed);
+        self
+    }
+
     /// Whether any service translates.
     pub fn translates(&self) -> bool {
         let flags = |service: &PlannedService| service.entry.flags;

@@ -491,6 +491,7 @@ impl Controller {
         if wanted != weights(&checked.parts) {
             planned.share_out(&service.backends, &wanted);
             let moved = self.placement.share_out(planned, ticks(), &mut self.datapath)?;
+            planned.are_placed();
             let serving = wanted.iter().filter(|weight| **weight > 0).count();
             tracing::info!(
                 service = service.name,

@@ -321,7 +321,11 @@ impl Controller {
         let backend = service.backends.get(place)?;
         let planned = self.plan.services.get(index)?;
         let id = *planned.targets.get(place)?;
-        let slots = planned.slots.iter().filter(|target| **target == id).count();
+        let indices = planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots;
+        let slots = indices
+            .filter_map(|index| self.datapath.slot(index).ok())
+            .filter(|slot| slot.current == id)
+            .count();
         let orders = self.operator.orders(&service.name, &backend.name);
         Some(DecidedBackend {
             service: service.name.clone(),

@@ -276,7 +276,7 @@ impl Controller {
         self.released
             .retain(|id| plan.targets.iter().all(|target| target.id != *id));
         self.config = config;
-        self.plan = plan;
+        self.plan = plan.placed();
         // What a pass takes to be free has not been named by a packet for as long as that.
         self.ids_free_from = Instant::now() + SWEEP;
         self.next_sweep = self.ids_free_from;

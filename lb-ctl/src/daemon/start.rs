@@ -145,7 +145,7 @@ impl Controller {
                 self.placement.introduce(&plan, &mut self.datapath)?;
                 let unknown = self.take_in_targets(&plan)?;
                 self.placement.apply(&plan, 0, &mut self.datapath)?;
-                self.plan = plan;
+                self.plan = plan.placed();
                 self.begin_checks(check_targets(&self.config)?)?;
                 self.announce_quiescing().await?;
                 self.network
