@@ -88,11 +88,11 @@ counters! {
     DropTtlExpired = 14, "drop_ttl_expired",
         "A packet to be translated was dropped because its time to live, or hop limit, was used up.";
     DropNoRecord = 15, "drop_no_record",
-        "A packet to a service with forward = \"nat\" was dropped because it belongs to no connection that is known, and may not be answered.";
+        "A packet to a service that records every connection was dropped because it belongs to none that is known, and may not be answered.";
     DropNoFreePort = 16, "drop_no_free_port",
         "A SYN to a service with forward = \"nat\" was dropped because every port tried for it was taken.";
     ResetNoRecord = 17, "reset_no_record",
-        "A packet to a service with forward = \"nat\" was answered with a TCP reset because it belongs to no connection that is known.";
+        "A packet to a service that records every connection was answered with a TCP reset because it belongs to none that is known.";
     AnswerForwarded = 18, "answer_forwarded",
         "A backend's answer was translated and forwarded to its client, as it should be.";
     DropRecordsAwaited = 19, "drop_records_awaited",

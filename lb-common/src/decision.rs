@@ -6,7 +6,8 @@ use crate::{
     counter::Counter,
     hash,
     headers::{Fault, Parsed, Segment, parse},
-    layout::{Affinity, ClientKey, FlowKey, NO_TARGET, Node, Service, ServiceKey, Slot, Target, flag},
+    layout::{Affinity, ClientKey, FlowKey, Live, NO_TARGET, Node, Service, ServiceKey, Slot, Target, flag},
+    least_connections,
     packet::Packet,
     slot_rule::{self, Effect, Event, Records},
 };
@@ -21,6 +22,8 @@ pub trait Tables: Records {
     fn node(&self) -> Option<&Node>;
     /// The target with this id.
     fn target(&self, id: u16) -> Option<&Target>;
+    /// The live connections of the target with this id.
+    fn live(&self, id: u16) -> Live;
     /// Whether a service with the flag [`RESTRICTED`](flag::RESTRICTED) may be used from an address.
     fn allows(&self, service: u16, client: Address) -> bool;
     /// Takes note of what is to be remembered of a packet of a tracked slot: to carry it out, or only to show it.
@@ -28,23 +31,27 @@ pub trait Tables: Records {
     /// Takes note of where a client of an affine service is at home, likewise.
     fn note_client(&self, client: &ClientKey, affinity: &Affinity);
 
-    /// The target of a packet in a tracked slot, by the [slot rule](slot_rule::choose) and [affinity], whose effects are
-    /// remembered. `affinity_timeout` is that of the [service](Service).
+    /// The target for a new connection whose hash picks the slot `index`, [by live connections](least_connections::least).
     ///
-    /// A method so that an implementation can keep it out of the way of untracked slots.
+    /// A method so that an implementation can keep it out of the way of other packets.
     #[inline(always)]
-    fn tracked_target(
-        &self,
-        event: Event,
-        slot: Slot,
-        flow: &FlowKey,
-        index: u32,
-        affinity_timeout: u32,
-    ) -> u16
+    fn least(&self, index: u32, service: &Service) -> u16
     where
         Self: Sized,
     {
-        tracked_target(event, slot, flow, index, affinity_timeout, self)
+        least_connections::least(index, service, self)
+    }
+
+    /// The target of a packet in a tracked slot, by the [slot rule](slot_rule::choose) as the [service](Service) has it, whose
+    /// effects are remembered.
+    ///
+    /// A method so that an implementation can keep it out of the way of untracked slots.
+    #[inline(always)]
+    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32, service: &Service) -> u16
+    where
+        Self: Sized,
+    {
+        tracked_target(event, slot, flow, index, service, self)
     }
 }
 
@@ -55,12 +62,12 @@ pub fn tracked_target(
     slot: Slot,
     flow: &FlowKey,
     index: u32,
-    affinity_timeout: u32,
+    service: &Service,
     tables: &impl Tables,
 ) -> u16 {
-    let slot = if affinity_timeout != 0 && event.opens {
-        let client = ClientKey::new(flow.client(), flow.service());
-        affinity::seen_by(&client, slot, affinity_timeout, tables)
+    let affinity_timeout = service.affinity_timeout;
+    let slot = if event.opens {
+        seen_by_new_flow(slot, flow, index, service, tables)
     } else {
         slot
     };
@@ -78,6 +85,31 @@ pub fn tracked_target(
         });
     }
     target
+}
+
+/// A tracked slot as a SYN sees it: `current` is the target that the service has for the new connection.
+#[inline(always)]
+pub fn seen_by_new_flow(
+    slot: Slot,
+    flow: &FlowKey,
+    index: u32,
+    service: &Service,
+    tables: &impl Tables,
+) -> Slot {
+    let placed = least_connections::places_each(service);
+    let mut seen = slot;
+    if placed {
+        seen.current = tables.least(index, service);
+    }
+    if service.affinity_timeout != 0 {
+        let client = ClientKey::new(flow.client(), flow.service());
+        seen = affinity::seen_by(&client, seen, service.affinity_timeout, tables);
+    }
+    if placed && seen.current != NO_TARGET {
+        // The connection gets a record wherever it goes: also on the settled target, and though records run short.
+        seen.settled = NO_TARGET;
+    }
+    seen
 }
 
 /// What happens to a packet.
@@ -191,10 +223,17 @@ fn forward<'a>(packet: &(impl Packet + ?Sized), segment: &Segment, tables: &'a i
             closes: segment.flags.closes(),
             sequence: segment.sequence,
         };
-        tables.tracked_target(event, slot, &key, index, service.affinity_timeout)
+        tables.tracked_target(event, slot, &key, index, service)
     } else {
         slot.current
     };
+    if id == NO_TARGET && !segment.flags.opens() && least_connections::places_each(service) {
+        // Each of its connections has a record, so nobody has this one, whether or not there is a backend.
+        return Verdict::Reset {
+            sent: Counter::ResetNoRecord,
+            dropped: Counter::DropNoRecord,
+        };
+    }
     if id == NO_TARGET {
         return if service.flags & flag::RESETS == 0 {
             Verdict::Drop(Counter::DropNoBackend)

@@ -23,6 +23,7 @@ pub mod hash;
 pub mod headers;
 pub mod icmp_error;
 pub mod layout;
+pub mod least_connections;
 pub mod packet;
 pub mod process;
 pub mod slot_rule;

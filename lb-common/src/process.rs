@@ -119,6 +119,24 @@ pub trait Engine: Tables + WaysBack {
         translation::admit(packet, service, self)
     }
 
+    /// [Places](translation::place) a new connection.
+    #[inline(always)]
+    fn place(&self, packet: &Self::Frame, service: &Service) -> u16
+    where
+        Self: Sized,
+    {
+        translation::place(packet, service, self)
+    }
+
+    /// [Records](translation::record) a connection that is established.
+    #[inline(always)]
+    fn record(&self, packet: &Self::Frame, service: &Service, passage: Passage)
+    where
+        Self: Sized,
+    {
+        translation::record(packet, service, passage, self);
+    }
+
     /// [Establishes](translation::establish) a half-open connection.
     #[inline(always)]
     fn establish(&self, packet: &Self::Frame, service: &Service) -> Passage
@@ -130,11 +148,11 @@ pub trait Engine: Tables + WaysBack {
 
     /// [Opens](translation::open) a way for a SYN.
     #[inline(always)]
-    fn open(&self, packet: &Self::Frame, service: &Service) -> Passage
+    fn open(&self, packet: &Self::Frame, service: &Service, placed: u16) -> Passage
     where
         Self: Sized,
     {
-        translation::open(packet, service, self)
+        translation::open(packet, service, placed, self)
     }
 
     /// Forwards a backend's answer to a [translated connection](translation::to_client).

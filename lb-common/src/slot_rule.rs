@@ -323,7 +323,10 @@ fn follow(
         seen(event, record, now, remember);
         record.target
     } else {
-        settled_used_by(event, slot, key, now, records, remember);
+        // Of nobody there is nothing to note.
+        if slot.settled != NO_TARGET {
+            settled_used_by(event, slot, key, now, records, remember);
+        }
         slot.settled
     }
 }

@@ -15,15 +15,17 @@ use lb_common::{
     counter::Counter,
     decision::{self, Memory, Tables},
     layout::{
-        AFFINITY_ROOM, ALLOWED_ROOM, Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, MAX_INTERFACES,
-        Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
+        AFFINITY_ROOM, ALLOWED_ROOM, Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Live,
+        MAX_INTERFACES, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic,
+        live,
     },
+    least_connections,
     process::{Action, Engine},
     slot_rule::{self, Effect, Event, Records, Use},
     translation::{self, Passage, WaysBack},
 };
 
-use crate::{frame::Frame, rare};
+use crate::{atomic, frame::Frame, rare};
 
 // The names are those of `lb_common::layout::map`.
 
@@ -87,6 +89,10 @@ static RECORDS_SHORT: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static TARGETS: Array<Target> = Array::with_max_entries(1025, 0);
 
+/// The live connections by target id. Memory-mapped, so that the controller can count in it as the program does: atomically.
+#[map]
+static LIVE: Array<Live> = Array::with_max_entries(1025, BPF_F_MMAPABLE);
+
 /// Forwarded traffic by target id.
 #[map]
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1025, 0);
@@ -129,20 +135,26 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn live(&self, id: u16) -> Live {
+        LIVE.get_ptr(u32::from(id)).map_or_else(Live::default, |live| {
+            // SAFETY: the pointer is into the map's memory and aligned. Volatile: other CPUs write.
+            unsafe { live.read_volatile() }
+        })
+    }
+
+    #[inline(always)]
+    fn least(&self, index: u32, service: &Service) -> u16 {
+        least(index, service)
+    }
+
+    #[inline(always)]
     fn allows(&self, service: u16, client: Address) -> bool {
         rare::is_allowed(&client, service)
     }
 
     #[inline(always)]
-    fn tracked_target(
-        &self,
-        event: Event,
-        slot: Slot,
-        flow: &FlowKey,
-        index: u32,
-        affinity_timeout: u32,
-    ) -> u16 {
-        tracked_target(flow, slot.to_bits(), pack(event), index, affinity_timeout)
+    fn tracked_target(&self, event: Event, slot: Slot, flow: &FlowKey, index: u32, service: &Service) -> u16 {
+        tracked_target(flow, slot.to_bits(), pack(event), index, service)
     }
 
     #[inline(always)]
@@ -263,10 +275,24 @@ fn establish(context: *mut xdp_md, service: &Service) -> u64 {
     translation::establish(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
 }
 
+/// The established record of a connection that is established.
+#[inline(never)]
+fn record(context: *mut xdp_md, service: &Service, passage: u64) -> u64 {
+    let frame = Frame::of(&XdpContext::new(context));
+    translation::record(&frame, service, Passage::from_bits(passage), &Maps);
+    0
+}
+
+/// The target for a new connection by live ones.
+#[inline(never)]
+fn place(context: *mut xdp_md, service: &Service) -> u16 {
+    translation::place(&Frame::of(&XdpContext::new(context)), service, &Maps)
+}
+
 /// The search for a port for a new connection.
 #[inline(never)]
-fn open(context: *mut xdp_md, service: &Service) -> u64 {
-    translation::open(&Frame::of(&XdpContext::new(context)), service, &Maps).to_bits()
+fn open(context: *mut xdp_md, service: &Service, placed: u16) -> u64 {
+    translation::open(&Frame::of(&XdpContext::new(context)), service, placed, &Maps).to_bits()
 }
 
 /// The way of a backend's answer.
@@ -286,15 +312,89 @@ fn read_clock() -> u32 {
 /// The decision for tracked slots, in a function of its own: inlined it would take registers and stack from the packets
 /// of untracked slots, which are nearly all. The arguments are words because that is what BPF functions take.
 #[inline(never)]
-fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32, affinity_timeout: u32) -> u16 {
-    decision::tracked_target(
-        unpack(event),
-        Slot::from_bits(slot),
-        flow,
-        index,
-        affinity_timeout,
-        &Maps,
-    )
+fn tracked_target(flow: &FlowKey, slot: u64, event: u64, index: u32, service: &Service) -> u16 {
+    decision::tracked_target(unpack(event), Slot::from_bits(slot), flow, index, service, &Maps)
+}
+
+/// The choice among a service's targets, in a function of its own: it is long, and only SYNs of few services need it.
+#[inline(never)]
+fn least(index: u32, service: &Service) -> u16 {
+    least_connections::least(index, service, &Maps)
+}
+
+/// Says of an established record when its flow began to close, or by 0 that it goes on, and counts live connections accordingly.
+///
+/// In one exchange with the target, so that exactly one CPU counts a change. Where another has been faster, its word stands.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the target is the word's lower half"
+)]
+fn mark_closing(record: *mut FlowRecord, mark: u16) {
+    // `target` is the lower half of the record's first word, `closing` the upper one, on a little-endian machine.
+    let word = record.cast::<u32>();
+    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs, and aligned.
+    let before = unsafe { word.read_volatile() };
+    let (target, was_closing) = (before as u16, before >> 16 != 0);
+    let after = u32::from(target) | u32::from(mark) << 16;
+    // SAFETY: as above.
+    if !unsafe { atomic::replace(word, before, after) } {
+        return;
+    }
+    match (was_closing, mark != 0) {
+        (false, true) => count_live(target, 1u32.wrapping_neg()),
+        (true, false) => count_live(target, 1),
+        _ => {}
+    }
+}
+
+/// Adds to the live connections of a target.
+#[inline(always)]
+fn count_live(target: u16, amount: u32) {
+    if let Some(live) = LIVE.get_ptr_mut(u32::from(target)) {
+        // SAFETY: `established` is the first field of an entry, inside of the map's memory and aligned.
+        unsafe { atomic::add(live.cast(), amount) };
+    }
+}
+
+/// Counts a SYN that was given to a target.
+#[inline(always)]
+fn assign(target: u16, now: u32) {
+    let Some(live) = LIVE.get_ptr_mut(u32::from(target)) else {
+        return;
+    };
+    // SAFETY: the pointer is into the map's memory. No reference is made, since others write to the entry.
+    let assigned = unsafe { &raw mut (*live).assigned };
+    // SAFETY: the field is aligned; volatile, since other CPUs write.
+    let before = unsafe { assigned.read_volatile() };
+    if !live::is_of_tick(before, now) {
+        // SAFETY: as above.
+        if unsafe { atomic::replace(assigned, before, live::first_assigned(now)) } {
+            return;
+        }
+        // Another CPU has counted the first one meanwhile.
+    } else if !live::has_room(before) {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { atomic::add(assigned, 1) };
+}
+
+/// Counts that a connection to a target has become established.
+#[inline(always)]
+fn take_back(target: u16, now: u32) {
+    let Some(live) = LIVE.get_ptr_mut(u32::from(target)) else {
+        return;
+    };
+    // SAFETY: as in `assign`.
+    let assigned = unsafe { &raw mut (*live).assigned };
+    // SAFETY: as in `assign`.
+    let before = unsafe { assigned.read_volatile() };
+    if live::can_take_back(before, now) {
+        // Two CPUs may take back the same one. Then it counts for no tick, until the next SYN.
+        // SAFETY: as in `assign`.
+        unsafe { atomic::add(assigned, 1u32.wrapping_neg()) };
+    }
 }
 
 /// An event in one word: the sequence number, then a bit each.
@@ -349,8 +449,6 @@ impl WaysBack for Maps {
         // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is made, since
         // others look at the record.
         let last_seen = unsafe { &raw mut (*record).last_seen };
-        // SAFETY: as above.
-        let closing = unsafe { &raw mut (*record).closing };
         // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same time does no
         // harm.
         unsafe { last_seen.write_volatile(now) };
@@ -359,23 +457,33 @@ impl WaysBack for Maps {
             Use::Closing => slot_rule::closing_since(now),
             Use::Reopened => 0,
         };
-        // SAFETY: as above.
-        unsafe { closing.write_volatile(mark) };
+        mark_closing(record, mark);
     }
 
     #[inline(always)]
     fn open_flow(&self, flow: &FlowKey, half_open: &HalfOpen) {
         // Where it fails the SYN was forwarded all the same, and so will be the client's next one.
         let _ = HALF_OPEN.insert(flow, half_open, u64::from(BPF_ANY));
+        assign(half_open.target, self.now());
     }
 
     #[inline(always)]
     fn establish_flow(&self, flow: &FlowKey, record: &FlowRecord) -> bool {
-        let is_recorded = FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_ok();
-        if is_recorded {
-            let _ = HALF_OPEN.remove(flow);
+        if FLOWS.insert(flow, record, u64::from(BPF_NOEXIST)).is_err() {
+            // What gives way is no longer counted: it closes, if only for this moment.
+            if let Some(earlier) = FLOWS.get_ptr_mut(flow) {
+                mark_closing(earlier, slot_rule::closing_since(self.now()));
+            }
+            if FLOWS.insert(flow, record, u64::from(BPF_ANY)).is_err() {
+                return false;
+            }
         }
-        is_recorded
+        if record.closing == 0 {
+            count_live(record.target, 1);
+        }
+        take_back(record.target, self.now());
+        let _ = HALF_OPEN.remove(flow);
+        true
     }
 
     #[inline(always)]
@@ -459,8 +567,18 @@ impl Engine for Maps {
     }
 
     #[inline(always)]
-    fn open(&self, packet: &Frame, service: &Service) -> Passage {
-        Passage::from_bits(open(packet.context(), service))
+    fn place(&self, packet: &Frame, service: &Service) -> u16 {
+        place(packet.context(), service)
+    }
+
+    #[inline(always)]
+    fn record(&self, packet: &Frame, service: &Service, passage: Passage) {
+        record(packet.context(), service, passage.to_bits());
+    }
+
+    #[inline(always)]
+    fn open(&self, packet: &Frame, service: &Service, placed: u16) -> Passage {
+        Passage::from_bits(open(packet.context(), service, placed))
     }
 
     #[inline(always)]

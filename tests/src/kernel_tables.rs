@@ -37,6 +37,9 @@ pub fn load(host: &HostTables, flows: u32, half_open: u32) -> Result<Datapath> {
     for (&key, &way_back) in &host.returns {
         kernel.write_way_back(key, way_back)?;
     }
+    for (&target, &live) in &host.live {
+        kernel.write_live(target, live);
+    }
     kernel.write_node(&host.node.context("the host's tables know no node")?)?;
     Ok(kernel)
 }

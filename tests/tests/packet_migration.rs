@@ -9,10 +9,11 @@
 )]
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use lb_common::counter::Counter;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{ClientKey, FlowKey, ServiceKey, Slot};
+use lb_common::layout::{ClientKey, FlowKey, ServiceKey, Slot, map};
 use lb_common::testing::cases::CLIENT;
 use lb_common::testing::tables::{AFFINE, ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
@@ -35,6 +36,7 @@ const MOVED: Slot = Slot {
 
 /// A node without interfaces, whose pins go with it.
 struct Node {
+    name: String,
     pins: Pins,
     host: HostTables,
 }
@@ -42,9 +44,11 @@ struct Node {
 impl Node {
     /// An earlier run's tables, in which all slots have moved.
     fn with_earlier_run(name: &str) -> (Self, Datapath) {
-        let mut pins = Pins::of(&format!("lab-{}-{name}", std::process::id()));
+        let name = format!("lab-{}-{name}", std::process::id());
+        let mut pins = Pins::of(&name);
         pins.create().expect("tests need root");
         let node = Self {
+            name,
             pins,
             host: HostTables::fixture(),
         };
@@ -140,6 +144,42 @@ fn recorded(datapath: &Datapath, port: u16) -> bool {
     datapath.flow_record(key).unwrap().is_some()
 }
 
+/// The live connections of target 2.
+fn live(datapath: &Datapath) -> u32 {
+    datapath.live(2).connections()
+}
+
+#[test]
+fn live_connections_are_counted_when_the_tables_of_an_earlier_version_have_no_such_count() {
+    let (node, mut old) = Node::with_earlier_run("uncounted");
+    for port in [1000, 1001, 1002] {
+        node.connect(&mut old, port);
+    }
+    node.send(&mut old, 1001, Flags::ACK | Flags::RST, 102);
+    let directory = Path::new("/sys/fs/bpf/lb-ctl").join(&node.name);
+    let version = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap();
+    std::fs::remove_file(version.path().join("maps").join(map::LIVE)).unwrap();
+
+    let Loaded::Migrated {
+        datapath: mut new,
+        old: copied,
+    } = Datapath::load_or_adopt(node.sizes(FLOWS), &node.pins).unwrap()
+    else {
+        panic!("the tables are not complete");
+    };
+    assert_eq!(live(&copied), 0, "nobody has counted");
+    node.pins.pin_maps(&mut new).unwrap();
+    node.connect(&mut old, 1003);
+    new.catch_up_with(&copied).unwrap();
+    new.set_awaits_records(false).unwrap();
+    assert_eq!(live(&new), 3);
+    drop((new, copied));
+    let Loaded::Adopted(adopted) = Datapath::load_or_adopt(node.sizes(FLOWS), &node.pins).unwrap() else {
+        panic!("they are complete now");
+    };
+    assert_eq!(live(&adopted), 3);
+}
+
 #[test]
 fn what_is_opened_while_tables_are_exchanged_goes_where_it_began() {
     let (node, mut old) = Node::with_earlier_run("exchange");
@@ -179,6 +219,8 @@ fn what_is_opened_while_tables_are_exchanged_goes_where_it_began() {
         .flow_record(FlowKey::new(CLIENT.ip().into(), 1000, 0))
         .unwrap();
     assert_ne!(closing.unwrap().closing, 0, "what it became after the first copy");
+    assert_eq!(live(&new), 2, "1001 and 1002; 1000 is closing");
+    assert_eq!(live(&new), live(&copied));
     new.set_awaits_records(false).unwrap();
     for (port, sequence) in [(1000, 103), (1001, 503), (1002, 103), (1003, 901)] {
         assert_eq!(

@@ -6,6 +6,7 @@
 
 mod affinity;
 mod allowed;
+pub mod live;
 mod names;
 mod service;
 mod target;
@@ -15,6 +16,7 @@ use crate::{address::Address, headers::tcp};
 
 pub use affinity::{AFFINITY_ROOM, Affinity, ClientKey};
 pub use allowed::{ALLOWED_ROOM, AllowedKey, MAX_ALLOWED_PREFIXES};
+pub use live::Live;
 pub use names::{NAME_LENGTH, TargetName};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
@@ -288,6 +290,8 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     /// Array of [`Target`](super::Target), indexed by target id.
     pub const TARGETS: &str = "TARGETS";
+    /// Memory-mapped array of [`Live`](super::Live), indexed by target id.
+    pub const LIVE: &str = "LIVE";
     /// Per-CPU array of [`Traffic`](super::Traffic), indexed by target id.
     pub const TRAFFIC: &str = "TRAFFIC";
     /// Array of [`TargetName`](super::TargetName), indexed by target id. The controller's own: no program uses it.
@@ -317,6 +321,7 @@ mod tests {
         assert_eq!(size_of::<Return>(), 40);
         assert_eq!(size_of::<Node>(), 72);
         assert_eq!(size_of::<Target>(), 64);
+        assert_eq!(size_of::<Live>(), 8);
         assert_eq!(size_of::<Traffic>(), 24);
     }
 

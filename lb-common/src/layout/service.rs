@@ -19,8 +19,10 @@ pub struct Service {
     pub port_mask: u16,
     /// For how many [ticks](crate::clock::ticks) after its last packet a client keeps its backend. 0 without affinity.
     pub affinity_timeout: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// With `balance = "least-connections"`, among how many slots a new connection [chooses](crate::least_connections); else 0.
+    pub candidates: u16,
+    /// Always 0, which [the choice](crate::least_connections::least) reads.
+    pub reserved: u16,
 }
 
 /// What can be special about a service.

@@ -63,7 +63,8 @@ pub struct Target {
     port: u16,
     /// One of [`forward`].
     forward: u32,
-    reserved: u32,
+    /// With `balance = "least-connections"`, its share of the connections; 0, until it is known, is the smallest.
+    weight: u32,
 }
 
 impl Target {
@@ -84,7 +85,7 @@ impl Target {
         mtu: 0,
         port: 0,
         forward: forward::DSR,
-        reserved: 0,
+        weight: 0,
     };
 
     /// The entry of a backend; `next_hop` is `None` while it is not known.
@@ -128,10 +129,18 @@ impl Target {
         self.with(Self::DRAINS, drains)
     }
 
+    /// The same target, with another share of the connections.
+    #[must_use]
+    pub const fn weighing(self, weight: u32) -> Self {
+        Self { weight, ..self }
+    }
+
     /// The same target, admitting new flows as another entry does.
     #[must_use]
     pub const fn admitting_as(self, other: &Self) -> Self {
-        self.shedding(other.sheds()).draining(other.drains())
+        self.shedding(other.sheds())
+            .draining(other.drains())
+            .weighing(other.weight)
     }
 
     const fn with(self, bit: u32, is_set: bool) -> Self {
@@ -171,6 +180,12 @@ impl Target {
     #[inline(always)]
     pub const fn takes_new_flows(&self) -> bool {
         self.state & (Self::RESOLVED | Self::SHEDS | Self::DRAINS) == Self::RESOLVED
+    }
+
+    /// With `balance = "least-connections"`, its share of the connections; 0, until it is known, is the smallest.
+    #[inline(always)]
+    pub const fn weight(&self) -> u32 {
+        self.weight
     }
 
     /// How packets reach it: one of [`forward`].
@@ -280,6 +295,9 @@ mod tests {
         assert!(draining.drains() && draining.is_alive() && !draining.takes_new_flows());
         assert_eq!(draining.draining(false), target);
         assert_eq!(target.shedding(true).admitting_as(&draining), draining);
+        let weighing = target.weighing(30);
+        assert_eq!((weighing.weight(), target.weight()), (30, 0));
+        assert_eq!(target.admitting_as(&weighing), weighing);
         assert_eq!(target.shedding(true).shedding(false), target);
     }
 

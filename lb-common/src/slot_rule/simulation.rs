@@ -11,7 +11,7 @@ use super::{Effect, Event, FIRST_WINDOW, IDLE, Records, choose};
 use crate::{
     address::Address,
     decision::Memory,
-    layout::{FlowKey, Slot},
+    layout::{FlowKey, NO_TARGET, Slot, Target},
     testing::{HostTables, tables::resolved_target},
 };
 
@@ -48,6 +48,8 @@ enum Step {
     Wait(u16),
     /// Records begin or cease to run short.
     Short(bool),
+    /// New connections are placed each by itself, and all recorded, or no longer: the slot stays tracked meanwhile.
+    PlaceEach(bool),
     /// New connections from a port get this target, or the slot's: affinity. It is no concern of the rule why.
     Home { port: u16, target: Option<u16> },
 }
@@ -82,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u16>(), any::<u32>()).prop_map(|(port, sequence)| Step::ForgeEnd { port, sequence }),
         2 => (0u16..200).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Short),
+        2 => any::<bool>().prop_map(Step::PlaceEach),
         1 => (any::<u16>(), any::<Option<u16>>()).prop_map(|(port, target)| Step::Home { port, target }),
     ]
 }
@@ -102,17 +105,21 @@ struct World {
     connections: BTreeMap<u16, Connection>,
     /// What ports get new connections elsewhere, and where.
     homes: BTreeMap<u16, u16>,
+    /// Whether each new connection gets a record.
+    places_each: bool,
 }
 
 impl World {
     fn new() -> Self {
         let mut tables = HostTables::default();
-        tables.targets = (0..=TARGETS).map(|_| resolved_target()).collect();
+        tables.targets = vec![resolved_target(); usize::from(TARGETS) + 1];
+        tables.targets[0] = Target::NONE;
         tables.slots.push(Slot::untracked(1).to_bits());
         Self {
             tables,
             connections: BTreeMap::new(),
             homes: BTreeMap::new(),
+            places_each: false,
         }
     }
 
@@ -133,6 +140,14 @@ impl World {
         let slot = match self.homes.get(&port) {
             Some(&current) if event.opens => Slot { current, ..slot },
             _ => slot,
+        };
+        let slot = if self.places_each && event.opens {
+            Slot {
+                settled: NO_TARGET,
+                ..slot
+            }
+        } else {
+            slot
         };
         let flow = key(port);
         let choice = choose(event, slot, &flow, &self.tables);
@@ -158,6 +173,7 @@ impl World {
             Step::ForgeEnd { port, sequence } => self.forge_end(port % PORTS, sequence),
             Step::Wait(ticks) => self.wait(u32::from(ticks)),
             Step::Short(short) => self.tables.short = short,
+            Step::PlaceEach(each) => self.place_each(each),
             Step::Home { port, target } => {
                 let target = target.map(|target| target % TARGETS + 1);
                 self.homes.remove(&(port % PORTS));
@@ -184,10 +200,32 @@ impl World {
         }
     }
 
+    /// The slot is tracked before connections are placed so.
+    fn place_each(&mut self, each: bool) {
+        let slot = self.slot();
+        if each && !slot.tracked {
+            self.set_slot(Slot {
+                tracked: true,
+                settled_seen: truncated(self.tables.now),
+                ..slot
+            });
+        }
+        self.places_each = each;
+    }
+
     /// The controller's part of the rule: nothing recorded differs from `current`, and nothing unrecorded can be left.
     fn settle(&mut self) {
         let slot = self.slot();
         let idle = truncated(self.tables.now).wrapping_sub(slot.settled_seen);
+        if self.places_each {
+            if u32::from(idle) > FLOW_IDLE_TIMEOUT {
+                self.set_slot(Slot {
+                    settled: NO_TARGET,
+                    ..slot
+                });
+            }
+            return;
+        }
         let nothing_recorded_elsewhere = self
             .tables
             .flows
@@ -198,7 +236,8 @@ impl World {
                 .half_open
                 .values()
                 .all(|half_open| half_open.target == slot.current);
-        let nothing_unrecorded = slot.settled == slot.current || u32::from(idle) > FLOW_IDLE_TIMEOUT;
+        let nothing_unrecorded =
+            slot.settled == slot.current || slot.settled == NO_TARGET || u32::from(idle) > FLOW_IDLE_TIMEOUT;
         if slot.tracked && nothing_recorded_elsewhere && nothing_unrecorded {
             self.set_slot(Slot::untracked(slot.current));
             // What they say goes without saying now.

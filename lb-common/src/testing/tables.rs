@@ -14,8 +14,8 @@ use crate::{
     decision::{Memory, Tables},
     headers::tcp::Flags,
     layout::{
-        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, NO_TARGET, NextHop, Node,
-        Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, Live, NO_TARGET, NextHop,
+        Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag, live,
     },
     process::{Action, Engine, process},
     slot_rule::{self, Effect, Records, Use},
@@ -145,6 +145,8 @@ pub struct HostTables {
     pub settled_flows: BTreeMap<FlowKey, SettledFlow>,
     /// Where clients of affine services are at home.
     pub affinity: BTreeMap<ClientKey, Affinity>,
+    /// The live connections by target.
+    pub live: BTreeMap<u16, Live>,
     /// The time, in ticks.
     pub now: u32,
     /// Whether records are running short.
@@ -309,23 +311,60 @@ impl HostTables {
             Effect::Seen | Effect::Closing | Effect::Reopened => {
                 if let Some(record) = self.flows.get_mut(&flow) {
                     record.last_seen = self.now;
+                    let before = *record;
                     match effect {
                         Effect::Closing => record.closing = slot_rule::closing_since(self.now),
                         Effect::Reopened => record.closing = 0,
                         _ => {}
                     }
+                    let after = *record;
+                    self.count_live(Some(before), Some(after));
                 }
             }
             Effect::Open(half_open) => {
                 self.half_open.insert(flow, half_open);
+                self.assign(half_open.target);
             }
             Effect::Establish(record) => {
                 let fits = self.room.is_none_or(|room| self.flows.len() < room);
                 if fits || self.flows.contains_key(&flow) {
-                    self.flows.insert(flow, record);
+                    let before = self.flows.insert(flow, record);
+                    self.count_live(before, Some(record));
                     self.half_open.remove(&flow);
+                    self.take_back(record.target);
                 }
             }
+        }
+    }
+
+    /// Counts that a record has become another, as the XDP program and the controller do.
+    pub fn count_live(&mut self, before: Option<FlowRecord>, after: Option<FlowRecord>) {
+        let target = |record: Option<FlowRecord>| record.filter(|it| it.closing == 0).map(|it| it.target);
+        if let Some(target) = target(before) {
+            let live = self.live.entry(target).or_default();
+            live.established = live.established.wrapping_sub(1);
+        }
+        if let Some(target) = target(after) {
+            let live = self.live.entry(target).or_default();
+            live.established = live.established.wrapping_add(1);
+        }
+    }
+
+    /// Counts a SYN that was given to a target.
+    fn assign(&mut self, target: u16) {
+        let assigned = &mut self.live.entry(target).or_default().assigned;
+        if !live::is_of_tick(*assigned, self.now) {
+            *assigned = live::first_assigned(self.now);
+        } else if live::has_room(*assigned) {
+            *assigned += 1;
+        }
+    }
+
+    /// Counts that a connection to a target has become established.
+    fn take_back(&mut self, target: u16) {
+        let assigned = &mut self.live.entry(target).or_default().assigned;
+        if live::can_take_back(*assigned, self.now) {
+            *assigned -= 1;
         }
     }
 
@@ -366,6 +405,7 @@ const fn plain_service() -> Service {
         id: 0,
         port_mask: u16::MAX,
         affinity_timeout: 0,
+        candidates: 0,
         reserved: 0,
     }
 }
@@ -428,6 +468,10 @@ impl Tables for HostTables {
 
     fn target(&self, id: u16) -> Option<&Target> {
         self.targets.get(usize::from(id))
+    }
+
+    fn live(&self, id: u16) -> Live {
+        self.live.get(&id).copied().unwrap_or_default()
     }
 
     fn allows(&self, service: u16, client: Address) -> bool {

@@ -36,7 +36,7 @@ pub fn admit(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &
     }
 }
 
-/// Establishes the half-open connection that a packet continues.
+/// Establishes the half-open connection that a packet continues, as far as its way back goes.
 #[inline(always)]
 pub fn establish(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> Passage {
     let Some(mut arrival) = Arrival::of(packet, service, engine) else {
@@ -47,8 +47,10 @@ pub fn establish(packet: &(impl PacketBuffer + ?Sized), service: &Service, engin
         && half_open.port != 0
     {
         let (id, port) = (half_open.target, half_open.port);
-        if arrival.establish(id, port, engine) {
-            return Passage::new(id, port);
+        match arrival.establish(id, port, engine) {
+            Established::Yes => return Passage::new(id, port).to_be_recorded(),
+            Established::InFull => return Passage::new(id, port),
+            Established::No => {}
         }
     }
     // It has lost its port: what an earlier connection of the same client has is not over.
@@ -58,9 +60,61 @@ pub fn establish(packet: &(impl PacketBuffer + ?Sized), service: &Service, engin
     }
 }
 
-/// Finds a target and a port for a SYN without a record in use, and notes both: half open.
+/// Records a connection whose way back is established.
 #[inline(always)]
-pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> Passage {
+pub fn record(
+    packet: &(impl PacketBuffer + ?Sized),
+    service: &Service,
+    passage: Passage,
+    engine: &impl Engine,
+) {
+    let (id, port) = (passage.target(), passage.port());
+    let Some((_, segment)) = Place::find(packet) else {
+        return;
+    };
+    let Some(target) = target(id, engine) else {
+        return;
+    };
+    let now = engine.now();
+    let record = FlowRecord {
+        target: id,
+        closing: if segment.flags.closes() {
+            slot_rule::closing_since(now)
+        } else {
+            0
+        },
+        last_seen: now,
+        port,
+        reserved: [0; 3],
+    };
+    let flow = FlowKey::new(segment.client, segment.client_port, service.id);
+    if engine.establish_flow(&flow, &record) {
+        engine.remove_half_open_way_back(&return_key(target, segment.vip, port));
+        // The way back of an earlier connection, which has given way, is an orphan now: a pass over the records removes it.
+    } else {
+        // The half-open ones serve on, as long as they are not evicted, and a later packet tries again.
+        engine.count(Counter::RecordLost);
+    }
+}
+
+/// The target that live connections have a new one get.
+#[inline(always)]
+pub fn place(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &impl Engine) -> u16 {
+    match Place::find(packet) {
+        Some((_, segment)) => engine.least(slot(segment.client, segment.client_port, service), service),
+        None => NO_TARGET,
+    }
+}
+
+/// Finds a target and a port for a SYN without a record in use, and notes both: half open. `placed` is the target that it has been
+/// given already, or nobody.
+#[inline(always)]
+pub fn open(
+    packet: &(impl PacketBuffer + ?Sized),
+    service: &Service,
+    placed: u16,
+    engine: &impl Engine,
+) -> Passage {
     let Some(mut arrival) = Arrival::of(packet, service, engine) else {
         return Passage::UNKNOWN;
     };
@@ -70,6 +124,7 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
         Some(earlier) if earlier.port != 0 && engine.is_alive(earlier.target) => {
             (earlier.target, earlier.port)
         }
+        _ if placed != NO_TARGET => (placed, arrival.way_back.client_port),
         _ => (
             current(&arrival.way_back, service, engine),
             arrival.way_back.client_port,
@@ -105,15 +160,28 @@ pub fn open(packet: &(impl PacketBuffer + ?Sized), service: &Service, engine: &i
 /// The target for new connections in the flow's slot.
 #[inline(always)]
 fn current(way_back: &Return, service: &Service, engine: &impl Engine) -> u16 {
-    let flow = hash::flow(
-        service.hash_seed,
-        way_back.client,
-        way_back.client_port & service.port_mask,
-    );
-    match engine.slot(service.first_slot + hash::slot(flow, service.slots)) {
+    match engine.slot(slot(way_back.client, way_back.client_port, service)) {
         Some(slot) => slot.current,
         None => NO_TARGET,
     }
+}
+
+/// The index of a flow's slot.
+#[inline(always)]
+fn slot(client: Address, client_port: u16, service: &Service) -> u32 {
+    let flow = hash::flow(service.hash_seed, client, client_port & service.port_mask);
+    service.first_slot + hash::slot(flow, service.slots)
+}
+
+/// What became of a half-open connection that is to be established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Established {
+    /// It has a way back, and can be recorded.
+    Yes,
+    /// The table of ways back is full.
+    InFull,
+    /// The way back is not its own any more: it was evicted, and given to another.
+    No,
 }
 
 /// A packet, and what remembering it takes.
@@ -182,60 +250,34 @@ impl Arrival {
         }
     }
 
-    /// Makes a half-open connection an established one, in place of an earlier one of the same client. `false` if the way back
-    /// is not this flow's any more: it was evicted, and given to another.
+    /// Gives a half-open connection the way back of an established one, in place of an earlier one of the same client.
     #[inline(always)]
-    fn establish(&mut self, id: u16, port: u16, engine: &impl Engine) -> bool {
+    fn establish(&mut self, id: u16, port: u16, engine: &impl Engine) -> Established {
         let Some(new) = target(id, engine) else {
-            return false;
+            return Established::No;
         };
         self.way_back.target = id;
         let key = return_key(new, self.vip, port);
         let leads_here = match engine.way_back(&key) {
-            Some(other) if !is_same_flow(other, &self.way_back) => return false,
+            Some(other) if !is_same_flow(other, &self.way_back) => return Established::No,
             known => known.is_some(),
         };
         if let Some(other) = engine.half_open_way_back(&key)
             && !is_same_flow(other, &self.way_back)
         {
-            return false;
+            return Established::No;
         }
         // First the way back: a record must not name a port that another CPU has given away meanwhile. Until there is a
         // record, the half-open one shows that somebody needs the way back. Where one of them cannot be made, both half-open
         // ones serve on, as long as they are not evicted, and a later packet tries again.
         if !engine.establish_way_back(&key, &self.way_back, leads_here) {
             if engine.way_back(&key).is_some() {
-                return false;
+                return Established::No;
             }
             engine.count(Counter::RecordLost);
-            return true;
+            return Established::InFull;
         }
-        if !self.record_established(id, port, engine) {
-            engine.count(Counter::RecordLost);
-            return true;
-        }
-        engine.remove_half_open_way_back(&key);
-        // The way back of an earlier connection, which has given way, is an orphan now: a pass over the records removes it.
-        true
-    }
-
-    /// Writes the established record. `false` if the table is full.
-    #[inline(always)]
-    fn record_established(&self, id: u16, port: u16, engine: &impl Engine) -> bool {
-        // Known to be 0, the compiler would call a function for these 6 bytes, and Linux 6.1 counts 32 bytes of stack for each call.
-        let nothing = core::hint::black_box(0);
-        let record = FlowRecord {
-            target: id,
-            closing: if self.event.closes {
-                slot_rule::closing_since(self.now)
-            } else {
-                0
-            },
-            last_seen: self.now,
-            port,
-            reserved: [nothing; 3],
-        };
-        engine.establish_flow(&self.flow(), &record)
+        Established::Yes
     }
 
     /// What a packet does to its flow's record, and to the way back: answers follow a client that comes from elsewhere now.

@@ -28,13 +28,14 @@ use crate::{
     counter::Counter,
     decision::awaits_records,
     headers::Segment,
-    layout::{FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, Target, flag, forward},
+    layout::{FlowKey, FlowRecord, HalfOpen, NO_TARGET, Return, ReturnKey, Service, Target, flag, forward},
+    least_connections::places_each,
     packet::{Packet as _, PacketMut as _},
     process::{Action, Engine, reset},
     slot_rule::{self, Event, Use},
 };
 
-pub use admission::{admit, establish, open};
+pub use admission::{admit, establish, open, place, record};
 pub use icmp_error::forward_error;
 use rewrite::{Endpoints, Place};
 
@@ -81,10 +82,25 @@ impl Passage {
     /// The packet continues a half-open connection, which has to be [established](establish).
     pub const CONTINUES: Self = Self(4);
 
+    /// In the lowest bits of a passage: its connection is to be [recorded](record).
+    const TO_BE_RECORDED: u64 = 1;
+
     /// To `target`, from `port`, neither of which is 0.
     #[inline(always)]
     pub const fn new(target: u16, port: u16) -> Self {
         Self((target as u64) << 32 | (port as u64) << 16)
+    }
+
+    /// The same passage, of a connection that is to be recorded.
+    #[inline(always)]
+    const fn to_be_recorded(self) -> Self {
+        Self(self.0 | Self::TO_BE_RECORDED)
+    }
+
+    /// Whether its connection is to be recorded.
+    #[inline(always)]
+    const fn is_to_be_recorded(self) -> bool {
+        self.0 >> 16 != 0 && self.0 & Self::TO_BE_RECORDED != 0
     }
 
     /// The word.
@@ -130,7 +146,8 @@ pub const fn is_way_back_of(key: &ReturnKey, way_back: &Return, target: u16, por
 /// Forwards a client's packet to `service`, or counts why not. A packet of a connection that nobody knows is answered by an RST.
 ///
 /// Nearly all packets find their record in use, come in the same tick as the one before, and leave nothing to remember. Only the
-/// others are [admitted](admit), and some of those [opened](open) a way, or [established](establish). The steps do not call each other, since functions of the kernel program share 512 bytes
+/// others are [admitted](admit), and some of those [placed](place) and [opened](open) a way, or [established](establish) and
+/// [recorded](record). The steps do not call each other, since functions of the kernel program share 512 bytes
 /// of stack with their callers.
 #[inline(always)]
 pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &E) -> Action {
@@ -141,9 +158,17 @@ pub fn to_backend<E: Engine>(packet: &mut E::Frame, service: &Service, engine: &
     }
     let mut passage = engine.admit(packet, service);
     if passage == Passage::OPENS {
-        passage = engine.open(packet, service);
+        let placed = if places_each(service) {
+            engine.place(packet, service)
+        } else {
+            NO_TARGET
+        };
+        passage = engine.open(packet, service, placed);
     } else if passage == Passage::CONTINUES {
         passage = engine.establish(packet, service);
+        if passage.is_to_be_recorded() {
+            engine.record(packet, service, passage);
+        }
     }
     if passage == Passage::REFUSED {
         return Action::Drop;

@@ -52,6 +52,8 @@ fn render(explanation: &Explanation) -> String {
         tracked,
         settled,
         current,
+        // The reason names them.
+        candidates: _,
         affinity,
         records,
         packet,

@@ -317,6 +317,7 @@ mod tests {
             id,
             port_mask: u16::MAX,
             affinity_timeout: 0,
+            candidates: 0,
             reserved: 0,
         }
     }

@@ -4,10 +4,13 @@
 
 use std::net::IpAddr;
 
-use lb_common::layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag};
+use lb_common::{
+    layout::{AllowedKey, Forwarding, NO_TARGET, Service, ServiceKey, TargetName, flag},
+    least_connections,
+};
 
 use super::{
-    config::{self, Affinity, Backend, Config, DatapathConfig, Forward, NoBackend},
+    config::{self, Affinity, Backend, Balance, Config, DatapathConfig, Forward, NoBackend},
     maglev::{self, Candidate},
     prefix::Prefix,
     time::ticks,
@@ -37,12 +40,15 @@ pub struct PlannedService {
     pub slots: Vec<u16>,
     /// The target ids of its backends, in the order of the configuration.
     pub targets: Vec<u16>,
+    /// The weights with which these take part, in the same order. What is missing is 0.
+    pub weights: Vec<u32>,
 }
 
 impl PlannedService {
     /// The same service with other slots: its backends take part with these weights.
     pub fn share_out(&mut self, backends: &[Backend], weights: &[u32]) {
         self.slots = slots(backends, weights, &self.targets, &self.entry);
+        self.weights = weights.to_vec();
     }
 
     /// Takes in that the slots are in the tables, where they can be looked up from now on: of 64 services they would be 8 MB.
@@ -171,6 +177,14 @@ pub(super) fn affinity_timeout(service: &config::Service) -> u32 {
     }
 }
 
+/// Among how many slots a new connection chooses; 0 if it does not.
+pub(super) fn candidates(service: &config::Service, slots: u32) -> u16 {
+    match service.balance {
+        Balance::LeastConnections => least_connections::candidates(service.backends.len(), slots),
+        Balance::Hash | Balance::Load => 0,
+    }
+}
+
 /// From where a service may be used, as the tables hold it; empty if from everywhere.
 pub(super) fn allowed(id: u16, service: &config::Service) -> Vec<AllowedKey> {
     let key = |prefix: &Prefix| {
@@ -186,6 +200,9 @@ pub(super) fn allowed(id: u16, service: &config::Service) -> Vec<AllowedKey> {
 
 /// The target of each slot of a service whose backends take part with these weights and have these target ids.
 pub(super) fn slots(backends: &[Backend], weights: &[u32], targets: &[u16], service: &Service) -> Vec<u16> {
+    if least_connections::places_each(service) {
+        return stripes(backends, weights, targets, service.slots);
+    }
     let weights = weights.iter().copied().chain(std::iter::repeat(0));
     let candidates: Vec<Candidate<'_>> = backends
         .iter()
@@ -201,4 +218,24 @@ pub(super) fn slots(backends: &[Backend], weights: &[u32], targets: &[u16], serv
     } else {
         table.into_iter().map(|backend| targets[backend]).collect()
     }
+}
+
+/// The same where each connection is placed by live ones: the backends that take part, one after the other, again and again.
+///
+/// By name: both balancers of a pair must have them in the same order. How far slots move when a backend comes or goes does not
+/// matter, since each connection has a record.
+fn stripes(backends: &[Backend], weights: &[u32], targets: &[u16], slots: u32) -> Vec<u16> {
+    let mut eligible: Vec<(&str, u16)> = backends
+        .iter()
+        .zip(weights)
+        .zip(targets)
+        .filter(|((_, weight), _)| **weight > 0)
+        .map(|((backend, _), id)| (backend.name.as_str(), *id))
+        .collect();
+    eligible.sort_unstable();
+    let mut ids: Vec<u16> = eligible.into_iter().map(|(_, id)| id).collect();
+    if ids.is_empty() {
+        ids.push(NO_TARGET);
+    }
+    ids.into_iter().cycle().take(slots as usize).collect()
 }

@@ -3,7 +3,10 @@
 //! The data path's half of this is [`lb_common::slot_rule`]: what a packet of a tracked slot does. Here is the controller's
 //! half: what it stores into a slot. `settled` changes by settling only, whoever asks for what.
 
-use lb_common::layout::{NO_TARGET, Slot};
+use lb_common::{
+    layout::{NO_TARGET, Service, Slot, flag},
+    least_connections::places_each,
+};
 
 /// A slot keeps the time modulo 2^16 ticks. What seems to lie this far in the past was in truth stored by a packet since
 /// the time was read. 10 minutes, far less than the 1.5 hours between the longest `flow_idle_timeout` and the wrap.
@@ -50,6 +53,17 @@ pub enum Unrecorded {
     Reset,
 }
 
+/// What to store into a slot of a service so that new connections go to `target`, or may if it is their choice; `None` if they do
+/// already.
+pub fn following(slot: Slot, target: u16, now: u32, service: &Service) -> Option<Slot> {
+    let is_affine = service.flags & flag::AFFINE != 0;
+    if places_each(service) {
+        placed(slot, target, now, is_affine)
+    } else {
+        moved(slot, target, now, is_affine)
+    }
+}
+
 /// What to store into a slot so that new connections go to `target`; `None` if they do already.
 ///
 /// `is_affine` says that the slot is of a service with affinity, so that a grace period begins when it becomes tracked.
@@ -74,6 +88,42 @@ pub fn moved(slot: Slot, target: u16, now: u32, is_affine: bool) -> Option<Slot>
             false if is_affine => GRACE | quarter(now),
             false => 0,
         },
+    })
+}
+
+/// The same for a slot of a service that places each connection by live ones: `target` is what the slot contributes to the choice.
+///
+/// Such a slot is tracked from the beginning, so that every connection has a record, also one to the target on which those without a
+/// record live.
+pub fn placed(slot: Slot, target: u16, now: u32, is_affine: bool) -> Option<Slot> {
+    if slot.tracked {
+        return moved(slot, target, now, is_affine);
+    }
+    Some(Slot {
+        settled: slot.settled,
+        current: target,
+        tracked: true,
+        settled_seen: truncated(now),
+        // Nobody is at home where nobody lives.
+        grace: if is_affine && slot.settled != NO_TARGET {
+            GRACE | quarter(now)
+        } else {
+            0
+        },
+    })
+}
+
+/// What to store into a slot of such a service once nobody without a record can be left on the settled target; `None` as long as
+/// that is not certain, or if it is known. The slot stays tracked. Otherwise as [`settled`].
+pub fn vacated(slot: Slot, now: u32, idle_timeout: u32, unrecorded: Unrecorded) -> Option<Slot> {
+    let is_empty = match unrecorded {
+        Unrecorded::Reset => true,
+        Unrecorded::Nothing => slot.grace == 0,
+        Unrecorded::Possible => slot.grace == 0 && idle(slot.settled_seen, now) > idle_timeout,
+    };
+    (slot.tracked && slot.settled != NO_TARGET && is_empty).then_some(Slot {
+        settled: NO_TARGET,
+        ..slot
     })
 }
 
@@ -311,6 +361,55 @@ mod tests {
             ),
             None
         );
+    }
+
+    #[test]
+    fn a_slot_of_a_service_that_places_each_connection_is_tracked_from_the_beginning() {
+        let placed = |slot, target| placed(slot, target, NOW, false);
+        assert_eq!(placed(Slot::default(), 4), Some(tracked(NO_TARGET, 4, 0x100)));
+        assert_eq!(placed(Slot::untracked(4), 5), Some(tracked(4, 5, 0x100)));
+        assert_eq!(
+            placed(Slot::untracked(4), 4),
+            Some(tracked(4, 4, 0x100)),
+            "those from before have no record"
+        );
+        assert_eq!(placed(tracked(4, 5, 7), 5), None);
+        assert_eq!(placed(tracked(4, 5, 7), 6), Some(tracked(4, 6, 0x100)));
+        let affine = super::placed(Slot::untracked(4), 4, NOW, true).unwrap();
+        assert_ne!(affine.grace, 0, "its clients are at home there");
+        assert_eq!(super::placed(Slot::default(), 4, NOW, true).unwrap().grace, 0);
+    }
+
+    #[test]
+    fn such_a_slot_is_vacated_when_nobody_without_a_record_is_left_and_stays_tracked() {
+        let long_ago = truncated(NOW - TIMEOUT - 1);
+        for current in [1, 2] {
+            let (recent, old) = (
+                tracked(1, current, truncated(NOW - TIMEOUT)),
+                tracked(1, current, long_ago),
+            );
+            let empty = |slot| {
+                Some(Slot {
+                    settled: NO_TARGET,
+                    ..slot
+                })
+            };
+            let vacated = |slot, unrecorded| vacated(slot, NOW, TIMEOUT, unrecorded);
+            assert_eq!(vacated(recent, Unrecorded::Possible), None);
+            assert_eq!(vacated(old, Unrecorded::Possible), empty(old));
+            assert_eq!(vacated(recent, Unrecorded::Reset), empty(recent));
+            assert_eq!(vacated(recent, Unrecorded::Nothing), empty(recent));
+            let grace = Slot { grace: GRACE, ..old };
+            assert_eq!(
+                vacated(grace, Unrecorded::Possible),
+                None,
+                "somebody may be at home there"
+            );
+            assert_eq!(
+                vacated(tracked(NO_TARGET, current, long_ago), Unrecorded::Possible),
+                None
+            );
+        }
     }
 
     #[test]

@@ -109,9 +109,9 @@ pub enum DatapathError {
         /// Ours.
         expected: u32,
     },
-    /// The slot table could not be mapped.
-    #[error("mapping {bytes} bytes of the slot table into memory failed")]
-    MapSlots {
+    /// A table could not be mapped.
+    #[error("mapping {bytes} bytes of a table into memory failed")]
+    MapArray {
         /// How much was to be mapped.
         bytes: usize,
         /// The kernel's reason.

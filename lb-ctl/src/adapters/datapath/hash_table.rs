@@ -34,6 +34,15 @@ pub(super) enum Update {
     NoEntry = 1,
 }
 
+/// What has become of an entry that was to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outcome<V> {
+    /// What is there.
+    pub(super) stays: Option<V>,
+    /// What is there no more, as it was at the moment of its deletion.
+    pub(super) deleted: Option<V>,
+}
+
 /// A hash map, as far as it can be read and written from any thread.
 pub(super) struct HashTable<K, V> {
     map: OwnedFd,
@@ -152,33 +161,51 @@ where
         }
     }
 
-    /// Deletes an entry if `is_over` says so of what it is now. Returns what stays.
+    /// Deletes an entry if `is_over` says so of what it is now.
     ///
     /// The kernel program may write to the entry at any time. Should it do so between the look and the deletion, the entry is
     /// put back as it was last. What remains is a packet that comes in the microsecond in between: it is forwarded as if there were
     /// no entry; and where the table is full, another entry may have taken the place for good, which the log says.
-    pub(super) fn delete_if(&self, key: &K, is_over: impl Fn(V) -> bool) -> Result<Option<V>, DatapathError> {
+    pub(super) fn delete_if(
+        &self,
+        key: &K,
+        is_over: impl Fn(V) -> bool,
+    ) -> Result<Outcome<V>, DatapathError> {
+        let mut outcome = Outcome {
+            stays: None,
+            deleted: None,
+        };
         match self.get(key)? {
-            None => return Ok(None),
-            Some(value) if !is_over(value) => return Ok(Some(value)),
+            None => return Ok(outcome),
+            Some(value) if !is_over(value) => {
+                outcome.stays = Some(value);
+                return Ok(outcome);
+            }
             Some(_) => {}
         }
         match self.look_up(command::MAP_LOOKUP_AND_DELETE, key)? {
             Some(value) if !is_over(value) => {
-                // If there is an entry by now, it is younger.
+                outcome.stays = Some(value);
                 match self.put(key, &value, Update::NoEntry) {
+                    Ok(true) => {}
+                    // The entry that there is by now is younger.
+                    Ok(false) => outcome.deleted = Some(value),
                     Err(error) if error.is_full() => {
                         tracing::warn!(
                             "a record was used while it was being deleted, and found its table full: its connection may break; \
                              raise datapath.max_flows"
                         );
-                        Ok(None)
+                        outcome = Outcome {
+                            stays: None,
+                            deleted: Some(value),
+                        };
                     }
-                    written => written.map(|_| Some(value)),
+                    Err(error) => return Err(error),
                 }
             }
-            _ => Ok(None),
+            deleted => outcome.deleted = deleted,
         }
+        Ok(outcome)
     }
 
     fn look_up(&self, command: libc::c_int, key: &K) -> Result<Option<V>, DatapathError> {

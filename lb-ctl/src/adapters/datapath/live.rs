@@ -7,8 +7,8 @@ use lb_common::{
     address::Address,
     decision::{Memory, Tables},
     layout::{
-        Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey, SettledFlow, Slot,
-        Target,
+        Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Live, Node, Service, ServiceKey, SettledFlow,
+        Slot, Target,
     },
     slot_rule::Records,
 };
@@ -21,6 +21,7 @@ pub struct LiveTables<'a> {
     services: Memo<ServiceKey, Service>,
     slots: Memo<u32, Slot>,
     targets: Memo<u16, Target>,
+    live: Memo<u16, Live>,
     node: OnceCell<Option<Node>>,
     flows: Memo<FlowKey, FlowRecord>,
     half_open: Memo<FlowKey, HalfOpen>,
@@ -40,6 +41,7 @@ impl<'a> LiveTables<'a> {
             services: Memo::new(),
             slots: Memo::new(),
             targets: Memo::new(),
+            live: Memo::new(),
             node: OnceCell::new(),
             flows: Memo::new(),
             half_open: Memo::new(),
@@ -89,6 +91,11 @@ impl Tables for LiveTables<'_> {
             Err(DatapathError::Map(MapError::OutOfBounds { .. })) => None,
             result => self.noted(result.map(Some)),
         })
+    }
+
+    fn live(&self, id: u16) -> Live {
+        let live = self.live.get(id, |&id| Some(self.datapath.live(id)));
+        live.copied().unwrap_or_default()
     }
 
     fn allows(&self, service: u16, client: Address) -> bool {

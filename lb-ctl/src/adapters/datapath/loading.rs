@@ -10,6 +10,7 @@ use lb_common::layout::map;
 
 use super::{
     Datapath, DatapathError, Pins, Sizes, find,
+    live_table::LiveTable,
     shape::{self, Shape},
     slots::SlotTable,
     xdp,
@@ -22,7 +23,7 @@ pub enum Loaded {
     New(Datapath),
     /// Its tables are those of an earlier run, in which live connections may be.
     Adopted(Datapath),
-    /// Its tables are new and of other sizes. They hold what those of an earlier run did when they were copied, and [wait for
+    /// Its tables are new: of other sizes, or more than an earlier version had. They hold what those of an earlier run did when they were copied, and [wait for
     /// records](Datapath::set_awaits_records) that have been written since.
     Migrated {
         /// The program with the new tables.
@@ -45,8 +46,8 @@ impl Datapath {
             return Self::load(sizes).map(Loaded::New);
         };
         let found = shape::examine(&directory)?;
-        let old = Self::load_with(found, Some(&directory))?;
-        if found == sizes {
+        let old = Self::load_with(found.sizes, Some(&directory))?;
+        if found.sizes == sizes && found.is_complete {
             return Ok(Loaded::Adopted(old));
         }
         let mut datapath = Self::load(sizes)?;
@@ -64,20 +65,25 @@ impl Datapath {
             if let Some(entries) = sizes.entries(name) {
                 loader.map_max_entries(name, entries);
             }
-            if let Some(directory) = pinned {
+            if let Some(pin) = pinned.map(|directory| directory.join(name))
+                // It is made anew, unpinned and empty.
+                && (pin.exists() || !shape::may_lack(name))
+            {
                 // aya opens what is pinned there.
-                loader.map_pin_path(name, directory.join(name));
+                loader.map_pin_path(name, pin);
             }
         }
         let mut ebpf = loader.load(programs::BALANCER).map_err(DatapathError::load)?;
         xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
         let slots = Arc::new(SlotTable::of(find(&ebpf, map::SLOTS)?, sizes.slots)?);
+        let live = Arc::new(LiveTable::of(find(&ebpf, map::LIVE)?, sizes.targets)?);
         let names = match pinned {
             Some(directory) => MapData::from_pin(directory.join(map::TARGET_NAMES))?,
             None => MapData::create(Shape::of_names(sizes).definition(), map::TARGET_NAMES, None)?,
         };
         Ok(Self {
             slots,
+            live,
             names: Map::Array(names),
             awaits_records: false,
             ebpf,

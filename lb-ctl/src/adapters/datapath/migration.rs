@@ -8,13 +8,15 @@
 //!
 //! Packets of untracked slots, nearly all, are forwarded all the time. Those of that moment are not counted.
 
+use std::collections::BTreeMap;
+
 use aya::{
     Pod,
     maps::{Array, PerCpuArray},
 };
 use lb_common::layout::{
-    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Return, ReturnKey, Service, ServiceKey, SettledFlow,
-    Target, TargetName, Traffic, map,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Live, Return, ReturnKey, Service, ServiceKey,
+    SettledFlow, Target, TargetName, Traffic, map,
 };
 
 use super::{
@@ -62,6 +64,26 @@ impl Datapath {
             if slot.tracked {
                 self.slots.store(index, slot)?;
             }
+        }
+        self.count_live()
+    }
+
+    /// Counts the live connections anew, since nobody writes to the records.
+    fn count_live(&mut self) -> Result<(), DatapathError> {
+        let mut counts = BTreeMap::<u16, u32>::new();
+        let flows = HashTable::<FlowKey, FlowRecord>::of(find(&self.ebpf, map::FLOWS)?)?;
+        flows.for_each(|_, record| {
+            if record.closing == 0 {
+                *counts.entry(record.target).or_default() += 1;
+            }
+            Ok(())
+        })?;
+        for (target, established) in counts {
+            let live = Live {
+                established,
+                assigned: 0,
+            };
+            self.live.set(target, live);
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ mod flow_reader;
 mod force_detach;
 mod hash_table;
 mod live;
+mod live_table;
 mod loading;
+mod mapped;
 mod memo;
 mod migration;
 mod pin_names;
@@ -31,7 +33,7 @@ use aya::{
 use lb_common::{
     address::Address,
     layout::{
-        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Service, ServiceKey,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, HalfOpen, Live, Node, Service, ServiceKey,
         SettledFlow, Slot, Target, TargetName, Traffic, map,
     },
 };
@@ -51,6 +53,7 @@ use crate::core::{
     plan::PlannedTarget,
 };
 use hash_table::HashTable;
+use live_table::LiveTable;
 use pod::Raw;
 use slots::SlotTable;
 
@@ -91,6 +94,7 @@ impl Sizes {
 /// The loaded program with its maps. They live until this is dropped, unless they are attached or pinned.
 pub struct Datapath {
     slots: Arc<SlotTable>,
+    live: Arc<LiveTable>,
     /// The targets' names, a map that no program uses.
     names: Map,
     /// Whether these tables lack records that others have.
@@ -278,6 +282,16 @@ impl Datapath {
         Ok(targets.set(u32::from(id), Raw(target), 0)?)
     }
 
+    /// The live connections of a target.
+    pub fn live(&self, id: u16) -> Live {
+        self.live.get(id)
+    }
+
+    /// Says how many live connections a target has. No record may name it, or nobody write to the records.
+    pub fn write_live(&self, id: u16, live: Live) {
+        self.live.set(id, live);
+    }
+
     /// Begins to count a target's traffic anew.
     fn reset_traffic(&mut self, id: u16) -> Result<(), DatapathError> {
         let cpus = nr_cpus().map_err(|(_, source)| DatapathError::Access {
@@ -382,6 +396,7 @@ impl WriteTables for Datapath {
 
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), DatapathError> {
         self.reset_traffic(target.id)?;
+        self.write_live(target.id, Live::default());
         let entry = Target::new(target.address.into(), target.forwarding, None);
         self.write_target(target.id, entry.shedding(target.is_checked))?;
         // Last: only now the id stands for somebody.
@@ -392,6 +407,14 @@ impl WriteTables for Datapath {
         let target = self.target(id)?;
         if target.drains() != drains {
             self.write_target(id, target.draining(drains))?;
+        }
+        Ok(())
+    }
+
+    fn weigh(&mut self, id: u16, weight: u32) -> Result<(), DatapathError> {
+        let target = self.target(id)?;
+        if target.weight() != weight {
+            self.write_target(id, target.weighing(weight))?;
         }
         Ok(())
     }

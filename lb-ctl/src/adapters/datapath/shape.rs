@@ -80,7 +80,7 @@ impl Sizes {
         match name {
             map::SERVICES => Some(self.services),
             map::SLOTS => Some(self.slots),
-            map::TARGETS | map::TRAFFIC | map::TARGET_NAMES => Some(self.targets),
+            map::TARGETS | map::LIVE | map::TRAFFIC | map::TARGET_NAMES => Some(self.targets),
             map::FLOWS | map::RETURNS => Some(self.flows),
             map::HALF_OPEN | map::HALF_OPEN_RETURNS | map::SETTLED_FLOWS => Some(self.half_open),
             _ => None,
@@ -88,8 +88,23 @@ impl Sizes {
     }
 }
 
-/// The sizes of the maps pinned in a directory, which must all be there and of the right shape.
-pub(super) fn examine(directory: &Path) -> Result<Sizes, DatapathError> {
+/// Whether maps of an earlier version, which otherwise are like ours, may lack this one: what belongs into it follows from the
+/// others.
+pub(super) fn may_lack(name: &str) -> bool {
+    name == map::LIVE
+}
+
+/// What is pinned in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pinned {
+    /// How many entries the maps have.
+    pub(super) sizes: Sizes,
+    /// Whether they are all there: none is missing that an earlier version [may lack](may_lack).
+    pub(super) is_complete: bool,
+}
+
+/// The maps pinned in a directory, which must be there and of the right shape.
+pub(super) fn examine(directory: &Path) -> Result<Pinned, DatapathError> {
     let found = |name: &str| {
         let path = directory.join(name);
         if path.exists() {
@@ -106,8 +121,15 @@ pub(super) fn examine(directory: &Path) -> Result<Sizes, DatapathError> {
         flows: entries(map::FLOWS)?,
         half_open: entries(map::HALF_OPEN)?,
     };
+    let mut is_complete = true;
     for (name, expected) in expected(sizes)? {
-        let found = found(&name)?;
+        let found = match found(&name) {
+            Err(DatapathError::Incomplete { .. }) if may_lack(&name) => {
+                is_complete = false;
+                continue;
+            }
+            found => found?,
+        };
         let entries = (expected.entries != found.entries)
             .then(|| format!("room for {} entries, found {}", expected.entries, found.entries));
         if let Some(difference) = expected.difference(&found).or(entries) {
@@ -117,7 +139,7 @@ pub(super) fn examine(directory: &Path) -> Result<Sizes, DatapathError> {
             });
         }
     }
-    Ok(sizes)
+    Ok(Pinned { sizes, is_complete })
 }
 
 /// All maps, as this version makes them.

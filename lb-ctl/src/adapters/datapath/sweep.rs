@@ -7,7 +7,12 @@ use lb_common::{
     translation,
 };
 
-use super::{Datapath, DatapathError, find, hash_table::HashTable, slots::SlotTable};
+use super::{
+    Datapath, DatapathError, find,
+    hash_table::{HashTable, Outcome},
+    live_table::LiveTable,
+    slots::SlotTable,
+};
 use crate::core::census::{Census, Record};
 
 /// What a pass over the records needs of the datapath.
@@ -18,6 +23,7 @@ pub struct Sweep {
     returns: HashTable<ReturnKey, Return>,
     half_open_returns: HashTable<ReturnKey, Return>,
     slots: Arc<SlotTable>,
+    live: Arc<LiveTable>,
 }
 
 impl Datapath {
@@ -30,6 +36,7 @@ impl Datapath {
             returns: HashTable::of(find(&self.ebpf, map::RETURNS)?)?,
             half_open_returns: HashTable::of(find(&self.ebpf, map::HALF_OPEN_RETURNS)?)?,
             slots: Arc::clone(&self.slots),
+            live: Arc::clone(&self.live),
         })
     }
 }
@@ -40,8 +47,11 @@ impl Sweep {
     pub fn run(&self, mut census: Census) -> Result<Census, DatapathError> {
         // In this order: see `core::census`.
         pass_clients(&self.clients, &self.slots, &mut census)?;
-        pass(&self.half_open, &self.slots, &mut census)?;
-        pass(&self.flows, &self.slots, &mut census)?;
+        pass(&self.half_open, &self.slots, &mut census, |_| ())?;
+        let live = &self.live;
+        pass(&self.flows, &self.slots, &mut census, |record| {
+            live.count_deleted(record);
+        })?;
         self.remove_orphans(&self.half_open_returns)?;
         self.remove_orphans(&self.returns)?;
         Ok(census)
@@ -85,6 +95,7 @@ fn pass<V: Copy + Into<Record>>(
     table: &HashTable<FlowKey, V>,
     slots: &SlotTable,
     census: &mut Census,
+    deleted: impl Fn(&V),
 ) -> Result<(), DatapathError>
 where
     super::pod::Raw<V>: aya::Pod,
@@ -92,7 +103,10 @@ where
     let slot = |index: u32| -> Option<Slot> { slots.load(index).ok() };
     table.for_each(|key, record| {
         let stays = if census.is_over(&key, record.into(), slot) {
-            table.delete_if(&key, |record| census.is_over(&key, record.into(), slot))?
+            let Outcome { stays, deleted: gone } =
+                table.delete_if(&key, |record| census.is_over(&key, record.into(), slot))?;
+            gone.iter().for_each(&deleted);
+            stays
         } else {
             Some(record)
         };
@@ -111,7 +125,8 @@ fn pass_clients(
     let slot = |index: u32| -> Option<Slot> { slots.load(index).ok() };
     table.for_each(|key, noted| {
         let stays = if census.is_client_over(&key, &noted, slot) {
-            table.delete_if(&key, |noted| census.is_client_over(&key, &noted, slot))?
+            let outcome = table.delete_if(&key, |noted| census.is_client_over(&key, &noted, slot))?;
+            outcome.stays
         } else {
             Some(noted)
         };

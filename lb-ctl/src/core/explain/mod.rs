@@ -21,7 +21,7 @@ use lb_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{flows::FlowState, interface::format_mac, time::seconds};
-use reason::{Found, Rule};
+use reason::{Choice, Found, Rule};
 
 /// What an operator asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +78,9 @@ pub struct Explanation {
     pub settled: Option<String>,
     /// The backend that the slot gives to new connections; `null` for none.
     pub current: Option<String>,
+    /// Among which backends a new connection chooses, with `balance = "least-connections"`; else nobody.
+    #[serde(default)]
+    pub candidates: Vec<CandidateStatus>,
     /// Where the client is at home; `null` without affinity.
     pub affinity: Option<AffinityStatus>,
     /// What is known of the flow: at most one entry of each state.
@@ -86,6 +89,19 @@ pub struct Explanation {
     pub packet: Fate,
     /// What becomes of a SYN of the same client, from the same port.
     pub new_connection: Fate,
+}
+
+/// A backend among which a new connection chooses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateStatus {
+    /// Its name.
+    pub backend: String,
+    /// Its live connections: those with an established record, and those that began in this second or so.
+    pub connections: u64,
+    /// Its share of them.
+    pub weight: u32,
+    /// Whether it can get one more.
+    pub takes_new_connections: bool,
 }
 
 /// Where a client of a service with affinity is at home.
@@ -151,11 +167,12 @@ pub fn explain(
         client.port() & entry.port_mask,
     );
     let slot = hash::slot(flow, entry.slots);
+    let index = entry.first_slot + slot;
     let found = Found::of(
-        tables.slot(entry.first_slot + slot)?,
-        entry.flags & flag::TRANSLATES != 0,
+        tables.slot(index)?,
+        index,
         &FlowKey::new(client.ip().into(), client.port(), entry.id),
-        entry.affinity_timeout,
+        entry,
         tables,
     );
     let fate = |event| fate(event, client, SocketAddr::new(vip, port), &found, tables, names);
@@ -181,6 +198,7 @@ pub fn explain(
         tracked,
         settled: backend(settled, names),
         current: backend(current, names),
+        candidates: candidates(&found, names),
         affinity: affinity(entry.affinity_timeout, &found, names),
         records: records(&found, names),
         packet: fate(Event {
@@ -199,6 +217,17 @@ pub fn explain(
 /// The name of a target, unless it is nobody.
 fn backend(id: u16, names: &Names<'_>) -> Option<String> {
     (id != NO_TARGET).then(|| (names.backend)(id))
+}
+
+/// Among whom a new connection chooses, for people.
+fn candidates(found: &Found<'_>, names: &Names<'_>) -> Vec<CandidateStatus> {
+    let status = |it: &Choice| CandidateStatus {
+        backend: (names.backend)(it.target),
+        connections: it.connections,
+        weight: it.weight,
+        takes_new_connections: it.takes_new_flows,
+    };
+    found.candidates.iter().map(status).collect()
 }
 
 /// Where the client is at home, for people.

@@ -2,8 +2,13 @@
 
 use lb_common::{
     affinity, clock,
-    layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, SettledFlow, Slot},
-    slot_rule::{Event, IDLE, Records, continues},
+    decision::{Tables, seen_by_new_flow},
+    layout::{
+        Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, SettledFlow, Slot, Target,
+        flag,
+    },
+    least_connections,
+    slot_rule::{Event, IDLE, continues},
 };
 
 use super::Names;
@@ -18,14 +23,29 @@ pub(super) struct Found<'a> {
     pub(super) now: u32,
     /// What is noted of the client, if the service has affinity.
     pub(super) noted: Option<&'a Affinity>,
-    /// The target that the slot gives to a new connection of this client, and why that one.
-    home: (u16, Home),
+    /// The slot as a new connection of this client sees it, and why its `current` is what it is.
+    home: (Slot, Home),
+    /// Among whom a new connection chooses, if the service places each by live ones.
+    pub(super) candidates: Vec<Choice>,
     /// Records are running short, and the settled target can do without.
     saves_records: bool,
-    /// The service translates: each of its connections has a record, and no slot is asked about them.
-    translates: bool,
+    /// Each connection in the slot has a record: the service translates, or places each and nobody is left from before.
+    records_all: bool,
     /// Whether the target of the half-open record can have answered.
     is_answered: bool,
+}
+
+/// A target among which a new connection chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// Its id.
+    pub(super) target: u16,
+    /// Its live connections, those that are just beginning included.
+    pub(super) connections: u64,
+    /// By what they are divided.
+    pub(super) weight: u32,
+    /// Whether it can get one more.
+    pub(super) takes_new_flows: bool,
 }
 
 /// Why a new connection of a client gets its target.
@@ -33,6 +53,8 @@ pub(super) struct Found<'a> {
 enum Home {
     /// It is what the slot gives to new connections.
     Slot,
+    /// It has the fewest connections for its weight.
+    Fewest,
     /// The client is noted there.
     Noted,
     /// The client is noted elsewhere, where no new connections are taken.
@@ -87,14 +109,17 @@ impl Rule {
 }
 
 impl<'a> Found<'a> {
-    /// `translates` and `affinity_timeout` are the service's.
+    /// What the tables have about a flow of the service, whose hash picks the slot `index` with this content.
     pub(super) fn of(
         slot: Slot,
-        translates: bool,
+        index: u32,
         key: &FlowKey,
-        affinity_timeout: u32,
-        records: &'a impl Records,
+        service: &Service,
+        records: &'a impl Tables,
     ) -> Self {
+        let affinity_timeout = service.affinity_timeout;
+        let translates = service.flags & flag::TRANSLATES != 0;
+        let places_each = least_connections::places_each(service);
         // A record without a port is of a time when the service did not translate.
         let counts = |port: u16| !translates || port != 0;
         let client = ClientKey::new(key.client(), key.service());
@@ -102,18 +127,23 @@ impl<'a> Found<'a> {
             0 => None,
             _ => records.affinity(&client),
         };
+        let by_default = if places_each { Home::Fewest } else { Home::Slot };
+        let seen = if slot.tracked || translates {
+            seen_by_new_flow(slot, key, index, service, records)
+        } else {
+            slot
+        };
         let home = if slot.tracked && affinity_timeout != 0 {
-            let target = affinity::seen_by(&client, slot, affinity_timeout, records).current;
             let fresh = noted.filter(|noted| affinity::is_fresh(noted, records.now(), affinity_timeout));
             let why = match fresh {
                 Some(noted) if records.takes_new_flows(noted.target) => Home::Noted,
                 Some(_) => Home::Lost,
                 None if slot.grace != 0 && records.takes_new_flows(slot.settled) => Home::Grace,
-                None => Home::Slot,
+                None => by_default,
             };
-            (target, why)
+            (seen, why)
         } else {
-            (slot.current, Home::Slot)
+            (seen, by_default)
         };
         Self {
             noted,
@@ -126,27 +156,32 @@ impl<'a> Found<'a> {
                 .is_some_and(|half_open| records.is_alive(half_open.target)),
             note: records.settled_flow(key),
             now: records.now(),
-            saves_records: records.is_short() && records.is_alive(slot.settled),
-            translates,
+            candidates: if places_each {
+                candidates(index, service, records)
+            } else {
+                Vec::new()
+            },
+            saves_records: records.is_short() && records.is_alive(seen.settled),
+            records_all: translates || places_each && slot.tracked && slot.settled == NO_TARGET,
         }
     }
 
     /// The part of the slot rule that applies. That it leads where the rule itself leads is a property under test.
     pub(super) fn rule(&self, event: Event) -> Rule {
-        let Slot { settled, tracked, .. } = self.slot;
-        let current = if tracked { self.home.0 } else { self.slot.current };
+        let tracked = self.slot.tracked;
+        let Slot { settled, current, .. } = if event.opens { self.home.0 } else { self.slot };
         match (self.record, self.half_open) {
-            _ if !tracked && !self.translates => Rule::Untracked(current),
+            _ if !tracked && !self.records_all => Rule::Untracked(current),
             (Some(record), _) if self.is_in_use(record) => Rule::RecordInUse(record.target),
             (_, Some(half_open)) if event.opens && self.is_answered => Rule::SynAgain(half_open.target),
             (Some(_), _) if event.opens => Rule::Replaces(current),
-            (None, _) if event.opens && self.translates => Rule::New(current),
+            (None, _) if event.opens && self.records_all => Rule::New(current),
             (None, None) if event.opens && settled == current => Rule::NotMoved(settled),
             (None, None) if event.opens && self.saves_records => Rule::SavesRecord(settled),
             (None, _) if event.opens => Rule::New(current),
             (_, Some(half_open)) if continues(event, half_open) => Rule::Continues(half_open.target),
             (Some(record), _) => Rule::OldRecord(record.target),
-            (None, _) if self.translates => Rule::Unknown,
+            (None, _) if self.records_all => Rule::Unknown,
             (None, _) => Rule::NoRecord(settled),
         }
     }
@@ -164,7 +199,7 @@ impl<'a> Found<'a> {
         };
         let target = name(rule.target());
         let current = name(self.slot.current);
-        let elsewhere = if self.slot.current == rule.target() {
+        let elsewhere = if self.slot.current == rule.target() || !self.candidates.is_empty() {
             String::new()
         } else {
             format!(", though new connections of this slot go to {current}")
@@ -211,14 +246,14 @@ impl<'a> Found<'a> {
             Rule::SavesRecord(_) => format!(
                 "records are running short, so new connections stay on {target}, which needs none, instead of {current}"
             ),
-            Rule::Unknown => "no record: every connection of a service that translates has one".to_owned(),
+            Rule::Unknown => "no record: every connection of this service has one".to_owned(),
             Rule::New(_) => format!("{}, and are recorded", self.new_connections(names)),
         }
     }
 
     /// Why new connections of this client get their target.
     fn new_connections(&self, names: &Names<'_>) -> String {
-        let (target, why) = self.home;
+        let (Slot { current: target, .. }, why) = self.home;
         let name = |target| match target {
             NO_TARGET => "nobody".to_owned(),
             target => (names.backend)(target),
@@ -231,6 +266,11 @@ impl<'a> Found<'a> {
             (Home::Noted, Some((_, ago))) => format!(
                 "this client is at home on {target}, where it was last seen {ago} ago: its new connections go there"
             ),
+            (Home::Lost, Some((lost, _))) if !self.candidates.is_empty() => format!(
+                "this client was at home on {lost}, which takes no new connections: {}",
+                self.fewest(&target, &name)
+            ),
+            (Home::Fewest, _) => self.fewest(&target, &name),
             (Home::Lost, Some((lost, _))) => format!(
                 "this client was at home on {lost}, which takes no new connections: those of this slot go to {target}"
             ),
@@ -242,8 +282,45 @@ impl<'a> Found<'a> {
         }
     }
 
+    /// Why a new connection gets the target that has the fewest.
+    fn fewest(&self, target: &str, name: &impl Fn(u16) -> String) -> String {
+        let takes_new_flows = self.candidates.iter().filter(|it| it.takes_new_flows);
+        let candidates: Vec<String> = takes_new_flows
+            .map(|it| format!("{} {} of weight {}", name(it.target), it.connections, it.weight))
+            .collect();
+        if candidates.is_empty() {
+            return "no backend takes new connections".to_owned();
+        }
+        format!(
+            "new connections go to the backend with the fewest live ones for its weight, {target} ({})",
+            candidates.join(", ")
+        )
+    }
+
     /// How long a time is past, for people.
     fn ago(&self, then: u32) -> String {
         format!("{} s", seconds(clock::since(self.now, then)))
     }
+}
+
+/// Among whom a new connection whose hash picks the slot `index` chooses: each target once, in the order in which they are looked at.
+fn candidates(index: u32, service: &Service, tables: &impl Tables) -> Vec<Choice> {
+    let first = least_connections::window(index, service);
+    let mut candidates = Vec::<Choice>::new();
+    for index in (first..).take(service.candidates.into()) {
+        let Some(Slot { current: target, .. }) = tables.slot(index) else {
+            break;
+        };
+        if target == NO_TARGET || candidates.iter().any(|it| it.target == target) {
+            continue;
+        }
+        candidates.extend(tables.target(target).map(|entry: &Target| Choice {
+            target,
+            // Without the one that is to come.
+            connections: least_connections::load(tables.live(target), tables.now()) - 1,
+            weight: entry.weight(),
+            takes_new_flows: entry.takes_new_flows(),
+        }));
+    }
+    candidates
 }

@@ -1,8 +1,8 @@
 use super::*;
 use lb_common::{
     address::Address,
-    affinity,
-    layout::{Affinity, ClientKey, FlowRecord, Forwarding, HalfOpen, SettledFlow},
+    decision::seen_by_new_flow,
+    layout::{Affinity, ClientKey, FlowRecord, Forwarding, HalfOpen, Live, SettledFlow},
     process::{Action, process},
     slot_rule::{IDLE, choose},
     testing::{
@@ -300,7 +300,7 @@ fn a_service_that_is_not_in_the_tables_has_no_explanation() {
 }
 
 fn any_slot() -> impl Strategy<Value = Slot> {
-    (1u16..4, 1u16..4, any::<bool>()).prop_map(|(settled, current, tracked)| Slot {
+    (0u16..4, 1u16..4, any::<bool>()).prop_map(|(settled, current, tracked)| Slot {
         settled: if tracked { settled } else { current },
         current,
         tracked,
@@ -332,6 +332,8 @@ proptest! {
         half_open in proptest::option::of(any_half_open()),
         noted in proptest::option::of((1u16..4, 0..2 * AFFINITY_TIMEOUT)),
         grace in 0u16..2,
+        candidates in proptest::sample::select(vec![0u16, 0, 1, 3]),
+        live: [u16; 3],
         shedding in proptest::option::of(1u16..4),
         short: bool,
         opens: bool,
@@ -346,7 +348,15 @@ proptest! {
             None => HostTables::fixture(),
         };
         tables.short = short;
-        let entry = tables.services[&ServiceKey::tcp(service.ip().into(), service.port())];
+        let key = ServiceKey::tcp(service.ip().into(), service.port());
+        // Of a service that places each connection all slots are tracked.
+        if slot.is_some_and(|slot| slot.tracked) {
+            tables.services.get_mut(&key).unwrap().candidates = candidates;
+            for (target, established) in (1..).zip(live) {
+                tables.live.insert(target, Live { established: established.into(), assigned: 0 });
+            }
+        }
+        let entry = tables.services[&key];
         if let Some((target, age)) = noted {
             let affinity = Affinity { target, reserved: 0, last_seen: NOW - age };
             tables.affinity.insert(ClientKey::new(client.ip().into(), entry.id), affinity);
@@ -374,11 +384,11 @@ proptest! {
         let key = FlowKey::new(Address::from(client.ip()), client.port(), entry.id);
         let event = Event { opens, closes: false, sequence };
         if slot.tracked {
-            let timeout = entry.affinity_timeout;
-            let rule = Found::of(slot, false, &key, timeout, &tables).rule(event);
-            let seen = if opens && timeout != 0 {
-                let client = ClientKey::new(client.ip().into(), entry.id);
-                affinity::seen_by(&client, slot, timeout, &tables)
+            let hash = hash::flow(entry.hash_seed, client.ip().into(), client.port() & entry.port_mask);
+            let index = entry.first_slot + hash::slot(hash, entry.slots);
+            let rule = Found::of(slot, index, &key, &entry, &tables).rule(event);
+            let seen = if opens {
+                seen_by_new_flow(slot, &key, index, &entry, &tables)
             } else {
                 slot
             };
@@ -449,7 +459,7 @@ fn a_translated_connection_is_explained_by_its_record() {
     assert_eq!(unknown.packet.action, "reset");
     assert_eq!(
         unknown.packet.reason,
-        "no record: every connection of a service that translates has one; so the client is told by a TCP reset"
+        "no record: every connection of this service has one; so the client is told by a TCP reset"
     );
     assert_eq!(unknown.new_connection.backend.as_deref(), Some("impala8"));
     let record = FlowRecord {
@@ -463,4 +473,49 @@ fn a_translated_connection_is_explained_by_its_record() {
         "its established record, last used 3 s ago, names impala8"
     );
     assert_eq!(known.records[0].nat_port, Some(40_000));
+}
+
+#[test]
+fn the_fewest_connections_are_named_as_the_reason() {
+    let mut tables = tables(THREE, CLIENT, tracked(NO_TARGET, 1), None, None);
+    let key = ServiceKey::tcp(THREE.ip().into(), THREE.port());
+    let entry = tables.services.get_mut(&key).unwrap();
+    entry.candidates = 3;
+    let first = entry.first_slot as usize;
+    for (index, word) in tables.slots[first..first + SLOTS as usize].iter_mut().enumerate() {
+        let current = u16::try_from(index % 3).unwrap() + 1;
+        *word = tracked(NO_TARGET, current).to_bits();
+    }
+    for (target, established) in [(1, 7), (2, 9), (3, 8)] {
+        tables.live.insert(
+            target,
+            Live {
+                established,
+                assigned: 0,
+            },
+        );
+    }
+    for (target, weight) in [(1, 1), (2, 2), (3, 1)] {
+        tables.targets[target] = tables.targets[target].weighing(weight);
+    }
+    let found = explained(CLIENT, THREE, &tables);
+    assert_eq!(
+        found.new_connection.backend.as_deref(),
+        Some("impala2"),
+        "ten are five for its weight"
+    );
+    let reason = &found.new_connection.reason;
+    for part in [
+        "fewest live ones for its weight, impala2",
+        "impala1 7 of weight 1",
+        "impala2 9 of weight 2",
+    ] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert_eq!(found.candidates.len(), 3);
+    assert_eq!(found.packet.action, "reset");
+    assert_eq!(
+        found.packet.reason,
+        "no record: every connection of this service has one; so the client is told by a TCP reset"
+    );
 }

@@ -79,10 +79,9 @@ impl Placement {
             // Nobody uses it yet.
             return Ok(foreseen);
         }
-        let is_affine = service.entry.flags & flag::AFFINE != 0;
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
-            let after = slot_moves::moved(before, target, now, is_affine);
+            let after = slot_moves::following(before, target, now, &service.entry);
             if !before.tracked {
                 let (slots, leaving) = foreseen.untracked.entry(before.current).or_default();
                 *slots += 1;

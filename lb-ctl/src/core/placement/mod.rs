@@ -161,6 +161,7 @@ impl Placement {
                 // The same as before, or the configuration has been refused.
                 port_mask: plan::port_mask(service),
                 affinity_timeout: plan::affinity_timeout(service),
+                candidates: plan::candidates(service, self.limits.slots_per_service),
                 ..planner.service(&key)?
             };
             let mut targets = Vec::new();
@@ -186,6 +187,7 @@ impl Placement {
                 allowed: plan::allowed(entry.id, service),
                 slots: plan::slots(&service.backends, shares.of(index), &targets, &entry),
                 targets,
+                weights: shares.of(index).to_vec(),
             });
         }
         self.check_room_for_prefixes(&plan)?;
@@ -299,6 +301,7 @@ impl Planner<'_> {
             id,
             port_mask: u16::MAX,
             affinity_timeout: 0,
+            candidates: 0,
             reserved: 0,
         })
     }

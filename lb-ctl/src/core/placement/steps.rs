@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName, flag};
+use lb_common::{
+    layout::{AllowedKey, NO_TARGET, Service, ServiceKey, Slot, TargetName, flag},
+    least_connections::places_each,
+};
 
 use super::{Placement, allowing, foreseen::becomes_tracked};
 use crate::core::{
@@ -30,13 +33,15 @@ pub trait WriteTables {
     fn allow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
     /// No longer allows it from a prefix, if it did.
     fn disallow(&mut self, prefix: &AllowedKey) -> Result<(), Self::Error>;
-    /// Begins to use a target id: its counters are zero, its next hop is unknown, it sheds if it is checked, and from then on it
-    /// stands for somebody.
+    /// Begins to use a target id: its counters are zero, it has no live connections, its next hop is unknown, it sheds if it is
+    /// checked, and from then on it stands for somebody.
     fn introduce_target(&mut self, target: &PlannedTarget) -> Result<(), Self::Error>;
     /// Stops new flows to a target, except those that have begun, or lets them in again. Whether it sheds stays as it is.
     fn drain(&mut self, id: u16, drains: bool) -> Result<(), Self::Error>;
     /// Stops new flows to a target because of its health, or lets them in again. Whether it drains stays as it is.
     fn shed(&mut self, id: u16, sheds: bool) -> Result<(), Self::Error>;
+    /// Gives a target a share of the connections that are placed by live ones.
+    fn weigh(&mut self, id: u16, weight: u32) -> Result<(), Self::Error>;
     /// Ends to use a target id: no packet can be sent to it, and it stands for nobody.
     fn forget_target(&mut self, id: u16) -> Result<(), Self::Error>;
 }
@@ -46,7 +51,7 @@ pub trait WriteTables {
 pub struct Moved {
     /// How many slots give their new connections to another target now. Those of new services are not among them.
     pub moved: u64,
-    /// How many of these were not tracked and are now.
+    /// How many slots were not tracked and are now.
     pub tracked: u64,
     /// How many slots there were to move.
     pub slots: u64,
@@ -57,7 +62,7 @@ impl Moved {
     pub(super) fn count(&mut self, before: Slot, after: Option<Slot>) {
         self.slots += 1;
         if let Some(after) = after {
-            self.moved += 1;
+            self.moved += u64::from(before.current != after.current);
             self.tracked += u64::from(becomes_tracked(before, after));
         }
     }
@@ -120,8 +125,10 @@ impl Placement {
                     tables,
                 )?;
                 for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
-                    tables.store_slot(index, Slot::untracked(target))?;
+                    let slot = slot_moves::following(Slot::default(), target, now, &service.entry);
+                    tables.store_slot(index, slot.unwrap_or_default())?;
                 }
+                Self::weigh(service, tables)?;
             }
             let vip = Service {
                 slots: 0,
@@ -247,15 +254,26 @@ impl Placement {
         tables: &mut T,
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
-        let is_affine = service.entry.flags & flag::AFFINE != 0;
+        Self::weigh(service, tables)?;
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
-            let after = slot_moves::moved(before, target, now, is_affine);
+            let after = slot_moves::following(before, target, now, &service.entry);
             if let Some(slot) = after {
                 self.moved.insert(service.entry.id);
                 tables.store_slot(index, slot)?;
             }
             moved.count(before, after);
+        }
+        Ok(())
+    }
+
+    /// Gives the targets of a service that places each connection their shares.
+    fn weigh<T: WriteTables>(service: &PlannedService, tables: &mut T) -> Result<(), T::Error> {
+        if places_each(&service.entry) {
+            let taking_part = service.targets.iter().zip(&service.weights);
+            for (&id, &weight) in taking_part.filter(|(_, weight)| **weight > 0) {
+                tables.weigh(id, weight)?;
+            }
         }
         Ok(())
     }
@@ -319,8 +337,12 @@ impl Placement {
                 } else {
                     Unrecorded::Possible
                 };
-                let settled =
-                    slot_moves::settled(found, named, census.now(), census.idle_timeout(), unrecorded);
+                let (now, idle_timeout) = (census.now(), census.idle_timeout());
+                let settled = if places_each(service) {
+                    slot_moves::vacated(found, now, idle_timeout, unrecorded)
+                } else {
+                    slot_moves::settled(found, named, now, idle_timeout, unrecorded)
+                };
                 // A packet that has used the settled path since then keeps the slot from settling.
                 if let Some(settled) = settled
                     && tables.replace_slot(index, found, settled)?

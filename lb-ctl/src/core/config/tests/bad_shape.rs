@@ -266,11 +266,6 @@ fn planned_features() {
         ),
         (
             &[6],
-            "port = 21050\nbalance = \"least-connections\"",
-            "7: service[impala].balance: `service.balance = \"least-connections\"` is not built yet in this version; use one of \"hash\", \"load\"",
-        ),
-        (
-            &[6],
             "port = 21050\nno_backend = \"refuse\"\nfailback = \"never\"",
             "7: service[impala].no_backend: expected one of \"reset\", \"drop\", found \"refuse\"; use one of \"reset\", \"drop\"\n\
              8: service[impala].failback: expected one of \"auto\", \"manual\", found \"never\"; use one of \"auto\", \"manual\"",

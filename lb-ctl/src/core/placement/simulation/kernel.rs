@@ -1,6 +1,7 @@
 //! The kernel's tables in memory, written by the controller as the real ones are.
 
 use lb_common::{
+    decision::Tables as _,
     layout::{ALLOWED_ROOM, AllowedKey, Node, Service, ServiceKey, Slot, Target, TargetName},
     slot_rule::Records as _,
     testing::{HostTables, frame::BALANCER_MAC, tables::resolved_target},
@@ -143,6 +144,8 @@ impl WriteTables for Kernel {
         self.write()?;
         let id = target.id;
         assert!(!self.names_target(id), "target id {id} is used while it is named");
+        assert_eq!(self.tables.live(id).connections(), 0, "target {id}");
+        self.tables.live.remove(&id);
         self.tables.targets[usize::from(id)] = resolved_target().shedding(target.is_checked);
         self.names[usize::from(id)] = target.name;
         Ok(())
@@ -152,6 +155,13 @@ impl WriteTables for Kernel {
         self.write()?;
         let target = &mut self.tables.targets[usize::from(id)];
         *target = target.draining(drains);
+        Ok(())
+    }
+
+    fn weigh(&mut self, id: u16, weight: u32) -> Result<(), Killed> {
+        self.write()?;
+        let target = &mut self.tables.targets[usize::from(id)];
+        *target = target.weighing(weight);
         Ok(())
     }
 

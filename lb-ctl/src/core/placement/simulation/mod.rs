@@ -14,6 +14,7 @@ pub(super) mod kernel;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
+    decision::Tables as _,
     layout::{FlowKey, NO_TARGET, ServiceKey, Slot, TargetName},
     slot_rule::Records as _,
 };
@@ -23,7 +24,7 @@ use super::{Moved, NoRoom, Placement};
 use crate::core::plan::{Plan, Shares};
 use crate::core::{
     census::{Census, Record, run_short},
-    config::{CheckKind, Config, ConfigDuration},
+    config::{Balance, CheckKind, Config, ConfigDuration},
 };
 use configuration::{configuration, service_address};
 use homes::Homes;
@@ -52,6 +53,10 @@ type Weights = [[Option<u32>; BACKENDS]; SERVICES as usize];
 enum Step {
     /// An operator reloads.
     Configure(Weights),
+    /// An operator has a service place each connection by live ones, or no longer.
+    PlaceEach(u16, bool),
+    /// The same, and the controller is killed after so many writes.
+    KilledWhilePlacingEach(u16, bool, u32),
     /// The controller is killed after so many writes of a reload. The next one starts with the same configuration.
     KilledWhileConfiguring(Weights, u32),
     /// The records are swept.
@@ -120,6 +125,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => weights().prop_map(Step::Configure),
         1 => (weights(), 0u32..60).prop_map(|(weights, writes)| Step::KilledWhileConfiguring(weights, writes)),
+        1 => (0..SERVICES, any::<bool>()).prop_map(|(service, each)| Step::PlaceEach(service, each)),
+        1 => (0..SERVICES, any::<bool>(), 0u32..40)
+            .prop_map(|(service, each, writes)| Step::KilledWhilePlacingEach(service, each, writes)),
         4 => Just(Step::Sweep),
         2 => (any::<u16>(), client(), sequence())
             .prop_map(|(choice, client, sequence)| Step::SweepWhileHealthChanges { choice, client, sequence }),
@@ -152,6 +160,8 @@ struct World {
     short: bool,
     /// The timeout of the service with affinity. It may be longer or shorter than those of records.
     affinity_timeout: ConfigDuration,
+    /// Which services place each connection by live ones.
+    places_each: [bool; SERVICES as usize],
     homes: Homes,
     connections: BTreeMap<Client, Connection>,
 }
@@ -166,6 +176,7 @@ impl World {
             config: config.clone(),
             short: false,
             affinity_timeout,
+            places_each: [false; SERVICES as usize],
             homes: Homes::default(),
             connections: BTreeMap::new(),
         };
@@ -187,13 +198,16 @@ impl World {
             }
             Step::KilledWhileConfiguring(ref weights, writes) => {
                 if let Some(config) = configuration(weights) {
-                    self.kernel.writes_left = Some(writes);
-                    let result = self.configure(config);
-                    self.kernel.writes_left = None;
-                    if result.is_ok() {
-                        self.restart();
-                    }
+                    self.configure_until_killed(config, writes);
                 }
+            }
+            Step::PlaceEach(service, each) => {
+                self.places_each[usize::from(service)] = each;
+                self.configure(self.config.clone()).expect("nobody is new");
+            }
+            Step::KilledWhilePlacingEach(service, each, writes) => {
+                self.places_each[usize::from(service)] = each;
+                self.configure_until_killed(self.config.clone(), writes);
             }
             Step::Sweep => self.sweep(BTreeSet::new()),
             Step::SweepWhileHealthChanges {
@@ -219,10 +233,25 @@ impl World {
         Ok(())
     }
 
+    fn configure_until_killed(&mut self, config: Config, writes: u32) {
+        self.kernel.writes_left = Some(writes);
+        let result = self.configure(config);
+        self.kernel.writes_left = None;
+        if result.is_ok() {
+            self.restart();
+        }
+    }
+
     /// Applies a configuration, unless there is no room for it. A controller that is killed meanwhile has taken it.
     fn configure(&mut self, mut config: Config) -> Result<(), NoRoom> {
         for service in &mut config.services {
             service.affinity_timeout = self.affinity_timeout;
+            let number = usize::from(service.port - service_address(0).port());
+            service.balance = if self.places_each[number] {
+                Balance::LeastConnections
+            } else {
+                Balance::Hash
+            };
         }
         let plan = self.placement.plan(&config, &Shares::configured(&config))?;
         let now = self.kernel.tables.now;
@@ -293,9 +322,15 @@ impl World {
         tables
             .half_open
             .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
-        tables
-            .flows
-            .retain(|key, record| keep(&mut census, key, (*record).into(), slot));
+        let mut deleted = Vec::new();
+        tables.flows.retain(|key, record| {
+            let keep = keep(&mut census, key, (*record).into(), slot);
+            deleted.extend((!keep).then_some(*record));
+            keep
+        });
+        for record in deleted {
+            tables.count_live(Some(record), None);
+        }
         census
     }
 
@@ -425,7 +460,10 @@ fn check(world: &World) -> Result<(), TestCaseError> {
         for index in service.first_slot..service.first_slot + service.slots {
             let slot = kernel.load(index);
             prop_assert!(slot.tracked || slot.settled == slot.current);
-            for id in [slot.settled, slot.current] {
+            // Of a slot that is or was of a service that places each connection, all of which have a record.
+            let nobody_unrecorded = slot.tracked && slot.settled == NO_TARGET;
+            let settled = Some(slot.settled).filter(|_| !nobody_unrecorded);
+            for id in settled.into_iter().chain([slot.current]) {
                 prop_assert_ne!(id, NO_TARGET);
                 prop_assert_eq!(name(id).service(), service.id);
                 prop_assert!(name(id).name().is_some(), "slot {} names nobody", index);
@@ -455,6 +493,19 @@ fn check(world: &World) -> Result<(), TestCaseError> {
                 "an untracked slot has a record elsewhere"
             );
         }
+    }
+    let mut live = BTreeMap::<u16, u32>::new();
+    for record in kernel.tables.flows.values().filter(|record| record.closing == 0) {
+        *live.entry(record.target).or_default() += 1;
+    }
+    for id in 0..=u16::try_from(MAX_BACKENDS).unwrap() {
+        let counted = kernel.tables.live(id).connections();
+        prop_assert_eq!(
+            counted,
+            live.get(&id).copied().unwrap_or_default(),
+            "target {}",
+            id
+        );
     }
     for (&client, connection) in &world.connections {
         let (Some(home), true, Some((key, index))) =
@@ -497,7 +548,9 @@ fn check_currents(world: &World) -> Result<(), TestCaseError> {
         let Some(entry) = world.kernel.tables.services.get(&service.key) else {
             return Err(TestCaseError::fail("a service is missing"));
         };
+        prop_assert_eq!(entry.candidates, service.entry.candidates);
         for (index, target) in (entry.first_slot..).zip(&service.slots) {
+            prop_assert!(entry.candidates == 0 || world.kernel.load(index).tracked);
             let found = world.kernel.names[usize::from(world.kernel.load(index).current)];
             prop_assert_eq!(found.name(), names[target].name());
         }
