@@ -200,6 +200,30 @@ fn a_soft_drain_leaves_clients_their_home_and_an_ordinary_one_does_not() {
 }
 
 #[test]
+fn where_an_operator_has_replaced_a_weight_of_0_clients_are_at_home() {
+    let cluster = Cluster::new(&[0, 1, 1], false);
+    let [first, others @ ..] = &cluster.coordinators[..] else {
+        panic!("there are three")
+    };
+    let operate = |arguments: &[&str]| {
+        let output = cluster.balancer.lb_ctl(arguments).unwrap();
+        assert_eq!(output.code, Some(0), "{output:?}");
+    };
+    operate(&["weight", &first.name, "1"]);
+    for other in others {
+        operate(&["drain", &other.name]);
+    }
+    let homes = vec![first.name.clone(); CLIENTS.into()];
+    assert_eq!(cluster.homes(false), homes);
+    for other in others {
+        operate(&["undrain", &other.name]);
+        operate(&["weight", &other.name, "50"]);
+    }
+    operate(&["weight", &first.name, "1"]);
+    assert_eq!(cluster.homes(false), homes, "slots have moved");
+}
+
+#[test]
 fn clients_at_home_in_a_tier_that_does_not_serve_stay_there_when_the_daemon_is_killed() {
     let mut cluster = Cluster::new(&[1, 1], false);
     let tiers = |interval: &str| {

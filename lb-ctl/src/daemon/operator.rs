@@ -117,8 +117,11 @@ impl Operator {
             .decisions
             .subjects()
             .filter(|(service, backend)| !is_configured(*service, backend));
+        // As long as a write that hangs has not ended, nobody has said that anything is wrong.
+        let hangs = self.is_to_be_kept() && self.decided.elapsed() > KEEPING;
+        let problem = self.kept.borrow().problem.clone();
         DecisionsStatus {
-            not_kept: self.kept.borrow().problem.clone(),
+            not_kept: problem.or_else(|| hangs.then(|| "the disk does not answer".to_owned())),
             unusable: self.unusable.clone(),
             not_configured: others
                 .map(|(service, backend)| match service {

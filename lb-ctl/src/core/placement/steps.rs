@@ -165,7 +165,8 @@ impl Placement {
         self.draining.contains(&id) || self.withdrawn.contains(&id)
     }
 
-    /// Takes in whether an operator drains a target.
+    /// Takes in whether a target is drained, by an operator or by its weight. Counts for more than the weight in the configuration, which
+    /// an operator may have replaced.
     pub fn withdraw<T: WriteTables>(
         &mut self,
         id: u16,
@@ -179,6 +180,9 @@ impl Placement {
             self.withdrawn.insert(id);
         } else {
             self.withdrawn.remove(&id);
+            if self.configured.contains(&id) {
+                self.draining.remove(&id);
+            }
         }
         tables.drain(id, self.drains(id))
     }

@@ -261,10 +261,10 @@ impl ServingBackend {
         }
     }
 
-    /// Whether an operator wants it to be nobody's home any more.
+    /// Whether it is to be nobody's home any more: an operator drains it, or it has the weight 0.
     pub(super) fn drains(&self) -> bool {
         let is_drained = self.orders.admin == Admin::Draining && !self.orders.soft;
-        is_drained || self.orders.weight == Some(0)
+        is_drained || self.weight() == 0
     }
 
     /// What its health means for who serves, whatever the operator says.

@@ -99,7 +99,7 @@ pub struct Part {
     pub weight: u32,
     /// No new connection may go to it, whatever affinity says.
     pub sheds: bool,
-    /// The same, except for handshakes that have begun there: an operator drains it.
+    /// The same, except for handshakes that have begun there: it is drained, or has the weight 0.
     pub drains: bool,
     /// Its connections are given up.
     pub reset: bool,
