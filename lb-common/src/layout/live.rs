@@ -11,8 +11,7 @@ const MOST: u32 = COUNT - 0xff;
 
 /// The live connections of a target: an entry of the table of them.
 ///
-/// Each half is changed by atomic instructions only, by every CPU and the controller at the same time. In one word, so that both
-/// are read at once.
+/// Each half is changed by atomic instructions only, by every CPU and the controller at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Live {
