@@ -481,11 +481,11 @@ fn a_start_that_would_break_connections_is_refused_and_they_live_on() {
     for (line, word) in [
         (
             "hash_seed = 5",
-            "6: datapath.hash_seed: expected 0x1b873593cc9e2d51",
+            "7: datapath.hash_seed: expected 0x1b873593cc9e2d51",
         ),
         (
             "slots_per_service = 251",
-            "6: datapath.slots_per_service: expected 65537",
+            "7: datapath.slots_per_service: expected 65537",
         ),
         ("max_backends = 3\nmax_services = 1", ""),
     ] {

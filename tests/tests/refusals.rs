@@ -92,7 +92,7 @@ fn a_wrong_type() {
         "port = 21050",
         "port = \"hs2\"",
         Seen::InTheFile,
-        "13",
+        "14",
         &["service[impala].port", "integer", "\"hs2\""],
     );
 }
@@ -103,7 +103,7 @@ fn an_unknown_key() {
         "port = 21050",
         "port = 21050\nwieght = 3",
         Seen::InTheFile,
-        "14",
+        "15",
         &["service[impala].wieght"],
     );
 }
@@ -111,11 +111,11 @@ fn an_unknown_key() {
 #[test]
 fn a_key_whose_feature_is_not_built_yet() {
     refused_after(
-        "port = 21050",
-        "port = 21050\nbalance = \"least-connections\"",
+        "[[service]]",
+        "[peer]\nlisten = \"10.77.0.11:4222\"\n\n[[service]]",
         Seen::InTheFile,
-        "14",
-        &["balance", "not built"],
+        "11",
+        &["peer", "not built"],
     );
 }
 
@@ -125,7 +125,7 @@ fn a_duplicate_backend() {
         "name = \"backend2\"",
         "name = \"backend1\"",
         Seen::InTheFile,
-        "21",
+        "22",
         &["service[impala]", "backend1"],
     );
 }
@@ -134,7 +134,7 @@ fn a_duplicate_backend() {
 fn a_duplicate_service() {
     let twice = "port = 21050\n[[service.backend]]\nname = \"b\"\naddress = \"10.77.0.99\"\n\n[[service]]\nname = \"impala\"\n\
                  vip = \"10.77.0.52\"\nport = 21050";
-    refused_after("port = 21050", twice, Seen::InTheFile, "19", &["impala"]);
+    refused_after("port = 21050", twice, Seen::InTheFile, "20", &["impala"]);
 }
 
 #[test]
@@ -143,10 +143,10 @@ fn a_vip_that_is_a_backend() {
         "vip = \"10.77.0.51\"",
         "vip = \"10.77.0.101\"",
         Seen::InTheFile,
-        "17",
+        "18",
         &[
             "service[impala].backend[backend1].address",
-            "10.77.0.101, the VIP on line 12",
+            "10.77.0.101, the VIP on line 13",
         ],
     );
 }
@@ -157,7 +157,7 @@ fn an_interface_that_does_not_exist() {
         "interfaces = [\"eth0\"]",
         "interfaces = [\"eth7\"]",
         Seen::OnTheHost,
-        "5",
+        "6",
         &["datapath.interfaces", "eth7", "does not exist"],
     );
 }
@@ -168,7 +168,7 @@ fn a_second_interface_that_does_not_exist() {
         "interfaces = [\"eth0\"]",
         "interfaces = [\n  \"eth0\",\n  \"eth7\",\n]",
         Seen::OnTheHost,
-        "7",
+        "8",
         &["datapath.interfaces[#2]", "eth7", "does not exist"],
     );
 }
@@ -179,7 +179,7 @@ fn a_backend_behind_no_route() {
         "address = \"10.77.0.101\"",
         "address = \"192.0.2.1\"",
         Seen::OnTheHost,
-        "17",
+        "18",
         &[
             "service[impala].backend[backend1].address",
             "no route",
@@ -194,7 +194,7 @@ fn a_backend_that_is_the_balancer() {
         "address = \"10.77.0.101\"",
         "address = \"10.77.0.11\"",
         Seen::OnTheHost,
-        "17",
+        "18",
         &[
             "expected the address of another host",
             "10.77.0.11 is this balancer's own",

@@ -271,9 +271,12 @@ impl Balancer {
         self.host.spawn(name, &mut command)
     }
 
-    /// Runs `lb-ctl` like [`Balancer::lb_ctl`], but without naming this balancer's socket.
+    /// Runs `lb-ctl` like [`Balancer::lb_ctl`], but without naming this balancer's socket, and for at most a minute.
     pub fn lb_ctl_alone(&self, arguments: &[&str]) -> Result<Output> {
-        run(self.host.command(programs::find("lb-ctl")?)?.args(arguments))
+        // A daemon that starts although it should not would run for ever.
+        let mut command = self.host.command("timeout")?;
+        command.arg("60").arg(programs::find("lb-ctl")?).args(arguments);
+        run(&mut command)
     }
 
     /// The command line that shows the status, for people to type.
