@@ -49,7 +49,7 @@ impl Datapath {
         copy_hash::<FlowKey, FlowRecord>(old, self, map::FLOWS)
     }
 
-    /// Copies what the program has written into the old tables since [`Datapath::copy_from`]. Nobody may write to them any more: no
+    /// Copies what the program has written into the old tables since the first copy. Nobody may write to them any more: no
     /// interface may have the program that does, and its last packets must be through.
     pub fn catch_up_with(&mut self, old: &Self) -> Result<(), DatapathError> {
         copy_hash::<ReturnKey, Return>(old, self, map::RETURNS)?;

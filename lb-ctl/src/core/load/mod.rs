@@ -6,7 +6,7 @@
 //!
 //! - A coordinator's figures become one number, its [load](of), which is [smoothed](Average) over time.
 //! - A weight has one of thirteen [levels](Level), each a fourth of a doubling apart, from a quarter of what is configured to its double.
-//! - It changes only if the load asks for clearly another level, then [by half of the way](Level::towards) there, and the levels of a
+//! - It changes only if the load asks for clearly another level, then by half of the way there, and the levels of a
 //!   service not more often than once in [`INTERVAL`].
 //!
 //! Half of the way, because what comes back is what a weight has done already. Where connections are short, load follows weight at once,
