@@ -16,8 +16,8 @@ use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, WEB_PORT, start_coordinators,
     take_vips_off_backends,
 };
-use lab::clients::hs2::{Session, coordinator_name};
-use lab::impalad::thrift_value::Value;
+use lab::clients::held::{all_live, hold_sessions};
+use lab::clients::hs2::coordinator_name;
 use lab::{Lab, wait_until};
 use lb_ctl::core::status::{BackendStatus, SeedStatus, ServiceStatus};
 
@@ -137,28 +137,6 @@ impl Cluster {
     }
 }
 
-fn sessions(streams: &[TcpStream]) -> Vec<(Session<'_>, String)> {
-    let open = |stream| {
-        let mut session = Session::open(stream).unwrap();
-        let home = ask(&mut session);
-        (session, home)
-    };
-    streams.iter().map(open).collect()
-}
-
-fn ask(session: &mut Session<'_>) -> String {
-    match &session.execute("select coordinator()").unwrap()[0][0] {
-        Value::Binary(name) => String::from_utf8(name.clone()).unwrap(),
-        other => panic!("{other:?}"),
-    }
-}
-
-fn all_live(sessions: &mut [(Session<'_>, String)], when: &str) {
-    for (number, (session, home)) in sessions.iter_mut().enumerate() {
-        assert_eq!(ask(session), *home, "session {number} {when}");
-    }
-}
-
 const ALL: [&str; 3] = ["impala1", "impala2", "impala3"];
 
 #[test]
@@ -167,13 +145,13 @@ fn discovered_coordinators_come_and_go_and_no_connection_breaks() {
     cluster.wait_for_all_up(&["impala1", "impala2"]);
     assert_eq!(cluster.served(), ["impala1", "impala2"]);
     let streams = cluster.connect(24);
-    let mut held = sessions(&streams);
+    let mut held = hold_sessions(&streams).unwrap();
 
     // One seed is enough to add one.
     cluster.coordinators[0].answer_backends("whole").unwrap();
     cluster.wait_for_all_up(&ALL);
     assert_eq!(cluster.served(), ALL);
-    all_live(&mut held, "after a coordinator was added");
+    all_live(&mut held, "after a coordinator was added").unwrap();
     let backend = cluster.service().backends.remove(2);
     assert!(backend.discovered, "{backend:?}");
     assert_eq!(backend.listed_by, [cluster.seeds()[0].seed.clone()]);
@@ -183,7 +161,7 @@ fn discovered_coordinators_come_and_go_and_no_connection_breaks() {
 
     // Both are needed to remove one. Its connections stay.
     let more = cluster.connect(24);
-    held.extend(sessions(&more));
+    held.extend(hold_sessions(&more).unwrap());
     assert!(held.iter().any(|(_, home)| home == "impala3"));
     cluster.seeds_answer("without=impala3");
     cluster.wait_for("impala3 to drain", |backends| {
@@ -192,7 +170,7 @@ fn discovered_coordinators_come_and_go_and_no_connection_breaks() {
             .any(|it| it.name == "impala3" && it.admin == "draining")
     });
     assert_eq!(cluster.served(), ["impala1", "impala2"]);
-    all_live(&mut held, "after a coordinator was removed");
+    all_live(&mut held, "after a coordinator was removed").unwrap();
     let log = cluster.balancer.daemon().unwrap().output().unwrap();
     for words in [
         "discovered",
@@ -210,7 +188,7 @@ fn discovered_coordinators_come_and_go_and_no_connection_breaks() {
     cluster.seeds_answer("whole");
     cluster.wait_for_all_up(&ALL);
     assert_eq!(cluster.served(), ALL);
-    all_live(&mut held, "after the coordinator came back");
+    all_live(&mut held, "after the coordinator came back").unwrap();
 }
 
 #[test]
@@ -257,7 +235,7 @@ fn a_coordinator_that_is_quiescing_on_the_pages_drains() {
     let mut cluster = Cluster::new("whole");
     cluster.wait_for_all_up(&ALL);
     let streams = cluster.connect(24);
-    let mut held = sessions(&streams);
+    let mut held = hold_sessions(&streams).unwrap();
     cluster.coordinators[1]
         .answer_backends("quiescing=impala3")
         .unwrap();
@@ -266,7 +244,7 @@ fn a_coordinator_that_is_quiescing_on_the_pages_drains() {
         backend.health == "quiescing" && backend.slots == 0 && backend.health_cause.contains("as listed by")
     });
     assert_eq!(cluster.served(), ["impala1", "impala2"]);
-    all_live(&mut held, "while their coordinator is quiescing");
+    all_live(&mut held, "while their coordinator is quiescing").unwrap();
     let line = cluster
         .balancer
         .daemon()
@@ -277,7 +255,7 @@ fn a_coordinator_that_is_quiescing_on_the_pages_drains() {
     cluster.seeds_answer("whole");
     cluster.wait_for_all_up(&ALL);
     assert_eq!(cluster.served(), ALL);
-    all_live(&mut held, "after the shutdown was called off");
+    all_live(&mut held, "after the shutdown was called off").unwrap();
 }
 
 #[test]
@@ -285,7 +263,7 @@ fn pages_that_cannot_be_read_change_nothing_not_even_when_the_daemon_is_killed_m
     let mut cluster = Cluster::new("whole");
     cluster.wait_for_all_up(&ALL);
     let streams = cluster.connect(24);
-    let mut held = sessions(&streams);
+    let mut held = hold_sessions(&streams).unwrap();
     for (how, detail) in [
         ("garbage", "found something else"),
         ("huge", "found a longer one"),
@@ -308,16 +286,16 @@ fn pages_that_cannot_be_read_change_nothing_not_even_when_the_daemon_is_killed_m
         Cluster::wait_for_answers(4);
         cluster.wait_for_all_up(&ALL);
         assert_eq!(cluster.served(), ALL, "{how}");
-        all_live(&mut held, how);
+        all_live(&mut held, how).unwrap();
     }
 
     cluster.balancer.daemon().unwrap().kill().unwrap();
-    all_live(&mut held, "without a daemon");
+    all_live(&mut held, "without a daemon").unwrap();
     cluster.balancer.run(&[]).unwrap();
     let names: Vec<String> = cluster.service().backends.into_iter().map(|it| it.name).collect();
     assert_eq!(names, ALL, "whoever served goes on");
     assert_eq!(cluster.served(), ALL);
-    all_live(&mut held, "after a restart that could read no page");
+    all_live(&mut held, "after a restart that could read no page").unwrap();
     assert!(
         cluster
             .seeds()
@@ -338,7 +316,7 @@ fn pages_that_cannot_be_read_change_nothing_not_even_when_the_daemon_is_killed_m
     })
     .unwrap();
     cluster.wait_for_all_up(&ALL);
-    all_live(&mut held, "with pages again");
+    all_live(&mut held, "with pages again").unwrap();
 }
 
 #[test]
@@ -346,7 +324,7 @@ fn backends_of_the_file_and_discovered_ones_are_one_service() {
     let mut cluster = Cluster::new("whole");
     cluster.wait_for_all_up(&ALL);
     let streams = cluster.connect(24);
-    let mut held = sessions(&streams);
+    let mut held = hold_sessions(&streams).unwrap();
     // The file has the second one under its own name and weight: there it is no longer discovered.
     let second = cluster.coordinators[1].address;
     let file = configuration(&cluster.lab, &[("big", second.into(), 3)]);
@@ -363,7 +341,7 @@ fn backends_of_the_file_and_discovered_ones_are_one_service() {
             && enabled.iter().all(|it| it.slots > 0 && it.listed_by.len() == 2)
     });
     assert_eq!(cluster.served(), ALL);
-    all_live(&mut held, "after the file took one over");
+    all_live(&mut held, "after the file took one over").unwrap();
 
     // Without discovery only the file counts; with it again, nobody has to wait for pages.
     let address = |number: usize| cluster.coordinators[number].address.into();
@@ -398,5 +376,5 @@ fn backends_of_the_file_and_discovered_ones_are_one_service() {
         let discovered = backends.iter().filter(|it| it.discovered && it.slots > 0);
         discovered.count() == 3
     });
-    all_live(&mut held, "after all backends have left the file");
+    all_live(&mut held, "after all backends have left the file").unwrap();
 }

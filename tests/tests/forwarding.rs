@@ -12,10 +12,10 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, start_coordinators};
+use lab::clients::held::connect_from;
 use lab::clients::hs2::{Session, coordinator_name};
 use lab::demo::workload;
 use lab::{Host, Lab, wait_until};
-use socket2::{Domain, Socket, Type};
 
 /// A lab with a balancer in front of coordinators with these weights.
 fn cluster(weights: &[u32]) -> (Lab, Vec<Coordinator>, Balancer) {
@@ -45,16 +45,6 @@ fn vip(lab: &Lab) -> SocketAddr {
     SocketAddr::from((lab.vips()[0].v4, HS2_PORT))
 }
 
-/// A client's connection from a port of its choice: what slot it gets does not change from run to run.
-fn connect_from(client: IpAddr, port: u16, service: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((client, port)).into())?;
-    socket.connect_timeout(&service.into(), PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket.into())
-}
-
 /// Connects from each port in turn, and counts by the coordinator that answered.
 fn connections_by_coordinator(
     client: &Host,
@@ -70,8 +60,7 @@ fn connections_by_coordinator(
         .enter(|| {
             let mut counts = BTreeMap::new();
             for port in ports {
-                let stream = connect_from(address, port, service)
-                    .unwrap_or_else(|error| panic!("connection from port {port} failed: {error}"));
+                let stream = connect_from(SocketAddr::new(address, port), service).unwrap();
                 let name = coordinator_name(&stream)
                     .unwrap_or_else(|error| panic!("the query from port {port} failed: {error}"));
                 *counts.entry(name).or_default() += 1;
@@ -277,7 +266,7 @@ fn forwarding_and_live_connections_outlast_the_daemon() {
     let (client, service) = (&lab.clients()[0], vip(&lab));
     let before = connections_by_coordinator(client, service, 20_000..20_050);
     let stream = client
-        .enter(|| connect_from(client.v4().into(), 19_999, service).unwrap())
+        .enter(|| connect_from((client.v4(), 19_999).into(), service).unwrap())
         .unwrap();
     let mut session = Session::open(&stream).unwrap();
     let ask = |session: &mut Session<'_>| session.execute("select coordinator()").unwrap();

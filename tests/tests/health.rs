@@ -13,11 +13,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
 use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, start_coordinators};
-use lab::clients::hs2::{Session, coordinator_name};
-use lab::impalad::thrift_value::Value;
+use lab::clients::held::{all_live, connect_from_ports, hold_sessions, homes};
+use lab::clients::hs2::{coordinator_name, only_string};
 use lab::{Host, Lab, wait_until};
 use lb_ctl::core::status::{BackendStatus, ServiceStatus};
-use socket2::{Domain, Socket, Type};
 
 /// Quick enough for a test, and patient enough for a busy machine.
 const CHECK: &str =
@@ -60,13 +59,7 @@ impl Cluster {
     fn connect(&self, ports: Range<u16>) -> Vec<TcpStream> {
         let client = &self.lab.clients()[0];
         let service = SocketAddr::from((self.lab.vips()[0].v4, HS2_PORT));
-        client
-            .enter(|| {
-                ports
-                    .map(|port| connect_from(SocketAddr::from((client.v4(), port)), service))
-                    .collect()
-            })
-            .unwrap()
+        connect_from_ports(client, service, ports).unwrap()
     }
 
     /// The coordinators that serve new connections from 40 of these ports, each of which must succeed.
@@ -138,45 +131,6 @@ fn configuration(lab: &Lab, coordinators: &[Coordinator], keys: &str, tiers: [u8
     configuration
 }
 
-/// A connection from a port of its choice: what slot it gets does not change from run to run.
-fn connect_from(client: SocketAddr, service: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&client.into()).unwrap();
-    socket
-        .connect_timeout(&service.into(), PATIENCE)
-        .unwrap_or_else(|error| panic!("connection from {client} failed: {error}"));
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.into()
-}
-
-fn ask(session: &mut Session<'_>) -> String {
-    name_in(&session.execute("select coordinator()").unwrap())
-}
-
-fn name_in(columns: &[Vec<Value>]) -> String {
-    match &columns[0][0] {
-        Value::Binary(name) => String::from_utf8(name.clone()).unwrap(),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Sessions that stay open, each with the coordinator on which it lives.
-fn open_sessions(streams: &[TcpStream]) -> Vec<(Session<'_>, String)> {
-    let open = |stream| {
-        let mut session = Session::open(stream).unwrap();
-        let home = ask(&mut session);
-        (session, home)
-    };
-    streams.iter().map(open).collect()
-}
-
-fn all_live(sessions: &mut [(Session<'_>, String)], when: &str) {
-    for (number, (session, home)) in sessions.iter_mut().enumerate() {
-        assert_eq!(ask(session), *home, "session {number} {when}");
-    }
-}
-
 const ALL: [&str; 3] = ["impala1", "impala2", "impala3"];
 
 #[test]
@@ -189,7 +143,7 @@ fn a_coordinator_that_refuses_connections_goes_down_and_the_others_serve() {
     assert!(check.ok && !check.detail.is_empty(), "{check:?}");
 
     let streams = cluster.connect(21_000..21_040);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     cluster.coordinators[1].kill().unwrap();
     let down = cluster.wait_for(2, "down");
     assert!(down.health_cause.contains("Connection refused"), "{down:?}");
@@ -198,7 +152,7 @@ fn a_coordinator_that_refuses_connections_goes_down_and_the_others_serve() {
     assert_eq!(cluster.backend(2).slots, 0);
     sessions.retain(|(_, home)| home != "impala2");
     assert!(sessions.len() > 20);
-    all_live(&mut sessions, "after another coordinator has died");
+    all_live(&mut sessions, "after another coordinator has died").unwrap();
 
     let log = cluster.log();
     let line = log
@@ -216,7 +170,7 @@ fn a_coordinator_that_refuses_connections_goes_down_and_the_others_serve() {
     cluster.balancer.daemon().unwrap().kill().unwrap();
     cluster.balancer.run(&[]).unwrap();
     assert_eq!(cluster.served_from(23_000), ["impala1", "impala3"]);
-    all_live(&mut sessions, "after a restart of the daemon");
+    all_live(&mut sessions, "after a restart of the daemon").unwrap();
     cluster.wait_for(2, "down");
 }
 
@@ -224,7 +178,7 @@ fn a_coordinator_that_refuses_connections_goes_down_and_the_others_serve() {
 fn a_coordinator_that_shuts_down_drains_by_itself() {
     let cluster = Cluster::new("", [0, 0, 0]);
     let streams = cluster.connect(20_000..20_040);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     let queries: Vec<_> = sessions
         .iter_mut()
         .map(|(session, home)| (session.start("select coordinator()").unwrap(), home.clone()))
@@ -237,24 +191,24 @@ fn a_coordinator_that_shuts_down_drains_by_itself() {
     // Queries that it has begun are fetched from it, over the connections on which they were begun.
     for ((session, _), (query, home)) in sessions.iter_mut().zip(&queries) {
         let (columns, _) = session.fetch(query).unwrap();
-        assert_eq!(name_in(&columns), *home);
+        assert_eq!(only_string(columns).unwrap(), *home);
         session.close_query(query).unwrap();
     }
     cluster.coordinators[0].switch("serve").unwrap();
     cluster.wait_for(1, "up");
     assert_eq!(cluster.served_from(22_000), ALL);
-    all_live(&mut sessions, "after the shutdown was called off");
+    all_live(&mut sessions, "after the shutdown was called off").unwrap();
 }
 
 #[test]
 fn a_coordinator_that_accepts_but_does_not_answer_keeps_its_connections_and_gets_no_new_ones() {
     let cluster = Cluster::new("", [0, 0, 0]);
     let streams = cluster.connect(20_000..20_040);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     cluster.coordinators[2].switch("saturate").unwrap();
     cluster.wait_for(3, "saturated");
     assert_eq!(cluster.served_from(21_000), ["impala1", "impala2"]);
-    all_live(&mut sessions, "while a coordinator is saturated");
+    all_live(&mut sessions, "while a coordinator is saturated").unwrap();
     assert!(sessions.iter().any(|(_, home)| home == "impala3"));
     cluster.coordinators[2].switch("serve").unwrap();
     cluster.wait_for(3, "up");
@@ -265,7 +219,7 @@ fn a_coordinator_that_accepts_but_does_not_answer_keeps_its_connections_and_gets
 fn a_service_does_not_empty_itself_when_the_balancers_own_network_is_cut() {
     let mut cluster = Cluster::new("", [0, 0, 0]);
     let streams = cluster.connect(20_000..20_040);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     cluster.cut_own_network("add");
     for number in 1..=3 {
         cluster.wait_for(number, "down");
@@ -275,7 +229,7 @@ fn a_service_does_not_empty_itself_when_the_balancers_own_network_is_cut() {
     let table = cluster.balancer.lb_ctl(&["status"]).unwrap().stdout;
     assert!(table.contains("GUARD AGAINST MASS REMOVAL"), "{table}");
     assert_eq!(cluster.served_from(21_000), ALL);
-    all_live(&mut sessions, "while the balancer sees nobody");
+    all_live(&mut sessions, "while the balancer sees nobody").unwrap();
     assert!(cluster.log().contains("the guard against mass removal is active"));
 
     // A daemon that starts now knows of nobody, and goes on all the same. Its start needs routes to the coordinators.
@@ -295,17 +249,14 @@ fn a_service_does_not_empty_itself_when_the_balancers_own_network_is_cut() {
     }
     assert_eq!(cluster.service().guard, None);
     assert_eq!(cluster.served_from(24_000), ALL);
-    all_live(&mut sessions, "after the cut");
+    all_live(&mut sessions, "after the cut").unwrap();
 }
 
 #[test]
 fn clients_of_a_host_that_is_gone_are_reset() {
     let cluster = Cluster::new("", [0, 0, 0]);
     let mut streams = cluster.connect(20_000..20_040);
-    let homes: Vec<String> = open_sessions(&streams)
-        .into_iter()
-        .map(|(_, home)| home)
-        .collect();
+    let homes = homes(&streams).unwrap();
     cluster
         .coordinator_host(2)
         .run(&["ip", "link", "set", "eth0", "down"])
@@ -335,7 +286,7 @@ fn a_second_tier_takes_over_and_gives_back_as_configured() {
     assert_eq!(cluster.served_from(20_000), ["impala1", "impala2"]);
     assert_eq!(cluster.service().active_tier, 0);
     let streams = cluster.connect(21_000..21_020);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     for failback in ["auto", "manual"] {
         if failback == "manual" {
             cluster.reload("failback = \"manual\"", [0, 0, 1]);
@@ -358,7 +309,7 @@ fn a_second_tier_takes_over_and_gives_back_as_configured() {
             &["impala3"]
         };
         assert_eq!(cluster.served_from(23_000), expected, "{failback}");
-        all_live(&mut sessions, "after the tiers have changed");
+        all_live(&mut sessions, "after the tiers have changed").unwrap();
     }
     assert!(cluster.log().contains("another tier serves"));
 }

@@ -12,12 +12,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
 use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, Output, PATIENCE, start_coordinators};
-use lab::clients::hs2::{Session, coordinator_name};
+use lab::clients::held::{Held, all_live, connect_from_ports, hold_sessions};
+use lab::clients::hs2::coordinator_name;
 use lab::{Host, Lab, wait_until};
 use lb_ctl::core::changes::Changes;
 use lb_ctl::core::status::BackendStatus;
 use rustix::process::Signal;
-use socket2::{Domain, Socket, Type};
 
 /// A lab with a balancer in front of three coordinators.
 struct Cluster {
@@ -70,13 +70,7 @@ impl Cluster {
     fn connect(&self, vip: usize, ports: Range<u16>) -> Vec<TcpStream> {
         let client = self.client();
         let service = SocketAddr::from((self.lab.vips()[vip].v4, HS2_PORT));
-        client
-            .enter(|| {
-                ports
-                    .map(|port| connect_from(SocketAddr::from((client.v4(), port)), service))
-                    .collect()
-            })
-            .unwrap()
+        connect_from_ports(client, service, ports).unwrap()
     }
 
     /// How many new connections from these ports each coordinator gets.
@@ -114,40 +108,21 @@ fn backends<'a>(coordinators: &'a [Coordinator], weights: &[u32]) -> Vec<(&'a st
         .collect()
 }
 
-/// A connection from a port of its choice: what slot it gets does not change from run to run.
-fn connect_from(client: SocketAddr, service: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&client.into()).unwrap();
-    socket
-        .connect_timeout(&service.into(), PATIENCE)
-        .unwrap_or_else(|error| panic!("connection from {client} failed: {error}"));
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.into()
-}
-
 /// Sessions that stay open, and the coordinators on which they live.
 struct Sessions<'a> {
-    sessions: Vec<(Session<'a>, String)>,
+    sessions: Vec<Held<'a>>,
 }
 
 impl<'a> Sessions<'a> {
     fn open(streams: &'a [TcpStream]) -> Self {
-        let open = |stream| {
-            let mut session = Session::open(stream).unwrap();
-            let home = ask(&mut session);
-            (session, home)
-        };
         Self {
-            sessions: streams.iter().map(open).collect(),
+            sessions: hold_sessions(streams).unwrap(),
         }
     }
 
     /// Asks each of them, which must live where it has begun.
     fn check(&mut self, when: &str) {
-        for (number, (session, home)) in self.sessions.iter_mut().enumerate() {
-            assert_eq!(ask(session), *home, "session {number} {when}");
-        }
+        all_live(&mut self.sessions, when).unwrap();
     }
 
     fn on(&self, coordinator: &str) -> usize {
@@ -155,14 +130,6 @@ impl<'a> Sessions<'a> {
             .iter()
             .filter(|(_, home)| home == coordinator)
             .count()
-    }
-}
-
-fn ask(session: &mut Session<'_>) -> String {
-    let columns = session.execute("select coordinator()").unwrap();
-    match &columns[0][0] {
-        lab::impalad::thrift_value::Value::Binary(name) => String::from_utf8(name.clone()).unwrap(),
-        other => panic!("{other:?}"),
     }
 }
 

@@ -20,13 +20,13 @@ use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, Output, PATIENCE, start_coordinators,
     take_vips_off_backends,
 };
+use lab::clients::held::{all_live, connect_from_ports, hold_sessions, homes};
 use lab::clients::hs2::{Session, coordinator_name};
 use lab::impalad::hs2::RUNNING_STATE;
 use lab::impalad::thrift_value::Value;
 use lab::{Lab, wait_until};
 use lb_ctl::core::operator::{Admin, Decided, DrainStatus, End};
 use lb_ctl::core::status::{BackendStatus, DecisionsStatus};
-use socket2::{Domain, Socket, Type};
 
 /// Quick enough for a test, and patient enough for a busy machine.
 const CHECK: &str =
@@ -68,13 +68,7 @@ impl Cluster {
     fn connect(&self, ports: Range<u16>) -> Vec<TcpStream> {
         let client = &self.lab.clients()[0];
         let service = SocketAddr::from((self.lab.vips()[0].v4, HS2_PORT));
-        client
-            .enter(|| {
-                ports
-                    .map(|port| connect_from(SocketAddr::from((client.v4(), port)), service))
-                    .collect()
-            })
-            .unwrap()
+        connect_from_ports(client, service, ports).unwrap()
     }
 
     /// How many of 40 new connections each coordinator gets, from ports from this one on.
@@ -122,43 +116,6 @@ fn configuration(lab: &Lab, coordinators: &[Coordinator], check: &str) -> Config
         .unwrap()
 }
 
-/// A connection from a port of its choice: what slot it gets does not change from run to run.
-fn connect_from(client: SocketAddr, service: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::for_address(service), Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket.bind(&client.into()).unwrap();
-    socket
-        .connect_timeout(&service.into(), PATIENCE)
-        .unwrap_or_else(|error| panic!("connection from {client} failed: {error}"));
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.into()
-}
-
-/// On which coordinator a session lives.
-fn ask(session: &mut Session<'_>) -> String {
-    let columns = session.execute("select coordinator()").unwrap();
-    match &columns[0][0] {
-        Value::Binary(name) => String::from_utf8(name.clone()).unwrap(),
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Sessions over these connections, and where they live.
-fn open_sessions(streams: &[TcpStream]) -> Vec<(Session<'_>, String)> {
-    let open = |stream| {
-        let mut session = Session::open(stream).unwrap();
-        let home = ask(&mut session);
-        (session, home)
-    };
-    streams.iter().map(open).collect()
-}
-
-fn all_live(sessions: &mut [(Session<'_>, String)], when: &str) {
-    for (number, (session, home)) in sessions.iter_mut().enumerate() {
-        assert_eq!(ask(session), *home, "session {number} {when}");
-    }
-}
-
 /// How many of the connections to a coordinator are reset. The others must live.
 fn count_resets(streams: &[TcpStream], homes: &[String], coordinator: &str) -> usize {
     let mut resets = 0;
@@ -181,7 +138,7 @@ fn count_resets(streams: &[TcpStream], homes: &[String], coordinator: &str) -> u
 fn a_drain_holds_from_the_next_syn_on_through_kills_and_reloads() {
     let mut cluster = Cluster::new(3, "");
     let streams = cluster.connect(20_000..20_060);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     let said = cluster.succeed(&["drain", "impala1"]);
     assert_eq!(
         said,
@@ -190,14 +147,14 @@ fn a_drain_holds_from_the_next_syn_on_through_kills_and_reloads() {
     let expected = ["impala2", "impala3"];
     let names = |counts: BTreeMap<String, u32>| counts.into_keys().collect::<Vec<_>>();
     assert_eq!(names(cluster.served_from(21_000)), expected);
-    all_live(&mut sessions, "while their coordinator drains");
+    all_live(&mut sessions, "while their coordinator drains").unwrap();
     let drained = cluster.backend(1);
     assert_eq!((drained.admin.as_str(), drained.slots), ("draining", 0));
 
     cluster.restart();
     assert_eq!(cluster.backend(1).admin, "draining");
     assert_eq!(names(cluster.served_from(22_000)), expected);
-    all_live(&mut sessions, "after a kill");
+    all_live(&mut sessions, "after a kill").unwrap();
 
     // Who is taken out of the configuration and comes back is drained all the same.
     let whole = cluster.balancer.configuration().clone();
@@ -222,7 +179,7 @@ fn a_drain_holds_from_the_next_syn_on_through_kills_and_reloads() {
         names(cluster.served_from(24_000)),
         ["impala1", "impala2", "impala3"]
     );
-    all_live(&mut sessions, "after the drain was taken back");
+    all_live(&mut sessions, "after the drain was taken back").unwrap();
     cluster.restart();
     assert_eq!(cluster.backend(1).admin, "enabled");
 }
@@ -241,7 +198,7 @@ fn two_hundred_connections_that_run_queries_end_before_a_drain_that_is_waited_fo
                 let begun = &begun;
                 scope.spawn(move || {
                     let mut session = Session::open(&stream).unwrap();
-                    let home = ask(&mut session);
+                    let home = session.coordinator().unwrap();
                     let statement = format!("select sleep({})", 3000 + 20 * number);
                     let query = session.start(&statement).unwrap();
                     begun.wait();
@@ -301,10 +258,7 @@ fn two_hundred_connections_that_run_queries_end_before_a_drain_that_is_waited_fo
 fn disable_resets_connections_and_enable_brings_the_backend_back() {
     let cluster = Cluster::new(3, "on_down = \"keep\"");
     let streams = cluster.connect(20_000..20_040);
-    let homes: Vec<String> = open_sessions(&streams)
-        .into_iter()
-        .map(|(_, home)| home)
-        .collect();
+    let homes = homes(&streams).unwrap();
     let said = cluster.succeed(&["disable", "impala2", "--wait"]);
     assert!(said.ends_with("no connection leads there any more\n"), "{said}");
     assert_eq!(cluster.backend(2).admin, "disabled");
@@ -323,10 +277,7 @@ fn disable_resets_connections_and_enable_brings_the_backend_back() {
 fn a_deadline_holds_whether_or_not_anybody_waits_and_over_a_kill() {
     let mut cluster = Cluster::new(3, "");
     let streams = cluster.connect(20_000..20_040);
-    let homes: Vec<String> = open_sessions(&streams)
-        .into_iter()
-        .map(|(_, home)| home)
-        .collect();
+    let homes = homes(&streams).unwrap();
     let said = cluster.succeed(&["drain", "impala3", "--deadline", "3s", "--json"]);
     let decided: Decided = serde_json::from_str(&said).unwrap();
     assert_eq!(decided.backends[0].admin, Admin::Draining);
@@ -350,7 +301,7 @@ fn a_wait_outlasts_the_daemon_and_ends_with_the_last_connection_or_the_drain() {
     take_vips_off_backends(&cluster.lab).unwrap();
     cluster.balancer.run(&[]).unwrap();
     let streams = cluster.connect(20_000..20_040);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     let mut wait = cluster
         .balancer
         .begin_lb_ctl("wait-1", &["drain", "impala1", "--wait"])
@@ -358,7 +309,7 @@ fn a_wait_outlasts_the_daemon_and_ends_with_the_last_connection_or_the_drain() {
     wait.wait_for_line(" connections seen since it began", PATIENCE)
         .unwrap();
     cluster.restart();
-    all_live(&mut sessions, "while their coordinator drains");
+    all_live(&mut sessions, "while their coordinator drains").unwrap();
     assert_eq!(wait.exit_status().unwrap(), None, "connections are left");
     cluster.succeed(&["undrain", "impala1"]);
     assert_eq!(wait.wait(PATIENCE).unwrap().code(), Some(1));
@@ -393,7 +344,7 @@ fn a_wait_outlasts_the_daemon_and_ends_with_the_last_connection_or_the_drain() {
 fn weights_follow_the_operator_until_told_otherwise() {
     let mut cluster = Cluster::new(3, "");
     let streams = cluster.connect(20_000..20_040);
-    let mut sessions = open_sessions(&streams);
+    let mut sessions = hold_sessions(&streams).unwrap();
     let shares = |cluster: &Cluster| -> Vec<u32> {
         let backends = cluster.balancer.backends().unwrap();
         let tenths = |slots: u32| (slots * 10 + 65_537 / 2) / 65_537;
@@ -412,7 +363,7 @@ fn weights_follow_the_operator_until_told_otherwise() {
     assert!(!cluster.served_from(21_000).contains_key("impala1"));
     cluster.succeed(&["weight", "impala1", "config"]);
     assert_eq!(shares(&cluster), [3, 3, 3]);
-    all_live(&mut sessions, "after the weights have changed");
+    all_live(&mut sessions, "after the weights have changed").unwrap();
 }
 
 #[test]

@@ -88,10 +88,15 @@ pub fn probe(stream: &TcpStream) -> Result<ProbeAnswer> {
 /// The name of the coordinator that serves this connection: a whole session, from `OpenSession` to `CloseSession`.
 pub fn coordinator_name(stream: &TcpStream) -> Result<String> {
     let mut session = Session::open(stream)?;
-    let mut columns = session.execute("select coordinator()")?;
+    let name = session.coordinator()?;
     session.close()?;
+    Ok(name)
+}
+
+/// The one string of a result that consists of nothing else.
+pub fn only_string(mut columns: Vec<Vec<Value>>) -> Result<String> {
     match columns.pop().as_deref() {
-        Some([Value::Binary(name)]) if columns.is_empty() => Ok(String::from_utf8_lossy(name).into_owned()),
+        Some([Value::Binary(text)]) if columns.is_empty() => Ok(String::from_utf8_lossy(text).into_owned()),
         other => Err(ClientError::Result(other.unwrap_or_default().to_vec())),
     }
 }
@@ -175,6 +180,11 @@ impl<'a> Session<'a> {
             Struct::new().with(1, query.0.clone()),
         )
         .map(drop)
+    }
+
+    /// The name of the coordinator on which the session lives.
+    pub fn coordinator(&mut self) -> Result<String> {
+        only_string(self.execute("select coordinator()")?)
     }
 
     /// Executes a statement and returns all of its result, by column.
