@@ -24,3 +24,4 @@ pub mod slot_moves;
 pub mod status;
 pub mod time;
 pub mod tunnels;
+pub mod vrrp;
