@@ -6,15 +6,27 @@
 //! - `interval`: how often a master advertises, and what follows from that.
 //! - `advertisement`: the one kind of packet, and its checksum.
 //! - `acceptance`: which of the packets that arrive an instance takes for an advertisement.
+//! - `group`: the protocol's state machine, of one instance or of several that move together.
+//! - `transition`: what it tells of its changes.
+//! - `tracking`: how what is observed on the host lowers the priority, or forbids to be master.
 //!
 //! Where the RFC says "active" these files say *master*, as most people and keepalived do.
 
 mod acceptance;
 mod advertisement;
+mod group;
 mod interval;
+mod tracking;
+mod transition;
 
 pub use acceptance::{Acceptor, Audience, Heard, Received, Rejected};
 pub use advertisement::{
     Advertisement, ChecksumForm, DecodeError, Decoded, HOP_LIMIT, LEAVING, PROTOCOL, group_address,
 };
+pub use group::{Action, Conditions, Group, MemberView, NotMaster, Policy, Settings};
 pub use interval::Interval;
+pub use tracking::{Effect, Shortage, Subject, Track, is_share};
+pub use transition::{Cause, State, Transition};
+
+#[cfg(test)]
+mod simulation;
