@@ -10,3 +10,4 @@ pub mod discovery;
 pub mod http;
 pub mod netlink;
 pub mod programs;
+pub mod vrrp;

@@ -12,8 +12,13 @@ use super::{
 pub enum Audience {
     /// Everybody on the link.
     Multicast,
-    /// These, each by a packet of its own.
-    Unicast(BTreeSet<IpAddr>),
+    /// Peers, each by a packet of its own.
+    Unicast {
+        /// Who they are.
+        peers: BTreeSet<IpAddr>,
+        /// The least TTL, or hop limit, of their packets: [`HOP_LIMIT`] unless they cannot do better.
+        hop_limit: u8,
+    },
 }
 
 /// What an instance expects of advertisements.
@@ -60,9 +65,12 @@ pub struct Heard {
 pub enum Rejected {
     /// It has passed a router, or pretends to come from the link.
     #[error(
-        "expected a TTL of {HOP_LIMIT}, found {found}: a packet that was forged beyond a router, or a peer that is not on the link"
+        "expected a TTL of {expected}, found {found}: a packet that was forged beyond a router, or a peer that is not on the link or \
+         sends so (see unicast_hop_limit)"
     )]
     HopLimit {
+        /// The least that counts.
+        expected: u8,
         /// Its TTL or hop limit.
         found: u8,
     },
@@ -140,8 +148,12 @@ impl Acceptor {
             hop_limit,
             bytes,
         } = packet;
-        if hop_limit != HOP_LIMIT {
-            return Err(Rejected::HopLimit { found: hop_limit });
+        let expected = self.audience.hop_limit();
+        if hop_limit < expected {
+            return Err(Rejected::HopLimit {
+                expected,
+                found: hop_limit,
+            });
         }
         let decoded = Advertisement::decode(bytes, from, to, self.checksum)?;
         let advertisement = decoded.advertisement;
@@ -172,6 +184,13 @@ impl Acceptor {
 }
 
 impl Audience {
+    fn hop_limit(&self) -> u8 {
+        match self {
+            Self::Multicast => HOP_LIMIT,
+            Self::Unicast { hop_limit, .. } => *hop_limit,
+        }
+    }
+
     fn check(&self, from: IpAddr, to: IpAddr) -> Result<(), Rejected> {
         match self {
             Self::Multicast if to == group_address(to.is_ipv4()) => Ok(()),
@@ -179,12 +198,12 @@ impl Audience {
                 expected: "the multicast group",
                 found: to,
             }),
-            Self::Unicast(_) if to.is_multicast() => Err(Rejected::Destination {
+            Self::Unicast { .. } if to.is_multicast() => Err(Rejected::Destination {
                 expected: "us alone",
                 found: to,
             }),
-            Self::Unicast(peers) if peers.contains(&from) => Ok(()),
-            Self::Unicast(_) => Err(Rejected::Stranger(from)),
+            Self::Unicast { peers, .. } if peers.contains(&from) => Ok(()),
+            Self::Unicast { .. } => Err(Rejected::Stranger(from)),
         }
     }
 }
@@ -268,10 +287,21 @@ mod tests {
         for found in 0..=254 {
             assert_eq!(
                 accept(&acceptor, &advertisement, (PEER, GROUP), found),
-                Err(Rejected::HopLimit { found })
+                Err(Rejected::HopLimit { expected: 255, found })
             );
         }
         assert!(accept(&acceptor, &advertisement, (PEER, GROUP), 255).is_ok());
+    }
+
+    #[test]
+    fn peers_that_cannot_do_better_may_send_with_less() {
+        let acceptor = acceptor(Audience::Unicast {
+            peers: addresses(&[PEER]),
+            hop_limit: 64,
+        });
+        let advertisement = advertisement(&["192.0.2.10", "192.0.2.11"]);
+        let accept = |hop_limit| accept(&acceptor, &advertisement, (PEER, OURS), hop_limit).is_ok();
+        assert!(accept(64) && accept(255) && !accept(63));
     }
 
     #[test]
@@ -310,7 +340,10 @@ mod tests {
     #[test]
     fn with_peers_only_they_count_and_without_only_the_group() {
         let advertisement = advertisement(&["192.0.2.10", "192.0.2.11"]);
-        let unicast = acceptor(Audience::Unicast(addresses(&[PEER])));
+        let unicast = acceptor(Audience::Unicast {
+            peers: addresses(&[PEER]),
+            hop_limit: 255,
+        });
         let accept = |acceptor, from, to| accept(acceptor, &advertisement, (from, to), 255);
         assert!(accept(&unicast, PEER, OURS).is_ok());
         assert_eq!(

@@ -6,7 +6,9 @@
 //! - `interval`: how often a master advertises, and what follows from that.
 //! - `advertisement`: the one kind of packet, and its checksum.
 //! - `acceptance`: which of the packets that arrive an instance takes for an advertisement.
+//! - `packet`: the IP header around it.
 //! - `group`: the protocol's state machine, of one instance or of several that move together.
+//! - `announcement`: the frames that tell neighbours of a takeover.
 //! - `transition`: what it tells of its changes.
 //! - `tracking`: how what is observed on the host lowers the priority, or forbids to be master.
 //!
@@ -14,8 +16,10 @@
 
 mod acceptance;
 mod advertisement;
+mod announcement;
 mod group;
 mod interval;
+mod packet;
 mod tracking;
 mod transition;
 
@@ -23,8 +27,10 @@ pub use acceptance::{Acceptor, Audience, Heard, Received, Rejected};
 pub use advertisement::{
     Advertisement, ChecksumForm, DecodeError, Decoded, HOP_LIMIT, LEAVING, PROTOCOL, group_address,
 };
+pub use announcement::announcement;
 pub use group::{Action, Conditions, Group, MemberView, NotMaster, Policy, Settings};
 pub use interval::Interval;
+pub use packet::{of_ipv4, with_ip_header};
 pub use tracking::{Effect, Shortage, Subject, Track, is_share};
 pub use transition::{Cause, State, Transition};
 
