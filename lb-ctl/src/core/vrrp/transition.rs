@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 /// The state of an instance, or of several that move together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// It has not begun, or has ended.
     Init,
