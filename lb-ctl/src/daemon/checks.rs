@@ -22,6 +22,7 @@ use crate::{
     adapters::check::{Assignment, Report, Scheduler, Target, targets},
     core::{
         config::{Backend, Config, Service},
+        discovery::Announcement,
         health::{Event, Health, Load, Start},
         plan::{Plan, Shares},
         serving::{Notice, Observation, Part, Serving},
@@ -184,10 +185,15 @@ impl Checks {
     }
 
     /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
-    pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
+    pub(super) fn announce_quiescing(
+        &mut self,
+        service: usize,
+        backend: &str,
+        said: Option<&Announcement>,
+    ) -> bool {
         let now = self.now();
         let service = self.services.get_mut(service);
-        service.is_some_and(|service| service.serving.announce_quiescing(backend, cause, now))
+        service.is_some_and(|service| service.serving.announce_quiescing(backend, said, now))
     }
 
     /// Waits for reports, and takes those that there are.

@@ -339,8 +339,8 @@ impl Controller {
         for (index, service) in self.config.services.iter().enumerate() {
             let membership = self.discovering.membership(index);
             for backend in &service.backends {
-                let cause = membership.and_then(|membership| membership.quiescing(backend.address));
-                if self.checks.announce_quiescing(index, &backend.name, cause) {
+                let said = membership.and_then(|membership| membership.quiescing(backend.address));
+                if self.checks.announce_quiescing(index, &backend.name, said) {
                     touched.insert(index);
                 }
             }

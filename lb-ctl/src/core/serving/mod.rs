@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use super::{
     config::{Backend, Balance, CheckKind, HealthPolicy, OnDown, Service},
+    discovery::Announcement,
     health::{Guard, Health, Member, Selection, Standing, Start, healthy_weights, select, slow_start},
     load::{self, Level, Levels},
     operator::{Admin, Orders},
@@ -238,10 +239,10 @@ impl Serving {
     }
 
     /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns whether that is news.
-    pub fn announce_quiescing(&mut self, name: &str, cause: Option<&str>, now: Duration) -> bool {
+    pub fn announce_quiescing(&mut self, name: &str, said: Option<&Announcement>, now: Duration) -> bool {
         let mut backends = self.backends.iter_mut();
         let backend = backends.find(|backend| backend.name() == name);
-        backend.is_some_and(|backend| backend.announce_quiescing(cause, now))
+        backend.is_some_and(|backend| backend.announce_quiescing(said, now))
     }
 
     /// Decides who serves from now on.

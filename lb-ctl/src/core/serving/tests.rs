@@ -1,5 +1,6 @@
 //! Services through their lives, in simulated time: the monitors of their backends check when they are due.
 
+mod announcements;
 mod orders;
 
 use super::*;
@@ -54,6 +55,8 @@ struct World {
     truth: Vec<Verdict>,
     /// How many connections each backend has, if it tells.
     loads: Vec<Option<u64>>,
+    /// When the process of each backend started, if it tells.
+    processes: Vec<Option<&'static str>>,
     now: Duration,
     decision: Decision,
     notices: Vec<Notice>,
@@ -68,6 +71,7 @@ impl World {
             monitors: service.backends.iter().map(monitor).collect(),
             truth: vec![Healthy; service.backends.len()],
             loads: vec![None; service.backends.len()],
+            processes: vec![None; service.backends.len()],
             decision: serving.decide(now),
             serving,
             now,
@@ -115,6 +119,7 @@ impl World {
         });
         let outcome = Outcome {
             load,
+            process_start_time: self.processes[index].map(str::to_owned),
             ..Outcome::new(self.truth[index], LATENCY, "found")
         };
         let monitor = &mut self.monitors[index];
@@ -611,48 +616,4 @@ fn another_name_for_a_backend_does_not_take_it_out() {
             ("new-b1", Start::Warm(Health::Down))
         ]
     );
-}
-
-#[test]
-fn who_is_said_to_shut_down_gets_no_new_connections_and_keeps_its_own() {
-    let mut world = World::up("on_down = \"reset\"", &[0, 0]);
-    assert!(
-        world
-            .serving
-            .announce_quiescing("b0", Some("is shutting down"), world.now)
-    );
-    assert!(
-        !world
-            .serving
-            .announce_quiescing("b0", Some("is still shutting down"), world.now)
-    );
-    assert!(
-        !world
-            .serving
-            .announce_quiescing("stranger", Some("is shutting down"), world.now)
-    );
-    world.pass(A_WHILE);
-    let part = |world: &World, index: usize| world.decision.backends[index];
-    let shed = Part {
-        weight: 0,
-        sheds: true,
-        drains: false,
-        reset: false,
-    };
-    assert_eq!(part(&world, 0), shed);
-    let backend = &world.serving.backends()[0];
-    assert_eq!(
-        (backend.health(), backend.cause()),
-        (Health::Quiescing, "is still shutting down")
-    );
-    assert_eq!(part(&world, 1).weight, 1);
-    // Once it is down, it is down.
-    world.truth[0] = REFUSED;
-    world.pass(A_WHILE);
-    assert_eq!(world.serving.backends()[0].health(), Health::Down);
-    assert!(part(&world, 0).reset);
-    world.truth[0] = Healthy;
-    assert!(world.serving.announce_quiescing("b0", None, world.now));
-    world.pass(A_WHILE);
-    assert_eq!(part(&world, 0).weight, 1);
 }
