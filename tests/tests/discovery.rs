@@ -12,17 +12,22 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use axum::http::Method;
 use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, WEB_PORT, start_coordinators,
     take_vips_off_backends,
 };
 use lab::clients::held::{all_live, hold_sessions};
 use lab::clients::hs2::coordinator_name;
+use lab::clients::http::request_blocking;
 use lab::{Lab, wait_until};
 use lb_ctl::core::status::{BackendStatus, SeedStatus, ServiceStatus};
 
 const CHECK: &str =
     "[service.check]\ntype = \"impala\"\ninterval = \"250ms\"\nfast_interval = \"100ms\"\ntimeout = \"2s\"\n";
+
+/// Where the balancer can be asked for its metrics.
+const AUTHORITY: &str = "127.0.0.1:9410";
 
 /// A lab with a balancer that discovers three coordinators, of which the first two are seeds.
 struct Cluster {
@@ -256,6 +261,69 @@ fn a_coordinator_that_is_quiescing_on_the_pages_drains() {
     cluster.wait_for_all_up(&ALL);
     assert_eq!(cluster.served(), ALL);
     all_live(&mut held, "after the shutdown was called off").unwrap();
+}
+
+#[test]
+fn a_coordinator_that_was_restarted_serves_although_the_last_page_has_it_quiescing() {
+    let cluster = Cluster::with("whole", |configuration| {
+        let listen = format!("[http]\nlisten = [\"{AUTHORITY}\"]\n\n[api]");
+        configuration.with("[api]", &listen).unwrap()
+    });
+    cluster.wait_for_all_up(&ALL);
+    let changes = |health: &str| {
+        let page = cluster
+            .balancer
+            .host()
+            .enter(|| request_blocking(Method::GET, AUTHORITY, "/metrics", PATIENCE));
+        let series = format!(
+            "lb_backend_health_changes_total{{backend=\"impala3\",health=\"{health}\",service=\"impala\"}} "
+        );
+        let body = page.unwrap().unwrap().body;
+        let value = body.lines().find_map(|line| line.strip_prefix(&series));
+        value.expect("a sample").parse::<u32>().unwrap()
+    };
+    let up = changes("up");
+    cluster.seeds_answer("quiescing=impala3");
+    cluster.wait_for("impala3 to be quiescing", |backends| {
+        backends[2].health == "quiescing" && backends[2].slots == 0
+    });
+    wait_until("that change in the metrics", PATIENCE, || {
+        (changes("quiescing") == 1).then_some(()).ok_or("not counted")
+    })
+    .unwrap();
+    cluster.seeds_answer("unavailable");
+    wait_until("both seeds to fail", PATIENCE, || {
+        let seeds = cluster.seeds();
+        let fails = |seed: &SeedStatus| seed.ok == Some(false);
+        if seeds.iter().all(fails) {
+            Ok(())
+        } else {
+            Err(format!("{seeds:?}"))
+        }
+    })
+    .unwrap();
+    Cluster::wait_for_answers(2);
+    assert_eq!(
+        cluster.service().backends[2].health,
+        "quiescing",
+        "the last word counts"
+    );
+
+    cluster.coordinators[2].switch("restart").unwrap();
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    // Each failure to read a page has the last one count again.
+    Cluster::wait_for_answers(3);
+    cluster.wait_for_all_up(&ALL);
+    wait_until("the way back in the metrics", PATIENCE, || {
+        let changes = (changes("quiescing"), changes("up") - up);
+        if changes == (1, 1) {
+            Ok(())
+        } else {
+            Err(format!("{changes:?}"))
+        }
+    })
+    .unwrap();
 }
 
 #[test]

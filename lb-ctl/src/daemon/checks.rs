@@ -184,16 +184,17 @@ impl Checks {
         )
     }
 
-    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
+    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns what its health has become, if that is
+    /// another.
     pub(super) fn announce_quiescing(
         &mut self,
         service: usize,
         backend: &str,
         said: Option<&Announcement>,
-    ) -> bool {
+    ) -> Option<Health> {
         let now = self.now();
-        let service = self.services.get_mut(service);
-        service.is_some_and(|service| service.serving.announce_quiescing(backend, said, now))
+        let service = self.services.get_mut(service)?;
+        service.serving.announce_quiescing(backend, said, now)
     }
 
     /// Waits for reports, and takes those that there are.
@@ -380,10 +381,8 @@ impl Controller {
         tally.check(&service.name, &key.name, result.as_ref().ok());
         for event in events {
             tell_event(service, report, event);
-            if let Event::Changed { to, .. } = event {
-                tally.health_change(&service.name, &key.name, *to);
-            }
         }
+        let before = serving.health();
         let began = report.began.saturating_duration_since(self.checks.epoch);
         let observation = Observation {
             result: result.as_ref().map_err(|_| reason.as_deref().unwrap_or_default()),
@@ -396,6 +395,20 @@ impl Controller {
         checked
             .serving
             .observe(&key.name, observation, self.checks.epoch.elapsed());
+        // As status shows it: also what pages say of it counts, and may have counted until now.
+        let after = checked.serving.backends().get(place)?.health();
+        if after != before {
+            tally.health_change(&service.name, &key.name, after);
+            // A change of its own has been told.
+            if !events.iter().any(|event| matches!(event, Event::Changed { .. })) {
+                tracing::info!(
+                    service = service.name,
+                    backend = key.name,
+                    health = %after,
+                    "what pages have said of its shutdown was about its old process"
+                );
+            }
+        }
 
         let restarted = events
             .iter()

@@ -340,7 +340,9 @@ impl Controller {
             let membership = self.discovering.membership(index);
             for backend in &service.backends {
                 let said = membership.and_then(|membership| membership.quiescing(backend.address));
-                if self.checks.announce_quiescing(index, &backend.name, said) {
+                if let Some(health) = self.checks.announce_quiescing(index, &backend.name, said) {
+                    let tally = &self.account.tally;
+                    tally.health_change(&service.name, &backend.name, health);
                     touched.insert(index);
                 }
             }

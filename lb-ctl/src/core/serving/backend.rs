@@ -237,14 +237,19 @@ impl ServingBackend {
         self.up_since = None;
     }
 
-    /// Takes in whether somebody else says that it is shutting down, and who. Returns whether that is news.
-    pub(super) fn announce_quiescing(&mut self, said: Option<&Announcement>, now: Duration) -> bool {
-        let before = self.announced().map(|announced| announced.since);
+    /// Takes in whether somebody else says that it is shutting down, and who. Returns what its health has become, if that is another.
+    pub(super) fn announce_quiescing(
+        &mut self,
+        said: Option<&Announcement>,
+        now: Duration,
+    ) -> Option<Health> {
+        let before = self.health();
+        let since = self.announced().map_or(now, |announced| announced.since);
         self.announced = said.map(|announcement| Announced {
             announcement: announcement.clone(),
-            since: before.unwrap_or(now),
+            since,
         });
-        before.is_some() != self.announced().is_some()
+        Some(self.health()).filter(|health| *health != before)
     }
 
     /// What others say of it, as far as that counts: of one that is down, or has come back, its own check knows more.

@@ -238,11 +238,17 @@ impl Serving {
         backend.observe(observation, stale, now);
     }
 
-    /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns whether that is news.
-    pub fn announce_quiescing(&mut self, name: &str, said: Option<&Announcement>, now: Duration) -> bool {
+    /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns what its health has become, if that
+    /// is another.
+    pub fn announce_quiescing(
+        &mut self,
+        name: &str,
+        said: Option<&Announcement>,
+        now: Duration,
+    ) -> Option<Health> {
         let mut backends = self.backends.iter_mut();
-        let backend = backends.find(|backend| backend.name() == name);
-        backend.is_some_and(|backend| backend.announce_quiescing(said, now))
+        let backend = backends.find(|backend| backend.name() == name)?;
+        backend.announce_quiescing(said, now)
     }
 
     /// Decides who serves from now on.

@@ -12,11 +12,11 @@ fn said(process: &str, read: Duration) -> Announcement {
 }
 
 impl World {
-    /// Takes in what is said of the first backend, and decides. Returns whether it is news.
-    fn hear(&mut self, said: Option<&Announcement>) -> bool {
-        let is_news = self.serving.announce_quiescing("b0", said, self.now);
+    /// Takes in what is said of the first backend, and decides. Returns what its health has become.
+    fn hear(&mut self, said: Option<&Announcement>) -> Option<Health> {
+        let health = self.serving.announce_quiescing("b0", said, self.now);
         self.decide();
-        is_news
+        health
     }
 
     fn first(&self) -> (Health, u32) {
@@ -29,12 +29,13 @@ impl World {
 fn who_is_said_to_shut_down_gets_no_new_connections_and_keeps_its_own() {
     let mut world = World::up("on_down = \"reset\"", &[0, 0]);
     let first = said("1", world.now);
-    assert!(world.hear(Some(&first)));
+    assert_eq!(world.hear(Some(&first)), Some(Health::Quiescing));
     world.pass(A_WHILE);
     let later = said("1", world.now);
-    assert!(!world.hear(Some(&later)));
+    assert_eq!(world.hear(Some(&later)), None);
     let now = world.now;
-    assert!(!world.serving.announce_quiescing("stranger", Some(&later), now));
+    let of_a_stranger = world.serving.announce_quiescing("stranger", Some(&later), now);
+    assert_eq!(of_a_stranger, None);
     world.pass(A_WHILE);
     let shed = Part {
         weight: 0,
@@ -55,7 +56,7 @@ fn who_is_said_to_shut_down_gets_no_new_connections_and_keeps_its_own() {
     assert_eq!(world.serving.backends()[0].health(), Health::Down);
     assert!(world.decision.backends[0].reset);
     world.truth[0] = Healthy;
-    assert!(!world.hear(None), "its own check had the last word already");
+    assert_eq!(world.hear(None), None, "its own check had the last word already");
     world.pass(A_WHILE);
     assert_eq!(world.first(), (Health::Up, 1));
 }
@@ -73,13 +74,26 @@ fn a_page_that_is_out_of_date_says_nothing_of_a_process_that_was_replaced() {
     world.pass(A_WHILE);
     assert_eq!(world.first(), (Health::Up, 1));
     // Each seed that fails to answer has the last page repeated; another may have been told nothing newer.
-    assert!(!world.hear(Some(&stale)));
+    assert_eq!(world.hear(Some(&stale)), None);
     let repeated = said("1", world.now);
-    assert!(!world.hear(Some(&repeated)));
+    assert_eq!(world.hear(Some(&repeated)), None);
     world.pass(A_WHILE);
     assert_eq!(world.first(), (Health::Up, 1));
     let of_the_new_one = said("2", world.now);
-    assert!(world.hear(Some(&of_the_new_one)));
+    assert_eq!(world.hear(Some(&of_the_new_one)), Some(Health::Quiescing));
+    assert_eq!(world.first(), (Health::Quiescing, 0));
+    assert_eq!(world.hear(None), Some(Health::Up));
+    assert_eq!(world.first(), (Health::Up, 1));
+}
+
+#[test]
+fn what_a_coordinator_says_itself_is_not_said_anew_by_pages() {
+    let mut world = World::up("", &[0, 0]);
+    world.truth[0] = Quiescing;
+    world.pass(A_WHILE);
+    let now = world.now;
+    assert_eq!(world.hear(Some(&said("1", now))), None);
+    assert_eq!(world.hear(None), None);
     assert_eq!(world.first(), (Health::Quiescing, 0));
 }
 
@@ -95,10 +109,10 @@ fn who_was_down_and_is_up_again_shuts_down_only_if_it_is_said_anew() {
     world.truth[0] = Healthy;
     world.pass(A_WHILE);
     assert_eq!(world.first(), (Health::Up, 1));
-    assert!(!world.hear(Some(&stale)), "as if no page could be read");
+    assert_eq!(world.hear(Some(&stale)), None, "as if no page could be read");
     world.pass(A_WHILE);
     assert_eq!(world.first(), (Health::Up, 1));
     let anew = said("1", world.now);
-    assert!(world.hear(Some(&anew)));
+    assert_eq!(world.hear(Some(&anew)), Some(Health::Quiescing));
     assert_eq!(world.first(), (Health::Quiescing, 0));
 }
