@@ -25,7 +25,7 @@ use crate::{
         discovery::Announcement,
         health::{Event, Health, Load, Start},
         plan::{Plan, Shares},
-        serving::{Notice, Observation, Part, Serving},
+        serving::{Notice, Observation, Part, Serving, must_await_pass},
         time,
     },
 };
@@ -486,12 +486,9 @@ impl Controller {
             .get(index)
             .map(|it| it.targets.clone())
             .unwrap_or_default();
-        let serves = |id: &u16, part: &Part| (part.weight > 0).then_some(*id);
-        let mut serving = ids.iter().zip(&parts).filter_map(|(id, part)| serves(id, part));
         if let Some(sweeping) = &self.sweeping
-            && serving.any(|id| sweeping.reset.contains(&id))
+            && must_await_pass(&sweeping.reset, ids.iter().copied().zip(&parts))
         {
-            // That pass would delete the records of its new connections.
             self.finish_sweep().await?;
         }
         // First, so that no client is at home any more with who is taken out when the slots move.

@@ -22,7 +22,7 @@ mod backend;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     config::{Backend, Balance, CheckKind, HealthPolicy, OnDown, Service},
@@ -104,6 +104,17 @@ pub struct Part {
     pub drains: bool,
     /// Its connections are given up.
     pub reset: bool,
+}
+
+/// Whether a pass over the records that gives up these targets' connections must have ended before their parts are these: it would
+/// reset connections that may come. They come to whoever has a weight, but with affinity also to whoever has none.
+pub fn must_await_pass<'a>(
+    gives_up: &BTreeSet<u16>,
+    parts: impl IntoIterator<Item = (u16, &'a Part)>,
+) -> bool {
+    parts
+        .into_iter()
+        .any(|(id, part)| !part.reset && gives_up.contains(&id))
 }
 
 /// Something about a service that operators should know.
