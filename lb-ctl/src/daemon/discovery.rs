@@ -13,7 +13,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{checks::check_targets, controller::Controller, host::misplacement, reconfiguration::Arrivals};
+use super::{
+    checks::check_targets,
+    controller::Controller,
+    host::misplacement,
+    reconfiguration::{Arrivals, Wanted},
+};
 use crate::{
     adapters::discovery::{Answer, Order, Reader, orders},
     core::{
@@ -315,10 +320,18 @@ impl Controller {
         let mut members = self.discovering.members.clone();
         let configured = self.discovering.configured.clone();
         let config = self.join_members(&configured, &mut members).await?;
-        if config != self.config {
-            let targets = check_targets(&config)?;
+        if config == self.config {
+            self.discovering.adopt(configured, members);
+        } else {
+            let wanted = Wanted {
+                targets: check_targets(&config)?,
+                config,
+                configured,
+                members,
+                seeds: None,
+            };
             let changes = self
-                .follow_config(config, targets, Arrivals::Later)
+                .follow_config(wanted, Arrivals::Later)
                 .await
                 .map_err(|refusal| anyhow::anyhow!("members could not be followed: {refusal}"))?;
             tracing::info!(
@@ -329,7 +342,6 @@ impl Controller {
                 "follows the pages of the seeds"
             );
         }
-        self.discovering.adopt(configured, members);
         Ok(())
     }
 
