@@ -109,6 +109,12 @@ impl Cluster {
         names.into_iter().collect()
     }
 
+    /// Gives a command that must succeed.
+    fn succeed(&self, arguments: &[&str]) {
+        let output = self.balancer.lb_ctl(arguments).unwrap();
+        assert_eq!(output.code, Some(0), "{arguments:?}: {output:?}");
+    }
+
     fn service(&self) -> ServiceStatus {
         self.balancer.status().unwrap().services.remove(0)
     }
@@ -324,6 +330,36 @@ fn a_coordinator_that_was_restarted_serves_although_the_last_page_has_it_quiesci
         }
     })
     .unwrap();
+}
+
+#[test]
+fn a_backend_that_is_drained_stays_so_under_another_name() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(24);
+    let mut held = hold_sessions(&streams).unwrap();
+    cluster.succeed(&["drain", "impala3"]);
+    cluster.seeds_answer("renamed=impala3,coordinator3");
+    let is_drained = |backends: &[BackendStatus]| {
+        let backend = backends.iter().find(|it| it.name == "coordinator3");
+        backend
+            .is_some_and(|it| it.admin == "draining" && it.discovered && it.health == "up" && it.slots == 0)
+    };
+    cluster.wait_for("the other name", is_drained);
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    all_live(&mut held, "after their coordinator was renamed").unwrap();
+    // And that is kept.
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    cluster.wait_for("the other name after a restart", is_drained);
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    cluster.succeed(&["undrain", "coordinator3"]);
+    cluster.wait_for("the coordinator to serve", |backends| {
+        backends
+            .iter()
+            .any(|it| it.name == "coordinator3" && it.slots > 0)
+    });
+    all_live(&mut held, "after the drain was taken back").unwrap();
 }
 
 #[test]

@@ -150,17 +150,28 @@ impl Discovering {
         self.members = members;
     }
 
-    fn observe(&mut self, answer: Answer<Key>, now: Duration) {
+    /// Returns which backends have got another name: before and now.
+    #[must_use]
+    fn observe(&mut self, answer: Answer<Key>, now: Duration) -> Vec<(String, String)> {
         let Answer { service, seed, page } = answer;
         let services = self.configured.services.iter().zip(&mut self.members.services);
         for (configured, membership) in services {
             if key(configured) == service
                 && let Some(membership) = membership
             {
-                tell(configured, &membership.observe(&seed, page, now));
-                return;
+                let notices = membership.observe(&seed, page, now);
+                tell(configured, &notices);
+                let renamed = |notice: Notice| match notice {
+                    // One of the file has the name that it has there.
+                    Notice::Renamed { from, to, address } if !is_in_file(configured, address) => {
+                        Some((from, to))
+                    }
+                    _ => None,
+                };
+                return notices.into_iter().filter_map(renamed).collect();
             }
         }
+        Vec::new()
     }
 
     /// Whether all seeds of all services have been asked once.
@@ -219,8 +230,7 @@ impl Controller {
         for (service, membership) in configured.services.iter().zip(&members.services) {
             for (name, address) in membership.iter().flat_map(Membership::members) {
                 let place = (key(service), address);
-                let is_configured = service.backends.iter().any(|it| it.address == address);
-                if is_configured || members.known.contains(&place) {
+                if is_in_file(service, address) || members.known.contains(&place) {
                     continue;
                 }
                 let Some(backend) = service.discovered_backend(name, address) else {
@@ -281,9 +291,7 @@ impl Controller {
                 tracing::warn!("not all seeds have answered yet: starting with whom the others list");
                 break;
             }
-            for answer in answers.drain(..) {
-                self.discovering.observe(answer, self.checks.now());
-            }
+            self.observe(&mut answers);
         }
         self.take_in_members(self.discovering.members.clone()).await
     }
@@ -306,12 +314,18 @@ impl Controller {
 
     /// Takes in what seeds have answered. Empties `answers`.
     pub(super) async fn on_answers(&mut self, answers: &mut Vec<Answer<Key>>) -> anyhow::Result<()> {
-        for answer in answers.drain(..) {
-            self.discovering.observe(answer, self.checks.now());
-        }
+        self.observe(answers);
         let followed = self.follow_members().await;
         let announced = self.announce_quiescing().await;
         followed.and(announced)
+    }
+
+    fn observe(&mut self, answers: &mut Vec<Answer<Key>>) {
+        for answer in answers.drain(..) {
+            for (from, to) in self.discovering.observe(answer, self.checks.now()) {
+                self.operator.rename(&from, &to);
+            }
+        }
     }
 
     /// Makes the members backends, and those backends no longer that are members no longer. What fails is tried again with the next
@@ -363,8 +377,12 @@ impl Controller {
     }
 }
 
+fn is_in_file(service: &Service, address: IpAddr) -> bool {
+    service.backends.iter().any(|it| it.address == address)
+}
+
 fn tell(service: &Service, notices: &[Notice]) {
-    let in_file = |address: &IpAddr| service.backends.iter().any(|it| it.address == *address);
+    let in_file = |address: &IpAddr| is_in_file(service, *address);
     let service = &service.name;
     for notice in notices {
         match notice {

@@ -92,6 +92,20 @@ impl Operator {
         self.decisions.orders(service, backend, self.carried_out)
     }
 
+    /// Takes in that a backend has got another name.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(decisions) = self.decisions.after_renaming(from, to) {
+            tracing::info!(
+                from,
+                to,
+                "what operators have decided about this backend holds under its new name"
+            );
+            self.decisions = decisions;
+            self.generation += 1;
+            self.keep();
+        }
+    }
+
     /// When the time alone changes something.
     pub(super) fn due(&self) -> Option<Instant> {
         let deadline = self.decisions.next_deadline(self.carried_out)?;

@@ -67,6 +67,38 @@ fn the_newest_word_about_every_service_takes_back_those_about_one() {
 }
 
 #[test]
+fn what_was_decided_about_a_backend_holds_when_it_has_got_another_name() {
+    let before = after(&[
+        (None, Action::Disable),
+        (Some("s"), DRAIN),
+        (Some("t"), Action::Weight(Some(3))),
+    ]);
+    let renamed = before.after_renaming("b", "c").unwrap();
+    for name in ["b", "c"] {
+        for service in ["s", "t", "u"] {
+            assert_eq!(
+                renamed.orders(service, name, NOW),
+                before.orders(service, "b", NOW),
+                "{name} in {service}"
+            );
+        }
+    }
+    assert_eq!(renamed.after_renaming("b", "c"), None, "once is enough");
+    assert_eq!(before.after_renaming("stranger", "b"), None);
+
+    // What has been decided about the new name is newer.
+    let about_the_new_one = Command {
+        backend: "c".to_owned(),
+        ..command(Some("s"), DRAIN)
+    };
+    let decided = before.after(&about_the_new_one, NOW).unwrap();
+    let renamed = decided.after_renaming("b", "c").unwrap();
+    assert_eq!(renamed.orders("u", "c", NOW).admin, Admin::Enabled);
+    assert_eq!(renamed.orders("s", "c", NOW).admin, Admin::Draining);
+    assert_eq!(renamed.orders("t", "c", NOW).weight, Some(3));
+}
+
+#[test]
 fn undrain_does_not_enable_who_is_disabled() {
     let decisions = after(&[(None, Action::Disable)]);
     for service in [None, Some("s")] {
