@@ -363,6 +363,48 @@ fn a_backend_that_is_drained_stays_so_under_another_name() {
 }
 
 #[test]
+fn members_that_get_no_connections_are_members_after_a_restart_that_can_read_no_page() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(24);
+    let mut held = hold_sessions(&streams).unwrap();
+    cluster.succeed(&["drain", "impala3"]);
+    // Its sessions live on: it is only unwell.
+    cluster.coordinators[1].switch("not-ready").unwrap();
+    cluster.wait_for("impala2 to be down", |backends| {
+        backends[1].health == "down" && backends[1].slots == 0
+    });
+    cluster.seeds_answer("unavailable");
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    let known = |backends: &[BackendStatus]| {
+        let known: Vec<(&str, &str, bool)> = backends
+            .iter()
+            .map(|it| (it.name.as_str(), it.admin.as_str(), it.discovered))
+            .collect();
+        known
+            == [
+                ("impala1", "enabled", true),
+                ("impala2", "enabled", true),
+                ("impala3", "draining", true),
+            ]
+    };
+    let backends = cluster.service().backends;
+    assert!(known(&backends), "{backends:?}");
+    assert_eq!(cluster.served(), ["impala1"]);
+    all_live(&mut held, "after the restart").unwrap();
+    // They are checked, and serve once they may.
+    cluster.coordinators[1].switch("serve").unwrap();
+    cluster.wait_for("impala2 to be up", |backends| {
+        known(backends) && backends[1].health == "up" && backends[1].slots > 0 && backends[2].slots == 0
+    });
+    cluster.succeed(&["undrain", "impala3"]);
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "with all members").unwrap();
+}
+
+#[test]
 fn pages_that_cannot_be_read_change_nothing_not_even_when_the_daemon_is_killed_meanwhile() {
     let mut cluster = Cluster::new("whole");
     cluster.wait_for_all_up(&ALL);

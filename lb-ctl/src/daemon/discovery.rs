@@ -24,6 +24,7 @@ use crate::{
     core::{
         config::{Config, Service},
         discovery::{Joined, MOST_COORDINATORS, Membership, Notice, Refused, join},
+        operator::Orders,
         placement::NoRoom,
         plan::Shares,
     },
@@ -186,7 +187,7 @@ impl Discovering {
 
 impl Controller {
     /// The members with another configuration: those of services that stay. A service whose backends are discovered from now on
-    /// keeps those that serve, until the pages say otherwise.
+    /// keeps those that it had, until the pages say otherwise.
     pub(super) fn members_of(&self, configured: &Config, serving: &BTreeMap<TargetName, u32>) -> Members {
         let running = self.discovering.configured.services.iter().map(key);
         let before = running
@@ -208,8 +209,10 @@ impl Controller {
             let Some(entry) = self.placement.service(&id) else {
                 continue;
             };
-            for target in serving.keys() {
-                if (target.service(), target.port()) == (entry.id, discovery.port)
+            let is_decided =
+                |backend: &str| self.operator.orders(&service.name, backend) != Orders::default();
+            for target in self.placement.known_backends(entry.id, serving, is_decided) {
+                if target.port() == discovery.port
                     && let Some(name) = target.name()
                 {
                     membership.remember(name, target.address());
@@ -296,7 +299,7 @@ impl Controller {
         self.take_in_members(self.discovering.members.clone()).await
     }
 
-    /// Goes on with the members of an earlier run: those that serve.
+    /// Goes on with the members of an earlier run.
     pub(super) async fn remember_members(
         &mut self,
         serving: &BTreeMap<TargetName, u32>,

@@ -7,7 +7,7 @@
 //! whose backend takes new connections gets no other one within the timeout.
 
 mod clients;
-mod configuration;
+pub(super) mod configuration;
 mod homes;
 pub(super) mod kernel;
 
