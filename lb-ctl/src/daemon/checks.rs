@@ -24,6 +24,7 @@ use crate::{
         config::{Backend, Config, Service},
         discovery::Announcement,
         health::{Event, Health, Load, Start},
+        operator::Admin,
         plan::{Plan, Shares},
         serving::{Notice, Observation, Part, Serving, must_await_pass},
         time,
@@ -539,9 +540,14 @@ impl Controller {
         Ok(())
     }
 
-    /// The targets whose connections are to be reset: those that are down, and those that an operator has taken out so.
+    /// The targets whose connections are to be reset: those that are down, and those that an operator has taken out so, also of those
+    /// that are leaving.
     pub(super) fn given_up(&self) -> BTreeSet<u16> {
-        let released = self.released.iter().copied();
+        let leaving = self.leaving().filter(|leaving| {
+            let orders = self.operator.orders(leaving.service, leaving.backend);
+            orders.admin == Admin::Disabled
+        });
+        let released = self.released.iter().copied().chain(leaving.map(|it| it.id));
         let services = self.plan.services.iter().zip(&self.checks.services);
         services
             .flat_map(|(planned, checked)| planned.targets.iter().zip(&checked.parts))

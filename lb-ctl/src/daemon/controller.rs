@@ -74,11 +74,21 @@ pub(super) struct Controller {
     pub(super) ids_free_from: Instant,
     /// Targets that are no longer configured and whose connections are given up.
     pub(super) released: BTreeSet<u16>,
+    /// The targets whose connections the latest pass over the records gives up, or has given up.
+    pub(super) giving_up: BTreeSet<u16>,
     pub(super) checks: Checks,
     pub(super) account: Account,
     pub(super) supervisor: Supervisor,
     pub(super) discovering: Discovering,
     pub(super) operator: Operator,
+}
+
+/// A backend that is no longer configured, but on which connections live.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving<'a> {
+    pub(super) id: u16,
+    pub(super) service: &'a str,
+    pub(super) backend: &'a str,
 }
 
 impl Controller {
@@ -124,7 +134,23 @@ impl Controller {
             supervisor: Supervisor::of_environment(),
             ids_free_from: Instant::now(),
             released: BTreeSet::new(),
+            giving_up: BTreeSet::new(),
         }
+    }
+
+    /// The backends that are no longer configured, but on which connections live.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = Leaving<'_>> {
+        let services = self.config.services.iter().zip(&self.plan.services);
+        services.flat_map(|(service, planned)| {
+            let leaving = self.placement.leaving(planned.entry.id);
+            leaving.filter_map(|(id, name)| {
+                Some(Leaving {
+                    id,
+                    service: &service.name,
+                    backend: name.name()?,
+                })
+            })
+        })
     }
 
     /// The next thing that the kernel says about the network.

@@ -11,7 +11,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{clock::unix_milliseconds, controller::Controller};
+use super::{
+    clock::unix_milliseconds,
+    controller::{Controller, Leaving},
+};
 use crate::{
     adapters::{
         api::server::{Answer, Refusal},
@@ -234,7 +237,11 @@ impl Controller {
     async fn try_to_operate(&mut self, command: &Command) -> Result<Vec<DecidedBackend>, Refusal> {
         let now = unix_milliseconds();
         let scope = command
-            .scope(&self.config, &self.operator.decisions)
+            .scope(
+                &self.config,
+                &self.operator.decisions,
+                self.leaving_of(command).next().is_some(),
+            )
             .map_err(|unknown| Refusal::Usage(unknown.to_string()))?;
         let decisions = self
             .operator
@@ -268,10 +275,19 @@ impl Controller {
                 chain(error.as_ref())
             ))
         })?;
-        Ok(scope
-            .iter()
-            .filter_map(|place| self.decided_backend(*place))
-            .collect())
+        let configured = scope.iter().filter_map(|place| self.decided_backend(*place));
+        let leaving = self
+            .leaving_of(command)
+            .map(|leaving| self.decided_leaving(leaving));
+        Ok(configured.chain(leaving).collect())
+    }
+
+    /// The backends that a command is about and that are leaving.
+    fn leaving_of(&self, command: &Command) -> impl Iterator<Item = Leaving<'_>> {
+        self.leaving().filter(|leaving| {
+            let mut service = command.service.iter();
+            leaving.backend == command.backend && service.all(|name| name == leaving.service)
+        })
     }
 
     /// Refuses what would leave a service without anybody for new connections that has somebody now.
@@ -307,7 +323,9 @@ impl Controller {
     async fn carry_out_decisions(&mut self, now: u64) -> anyhow::Result<()> {
         let before = self.operator.carried_out;
         self.operator.carried_out = now;
-        for (service, backend) in self.backends() {
+        let leaving = self.leaving().map(|it| (it.service, it.backend));
+        let about: BTreeSet<(&str, &str)> = self.backends().chain(leaving).collect();
+        for (service, backend) in about {
             let decisions = &self.operator.decisions;
             let (then, now) = (
                 decisions.orders(service, backend, before),
@@ -322,7 +340,12 @@ impl Controller {
             }
         }
         self.instruct();
-        self.decide_all().await
+        let decided = self.decide_all().await;
+        // Of those that are leaving nobody else decides.
+        if !self.given_up().is_subset(&self.giving_up) {
+            self.next_sweep = Instant::now();
+        }
+        decided
     }
 
     /// The names of all configured services and backends.
@@ -331,6 +354,19 @@ impl Controller {
             let backends = service.backends.iter();
             backends.map(|backend| (service.name.as_str(), backend.name.as_str()))
         })
+    }
+
+    fn decided_leaving(&self, leaving: Leaving<'_>) -> DecidedBackend {
+        let Leaving { service, backend, .. } = leaving;
+        let orders = self.operator.orders(service, backend).of_leaving();
+        DecidedBackend {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
+            admin: orders.admin,
+            deadline_seconds: Operator::seconds_left(orders),
+            // No slot gives it new flows.
+            ..DecidedBackend::default()
+        }
     }
 
     fn decided_backend(&self, (index, place): (usize, usize)) -> Option<DecidedBackend> {

@@ -59,6 +59,23 @@ pub struct Orders {
     pub soft: bool,
 }
 
+impl Orders {
+    /// The same for a backend that is leaving: it gets no new flows, whatever has been decided. What has been decided about those that
+    /// it has left counts.
+    #[must_use]
+    pub fn of_leaving(self) -> Self {
+        Self {
+            admin: match self.admin {
+                Admin::Enabled | Admin::Draining => Admin::Draining,
+                Admin::Disabled => Admin::Disabled,
+            },
+            weight: None,
+            deadline: self.deadline,
+            soft: false,
+        }
+    }
+}
+
 /// All decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decisions {
