@@ -18,6 +18,7 @@ use super::{
 use crate::{
     adapters::{
         api::server::{Answer, Refusal},
+        datapath::DatapathError,
         decisions_file::DecisionsFile,
     },
     core::{
@@ -275,11 +276,14 @@ impl Controller {
                 chain(error.as_ref())
             ))
         })?;
-        let configured = scope.iter().filter_map(|place| self.decided_backend(*place));
         let leaving = self
             .leaving_of(command)
             .map(|leaving| self.decided_leaving(leaving));
-        Ok(configured.chain(leaving).collect())
+        let mut decided = self
+            .decided_backends(&scope)
+            .map_err(|error| Refusal::Failed(format!("the decision is in force, but {}", chain(&error))))?;
+        decided.extend(leaving);
+        Ok(decided)
     }
 
     /// The backends that a command is about and that are leaving.
@@ -369,26 +373,32 @@ impl Controller {
         }
     }
 
-    fn decided_backend(&self, (index, place): (usize, usize)) -> Option<DecidedBackend> {
-        let service = self.config.services.get(index)?;
-        let backend = service.backends.get(place)?;
-        let planned = self.plan.services.get(index)?;
-        let id = *planned.targets.get(place)?;
-        let indices = planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots;
-        let slots = indices
-            .filter_map(|index| self.datapath.slot(index).ok())
-            .filter(|slot| slot.current == id)
-            .count();
-        let orders = self.operator.orders(&service.name, &backend.name);
-        Some(DecidedBackend {
-            service: service.name.clone(),
-            backend: backend.name.clone(),
-            admin: orders.admin,
-            weight: orders.weight.unwrap_or(backend.weight),
-            configured_weight: backend.weight,
-            slots: u32::try_from(slots).unwrap_or(u32::MAX),
-            deadline_seconds: Operator::seconds_left(orders),
-            soft: orders.soft,
-        })
+    fn decided_backends(&self, scope: &Scope) -> Result<Vec<DecidedBackend>, DatapathError> {
+        let reader = self.datapath.count_reader()?;
+        let mut decided = Vec::new();
+        for (index, place) in scope {
+            let (Some(service), Some(planned)) =
+                (self.config.services.get(*index), self.plan.services.get(*index))
+            else {
+                continue;
+            };
+            let (Some(backend), Some(id)) = (service.backends.get(*place), planned.targets.get(*place))
+            else {
+                continue;
+            };
+            let slots = reader.slots(planned.entry.first_slot, planned.entry.slots)?;
+            let orders = self.operator.orders(&service.name, &backend.name);
+            decided.push(DecidedBackend {
+                service: service.name.clone(),
+                backend: backend.name.clone(),
+                admin: orders.admin,
+                weight: orders.weight.unwrap_or(backend.weight),
+                configured_weight: backend.weight,
+                slots: slots.current(*id),
+                deadline_seconds: Operator::seconds_left(orders),
+                soft: orders.soft,
+            });
+        }
+        Ok(decided)
     }
 }
