@@ -119,21 +119,7 @@ impl fmt::Display for Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::interface::{Interface, Mode, XdpAttached};
-
-    fn interface(index: u32) -> Interface {
-        Interface {
-            index,
-            name: format!("eth{index}"),
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            up: true,
-            xdp: Some(XdpAttached {
-                mode: Some(Mode::Native),
-                program: Some(7),
-            }),
-        }
-    }
+    use crate::core::interface::{Interface, testing::interface};
 
     fn signs(interfaces: &Interfaces) -> Signs<'_> {
         Signs {
