@@ -7,6 +7,7 @@ pub mod condition;
 pub mod config;
 pub mod discovery;
 pub mod explain;
+pub mod failures;
 pub mod flows;
 pub mod health;
 pub mod interface;

@@ -89,10 +89,7 @@ impl Survey {
             // Who has been taken out of the configuration drains too, until nothing leads there.
             let leaving = controller.placement.leaving(planned.entry.id);
             for (id, _) in leaving.filter(|(_, name)| name.name() == Some(backend)) {
-                let orders = Orders {
-                    admin: Admin::Draining,
-                    ..Orders::default()
-                };
+                let orders = operator.orders(&configured.name, backend).of_leaving();
                 targets.push((target(id, orders), planned.entry));
             }
         }

@@ -57,6 +57,7 @@ impl Controller {
             departing = Departing::default();
         }
         let (reset, replaced) = (self.given_up(), self.checks.replaced.clone());
+        self.giving_up.clone_from(&reset);
         self.sweeping = Some(Sweeping {
             census: self.spawn_sweep(reset.clone(), replaced.clone())?,
             departing,
