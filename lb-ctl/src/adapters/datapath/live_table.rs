@@ -23,6 +23,11 @@ impl LiveTable {
         })
     }
 
+    /// The ids that have an entry.
+    pub(super) fn targets(&self) -> impl Iterator<Item = u16> + use<> {
+        (0..=u16::MAX).take(self.words.words().len() / WORDS)
+    }
+
     /// The live connections of a target.
     pub(super) fn get(&self, target: u16) -> Live {
         match self.entry(target) {
