@@ -56,6 +56,13 @@ impl LiveTable {
         }
     }
 
+    /// Adds to the established connections of a target what its count lacks.
+    pub(super) fn correct(&self, target: u16, missing: i32) {
+        if let Some([established, _]) = self.entry(target) {
+            established.fetch_add(missing.cast_unsigned(), Ordering::Relaxed);
+        }
+    }
+
     fn entry(&self, target: u16) -> Option<&[AtomicU32; WORDS]> {
         let (entries, _) = self.words.words().as_chunks::<WORDS>();
         entries.get(usize::from(target))
