@@ -274,6 +274,18 @@ fn when_records_are_short_new_connections_stay_on_the_settled_target() {
     twins.host.short = true;
     assert_eq!(twins.send(1000, Flags::SYN, 5), Some(1));
     assert_eq!(twins.send(1000, Flags::ACK, 6), Some(1));
+
+    // A drain goes before.
+    let draining = twins.host.targets[1].draining(true);
+    twins.host.targets[1] = draining;
+    twins.kernel.write_target(1, draining).unwrap();
+    assert_eq!(twins.send(1000, Flags::ACK, 7), Some(1), "it stays");
+    assert_eq!(twins.send(1001, Flags::SYN, 5), Some(2));
+    assert_eq!(twins.send(1001, Flags::ACK, 6), Some(2));
+    assert_eq!(
+        twins.kernel.flow_record(twins.key(1001)).unwrap().unwrap().target,
+        2
+    );
 }
 
 #[test]
