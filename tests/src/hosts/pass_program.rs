@@ -90,8 +90,8 @@ fn load() -> io::Result<OwnedFd> {
     let mut attributes = ProgramLoad {
         program_type: BPF_PROG_TYPE_XDP,
         instruction_count: INSTRUCTIONS,
-        instructions: PROGRAM.as_ptr().addr() as u64,
-        license: license.as_ptr().addr() as u64,
+        instructions: PROGRAM.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
         // Or a veth would refuse it, and a large MTU with it.
         flags: BPF_F_XDP_HAS_FRAGS,
         ..ProgramLoad::default()
