@@ -49,7 +49,7 @@ impl Twins {
 
     fn set_slots(&mut self, slot: Slot) {
         let service = self.entry();
-        for index in service.first_slot..service.first_slot + service.slots {
+        for index in service.slot_indices() {
             self.host.slots[index as usize] = slot.to_bits();
             self.kernel.write_slot(index, slot).unwrap();
         }

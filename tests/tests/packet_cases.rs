@@ -223,7 +223,7 @@ fn a_slot_that_moves_takes_its_flow_along() {
     let service = tables.services[&ServiceKey::tcp(VIP.into(), lb_common::testing::tables::ONE.port())];
     let sent_to = |datapath: &mut Datapath| datapath.test_run(&frame).unwrap().frame[..12].to_owned();
     assert_eq!(sent_to(&mut datapath), tables.targets[1].addresses());
-    for index in service.first_slot..service.first_slot + service.slots {
+    for index in service.slot_indices() {
         datapath.write_slot(index, Slot::untracked(2)).unwrap();
     }
     assert_eq!(sent_to(&mut datapath), tables.targets[2].addresses());

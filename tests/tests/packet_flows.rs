@@ -61,7 +61,7 @@ impl Twins {
     /// The service's slots.
     fn slots(&self) -> std::ops::Range<u32> {
         let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
-        service.first_slot..service.first_slot + service.slots
+        service.slot_indices()
     }
 
     fn key(&self, port: u16) -> FlowKey {
@@ -219,7 +219,7 @@ fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else_there() {
     twins.set_slots(before);
     twins.send(1000, Flags::ACK, 5);
     let service = twins.host.services[&ServiceKey::tcp(ONE.ip().into(), ONE.port())];
-    let indices = service.first_slot..service.first_slot + service.slots;
+    let indices = service.slot_indices();
     let changed: Vec<Slot> = indices
         .map(|index| twins.kernel.slot(index).unwrap())
         .filter(|slot| *slot != before)
@@ -398,7 +398,7 @@ fn an_icmp_error_follows_its_flow_and_leaves_nothing_behind() {
         let slots = twins.host.services[&ServiceKey::tcp(service.ip().into(), service.port())];
         twins.set_slots(tracked(1, 2));
         twins.send_error(3000);
-        for index in slots.first_slot..slots.first_slot + slots.slots {
+        for index in slots.slot_indices() {
             assert_eq!(
                 twins.kernel.slot(index).unwrap(),
                 tracked(1, 2),

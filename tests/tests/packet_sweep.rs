@@ -57,10 +57,7 @@ impl Kernel {
     }
 
     fn set_slots(&mut self, slot: Slot) {
-        let Service {
-            first_slot, slots, ..
-        } = self.service;
-        for index in first_slot..first_slot + slots {
+        for index in self.service.slot_indices() {
             self.datapath.write_slot(index, slot).unwrap();
         }
     }
