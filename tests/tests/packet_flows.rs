@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 
 use lab::kernel_clock::ticks;
 use lab::kernel_tables;
+use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
@@ -24,8 +25,6 @@ use lb_common::testing::tables::{ONE, ONE6, TARGETS};
 use lb_common::testing::{Frame, HostTables, IcmpError};
 use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
-
-const XDP_TX: u32 = 3;
 
 /// The program and the host's tables, filled alike; the slots of one service are all tracked, from target 1 to target 2.
 struct Twins {
@@ -86,7 +85,7 @@ impl Twins {
         };
         self.host.carry_out();
         let output = self.kernel.test_run(&frame).unwrap();
-        assert_eq!(output.action == XDP_TX, target.is_some());
+        assert_eq!(output.action == xdp_action::TX, target.is_some());
         assert_eq!(
             output.frame, expected,
             "port {port}, flags {flags:#x}, sequence {sequence}"
@@ -103,7 +102,10 @@ impl Twins {
         let mut expected = frame.clone();
         let action = process(&mut expected, &self.host);
         let output = self.kernel.test_run(&frame).unwrap();
-        assert_eq!(output.action == XDP_TX, matches!(action, Action::Transmit { .. }));
+        assert_eq!(
+            output.action == xdp_action::TX,
+            matches!(action, Action::Transmit { .. })
+        );
         assert_eq!(output.frame, expected, "an error about port {port}");
         self.compare(port);
         let leads_there = |id: &u16| self.host.targets[usize::from(*id)].addresses() == output.frame[..12];

@@ -12,12 +12,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use lab::agreement;
 use lab::emulation::is_emulated;
 use lab::kernel_clock::{ticks, within_a_tick};
 use lab::kernel_tables;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{FlowKey, Live, NO_TARGET, Return, ReturnKey, Service, ServiceKey, Slot, Target};
-use lb_common::process::{Action, process};
+use lb_common::process::Action;
 use lb_common::testing::tables::{AFFINE, NAT, SLOTS, TARGETS, THREE, THREE6, nat_target};
 use lb_common::testing::{Frame, HostTables};
 use lb_common::translation::is_way_back_of;
@@ -26,9 +27,6 @@ use lb_ctl::core::census::Census;
 use lb_ctl::core::live_counts::Reconciliation;
 use proptest::prelude::*;
 
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
 /// In ticks.
 const IDLE_TIMEOUT: u32 = 1000;
 
@@ -109,22 +107,7 @@ impl Twins {
             .sequence(sequence)
             .bytes();
         self.host.now = ticks();
-        let mut expected = frame.clone();
-        let action = process(&mut expected, &self.host);
-        self.host.carry_out();
-        let output = self.kernel.test_run(&frame).unwrap();
-        let found = match action {
-            Action::Pass => XDP_PASS,
-            Action::Drop => XDP_DROP,
-            Action::Transmit { .. } => XDP_TX,
-        };
-        assert_eq!(
-            output.action, found,
-            "client {number}, flags {flags:#x}, sequence {sequence}"
-        );
-        if action != Action::Drop {
-            assert_eq!(output.frame, expected, "client {number}, flags {flags:#x}");
-        }
+        let action = agreement::send(&mut self.kernel, &mut self.host, &frame).unwrap();
         let flow = self.flow(number);
         let kernel = self.kernel.flow_record(flow).unwrap();
         let host = self.host.flows.get(&flow);

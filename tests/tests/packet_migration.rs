@@ -11,6 +11,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{ClientKey, FlowKey, Live, ServiceKey, Slot, map};
@@ -18,9 +19,6 @@ use lb_common::testing::cases::CLIENT;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_TARGET, ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Loaded, Pins, Sizes};
-
-const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
 
 const FLOWS: u32 = 1024;
 const OTHER_FLOWS: u32 = 2048;
@@ -117,10 +115,10 @@ impl Node {
             .sequence(sequence)
             .bytes();
         let output = datapath.test_run(&frame).unwrap();
-        if output.action == XDP_DROP {
+        if output.action == xdp_action::DROP {
             return None;
         }
-        assert_eq!(output.action, XDP_TX);
+        assert_eq!(output.action, xdp_action::TX);
         (1..TARGETS).find(|id| self.host.targets[usize::from(*id)].addresses() == output.frame[..12])
     }
 
@@ -276,10 +274,14 @@ fn the_end_of_a_translated_connection_waits_for_its_record() {
     // Its record is in the old tables alone, its way back soon in both.
     connect(&mut old, 1002);
     let end = Flags::FIN | Flags::ACK;
-    assert_eq!(answer(&mut new, 1000, Flags::ACK), XDP_TX, "nothing to remember");
-    assert_eq!(answer(&mut new, 1000, end), XDP_DROP);
-    assert_eq!(answer(&mut new, 1001, Flags::RST), XDP_DROP);
-    assert_eq!(answer(&mut new, 1002, end), XDP_DROP);
+    assert_eq!(
+        answer(&mut new, 1000, Flags::ACK),
+        xdp_action::TX,
+        "nothing to remember"
+    );
+    assert_eq!(answer(&mut new, 1000, end), xdp_action::DROP);
+    assert_eq!(answer(&mut new, 1001, Flags::RST), xdp_action::DROP);
+    assert_eq!(answer(&mut new, 1002, end), xdp_action::DROP);
     assert_eq!(new.counter(Counter::DropRecordsAwaited).unwrap(), 3);
     // Whatever has come into the new count meanwhile is not what the records say.
     let wrong = Live {
@@ -290,11 +292,11 @@ fn the_end_of_a_translated_connection_waits_for_its_record() {
 
     new.catch_up_with(&copied).unwrap();
     assert_eq!((live(&new), new.live(3)), (3, Live::default()));
-    assert_eq!(answer(&mut new, 1002, end), XDP_DROP, "until it is told");
+    assert_eq!(answer(&mut new, 1002, end), xdp_action::DROP, "until it is told");
     new.set_awaits_records(false).unwrap();
     for port in [1000, 1001, 1002] {
         assert!(!closing(&new, port), "port {port}");
-        assert_eq!(answer(&mut new, port, end), XDP_TX, "sent again");
+        assert_eq!(answer(&mut new, port, end), xdp_action::TX, "sent again");
         assert!(closing(&new, port), "port {port}");
     }
     assert_eq!(live(&new), 0);

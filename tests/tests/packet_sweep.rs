@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use lab::kernel_clock::ticks;
 use lab::kernel_tables;
+use lab::xdp_action;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{FlowKey, Service, ServiceKey, Slot};
 use lb_common::testing::cases::CLIENT;
@@ -68,8 +69,7 @@ impl Kernel {
             .sequence(sequence);
         assert_eq!(
             self.datapath.test_run(&frame.bytes()).unwrap().action,
-            3,
-            "XDP_TX"
+            xdp_action::TX
         );
     }
 
