@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+pub mod agreement;
 pub mod balancing;
 pub mod bench;
 pub mod clients;
@@ -30,6 +31,7 @@ pub mod programs;
 pub mod random;
 pub mod steady;
 mod wait;
+pub mod xdp_action;
 
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;

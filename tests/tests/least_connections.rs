@@ -9,17 +9,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, take_vips_off_backends};
 use lab::steady::client::Options;
 use lab::steady::{Server, Steady, start_servers};
-use lab::{Host, Lab};
+use lab::{Host, Lab, wait_until};
 use lb_ctl::core::explain::Explanation;
 
 const BACKENDS: u8 = 3;
 const LEAST: &str = "balance = \"least-connections\"\n";
 /// What a tick that begins in the middle of a burst may add: its SYNs begin to be counted anew.
 const TOLERANCE: u64 = 3;
+/// Longer than three passes over the records, on a busy machine.
+const PASSES: Duration = Duration::from_mins(2);
 
 /// A lab with a balancer in front of servers that say who they are.
 struct Cluster {
@@ -196,4 +199,20 @@ fn a_change_of_placement_breaks_nothing_nor_does_a_kill() {
         let summary = steady.finish().unwrap();
         assert_eq!((summary.broken, summary.short_failures), (vec![], 0));
     }
+}
+
+#[test]
+fn a_count_that_is_wrong_is_corrected_while_connections_live() {
+    let cluster = Cluster::start("dsr", LEAST, 1);
+    let mut steady = cluster.hold(10_000, 60, |_| ());
+    assert_shares(&held(&mut [&mut steady]), [20, 20, 20]);
+    let before = cluster.counted();
+    cluster.balancer.miscount(u32::from(BACKENDS), 5).unwrap();
+    assert_eq!(cluster.counted().values().sum::<u64>(), 75);
+    wait_until("the counts to be those of the records again", PASSES, || {
+        let counted = cluster.counted();
+        (counted == before).then_some(()).ok_or(format!("{counted:?}"))
+    })
+    .unwrap();
+    assert_eq!(steady.finish().unwrap().broken, []);
 }

@@ -12,6 +12,7 @@ pub mod flows;
 pub mod health;
 pub mod interface;
 pub mod interfaces;
+pub mod live_counts;
 pub mod load;
 pub mod maglev;
 pub mod metrics;

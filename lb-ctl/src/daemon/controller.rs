@@ -32,7 +32,10 @@ use crate::{
         datapath::{Attachment, Datapath, Pins},
         netlink::{Event, Netlink, Watch},
     },
-    core::{cause::chain, census::Census, config::Config, failures::Work, placement::Placement, plan::Plan},
+    core::{
+        cause::chain, census::Census, config::Config, failures::Work, live_counts::Reconciliation,
+        placement::Placement, plan::Plan,
+    },
 };
 
 /// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
@@ -68,6 +71,8 @@ pub(super) struct Controller {
     pub(super) added_vips: Vec<IpAddr>,
     /// What the last pass over the records has found.
     pub(super) census: Option<Census>,
+    /// What earlier passes have found wrong about the counts of live connections.
+    pub(super) reconciliation: Reconciliation,
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
     /// No pass that begins earlier frees an id: packets may still name it.
@@ -128,6 +133,7 @@ impl Controller {
             found_tables: false,
             added_vips: Vec::new(),
             census: None,
+            reconciliation: Reconciliation::default(),
             sweeping: None,
             next_sweep: Instant::now(),
             account,

@@ -106,7 +106,7 @@ impl Survey {
         let Self { listing, targets } = self;
         listing.read(|tables, context| {
             let targets = targets.into_iter().map(|(target, entry)| {
-                let indices = entry.first_slot..entry.first_slot + entry.slots;
+                let indices = entry.slot_indices();
                 let slots = indices.filter_map(|index| listing.reader.slot(index));
                 let slots = SlotsOfTarget::count(slots, target.id, tables.now);
                 TargetOfDrain { slots, ..target }

@@ -228,7 +228,7 @@ impl Placement {
             tables.remove_service(key)?;
             self.services.remove(&key);
             self.leaving_services.insert(entry.id);
-            for index in entry.first_slot..entry.first_slot + entry.slots {
+            for index in entry.slot_indices() {
                 tables.store_slot(index, Slot::untracked(NO_TARGET))?;
             }
         }
@@ -291,7 +291,7 @@ impl Placement {
             // By id. There may be millions of slots, which name few targets.
             let mut named = vec![false; usize::from(u16::MAX) + 1];
             for service in self.services.values() {
-                for index in service.first_slot..service.first_slot + service.slots {
+                for index in service.slot_indices() {
                     let slot = tables.slot(index)?;
                     for id in [slot.settled, slot.current] {
                         named[usize::from(id)] = true;

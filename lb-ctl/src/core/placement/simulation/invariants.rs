@@ -7,7 +7,7 @@ pub(super) fn check(world: &World) -> Result<(), TestCaseError> {
     let kernel = &world.kernel;
     let name = |id: u16| kernel.names[usize::from(id)];
     for service in kernel.services() {
-        for index in service.first_slot..service.first_slot + service.slots {
+        for index in service.slot_indices() {
             let slot = kernel.load(index);
             prop_assert!(slot.tracked || slot.settled == slot.current);
             // Of a slot that is or was of a service that places each connection, all of which have a record.
