@@ -31,6 +31,7 @@ pub mod random;
 pub mod steady;
 mod wait;
 
+pub use hosts::capture::{Syn, SynCapture};
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;
 pub use hosts::plan::{Identity, Interface, Mac, Network, PREFIX_V4, PREFIX_V6, Role, Vip};
