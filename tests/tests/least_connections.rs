@@ -159,6 +159,46 @@ fn weights_count_and_who_comes_back_gets_the_new_ones_until_it_has_as_many() {
 }
 
 #[test]
+fn who_comes_back_with_a_slow_start_gets_its_part_and_not_all_new_ones() {
+    // Its first tenth lasts for minutes.
+    let checked = format!("{LEAST}check = {{ type = \"tcp\", interval = \"200ms\" }}\n");
+    let slowly = format!("{checked}slow_start = \"1h\"\n");
+    let mut cluster = Cluster::start("dsr", &slowly, 1);
+    let (host, address) = (
+        cluster.balancer.host().clone(),
+        cluster.lab.backends()[0].v4().to_string(),
+    );
+    let wait_for = |cluster: &Cluster, health: &str, tenths: Option<u32>| {
+        wait_until(&format!("the first backend to be {health}"), PATIENCE, || {
+            let backend = cluster.balancer.backends().unwrap().remove(0);
+            let is_so = backend.health == health && backend.slow_start_tenths == tenths;
+            is_so.then_some(()).ok_or(format!("{backend:?}"))
+        })
+        .unwrap();
+    };
+    wait_for(&cluster, "up", None);
+    host.run(&["ip", "route", "add", "unreachable", &address])
+        .unwrap();
+    wait_for(&cluster, "down", None);
+    let mut old = cluster.hold(10_000, 100, |_| ());
+    assert_shares(&held(&mut [&mut old]), [0, 50, 50]);
+
+    host.run(&["ip", "route", "del", "unreachable", &address])
+        .unwrap();
+    wait_for(&cluster, "up", Some(1));
+    let mut new = cluster.hold(20_000, 68, |_| ());
+    assert_shares(&held(&mut [&mut old, &mut new]), [8, 80, 80]);
+
+    // Without it, the fewest are the fewest.
+    cluster.reload(&checked, 1);
+    let mut more = cluster.hold(30_000, 60, |_| ());
+    assert_shares(&held(&mut [&mut more]), [60, 0, 0]);
+    for steady in [old, new, more] {
+        assert_eq!(steady.finish().unwrap().broken, []);
+    }
+}
+
+#[test]
 fn a_change_of_placement_breaks_nothing_nor_does_a_kill() {
     let mut cluster = Cluster::start("dsr", "", 1);
     let mut by_hash = cluster.hold(10_000, 100, |options| options.short_rate = 50);

@@ -18,6 +18,7 @@ use crate::{
     adapters::{
         api::server::{PlanQuery, Refusal, ReloadQuery},
         config_file::{self, ConfigFileError},
+        memory,
     },
     core::{
         cause::chain,
@@ -282,6 +283,7 @@ impl Controller {
             .retain(|id| plan.targets.iter().all(|target| target.id != *id));
         self.config = config;
         self.plan = plan.placed();
+        memory::give_back();
         // What a pass takes to be free has not been named by a packet for as long as that.
         self.ids_free_from = Instant::now() + SWEEP;
         self.next_sweep = self.ids_free_from;

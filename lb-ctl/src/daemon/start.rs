@@ -18,6 +18,7 @@ use crate::{
         api::server::Socket,
         datapath::{Attachment, Datapath, DatapathError, Loaded, Pins, Sizes},
         http::Listeners,
+        memory,
         netlink::{Netlink, Watch},
     },
     core::{
@@ -427,6 +428,7 @@ impl Controller {
             }
         }
         self.network.tell_unresolved();
+        memory::give_back();
         tracing::info!(
             services = self.config.services.len(),
             backends = self.plan.targets.len(),

@@ -259,11 +259,16 @@ impl Placement {
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
         Self::weigh(service, tables)?;
+        let mut is_noted = false;
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
             let after = slot_moves::following(before, target, now, &service.entry);
             if let Some(slot) = after {
-                self.moved.insert(service.entry.id);
+                // Before the first of them, and not for each of so many.
+                if !is_noted {
+                    self.moved.insert(service.entry.id);
+                    is_noted = true;
+                }
                 tables.store_slot(index, slot)?;
             }
             moved.count(before, after);
