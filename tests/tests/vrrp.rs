@@ -63,7 +63,7 @@ struct Keepalived {
 impl Keepalived {
     /// Starts it with this priority and these other keys of the instance.
     fn start(lab: &Lab, dialect: Dialect, priority: u8, more: &str) -> Self {
-        Self::start_at(lab, dialect, priority, "0.1", more)
+        Self::start_at(lab, dialect, priority, "0.3", more)
     }
 
     /// The same with IPv4 and a second between advertisements.
@@ -159,7 +159,7 @@ fn configuration(lab: &Lab, host: usize, dialect: Dialect, keys: &str) -> Config
     let interval = if keys.contains("advert_interval = \"1s\"") {
         ""
     } else {
-        "advert_interval = \"100ms\"\n"
+        "advert_interval = \"300ms\"\n"
     };
     Configuration::of(lab, host)
         .service("impala", vip, &[("impala1", dialect.address(backend), 1)])
@@ -299,7 +299,7 @@ fn pair(lab: &Lab) -> Vec<Balancer> {
     let balancer = |(number, priority): (usize, u8)| {
         let keys = format!(
             "priority = {priority}\ngroup = \"both\"\n\n[[vrrp]]\nname = \"pair6\"\nvrid = 51\naddresses = [\"{}\"]\n\
-             advert_interval = \"100ms\"\npreempt_delay = \"0s\"\npriority = {priority}\ngroup = \"both\"\n",
+             advert_interval = \"300ms\"\npreempt_delay = \"0s\"\npriority = {priority}\ngroup = \"both\"\n",
             IPV6.vip(lab)
         );
         let configuration = configuration(lab, number, IPV4, &keys);
