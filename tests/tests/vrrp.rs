@@ -405,7 +405,7 @@ fn addresses_of_the_operator_stay_and_ours_go_with_a_reload() {
 fn forged_packets_count_for_nothing_and_are_counted() {
     let lab = Lab::builder().balancers(2).start().unwrap();
     let (hosts, vip) = (lab.balancers(), IPV4.vip(&lab));
-    let balancer = Balancer::start(&lab, &hosts[0], configuration(&lab, 0, IPV4, "")).unwrap();
+    let mut balancer = Balancer::start(&lab, &hosts[0], configuration(&lab, 0, IPV4, "")).unwrap();
     wait_for_state(&balancer, "master");
     let (from, group) = (IpAddr::from(lab.clients()[0].v4()), group_address(true));
     let forged = Advertisement {
@@ -465,6 +465,9 @@ fn forged_packets_count_for_nothing_and_are_counted() {
         ("master", 1),
         "{status:?}"
     );
+
+    let log = balancer.daemon().unwrap().output().unwrap();
+    assert_eq!(log.matches("does not count").count(), 5, "each kind once: {log}");
 
     // The last test of the forger: without a mistake it is believed.
     send(&lab.clients()[0], from, group, 255, &good);

@@ -395,7 +395,7 @@ impl Running {
     async fn reconfigure(&mut self, group: Vec<Vrrp>, netlink: &Netlink, now: Duration) {
         for (instance, config) in self.instances.iter_mut().zip(group) {
             instance.config = config;
-            instance.forget_complaint();
+            instance.forget_complaints();
         }
         let Some(policy) = self.instances.first().map(|first| first.config.policy) else {
             return;
@@ -444,7 +444,7 @@ impl Running {
             tracing::info!(instances, "VRRP: {from} to {to}: {cause}");
         }
         for instance in &mut self.instances {
-            instance.forget_complaint();
+            instance.forget_complaints();
         }
     }
 

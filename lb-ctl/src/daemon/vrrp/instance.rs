@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::{
     adapters::{
@@ -23,6 +26,9 @@ use crate::{
 };
 
 use super::Healthy;
+
+/// How long after the log has been told what is wrong it is told again.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
 
 /// What is known of the host.
 pub(super) struct Surroundings {
@@ -59,8 +65,8 @@ pub(super) struct Instance {
     pub(super) rejected: BTreeMap<&'static str, u64>,
     acceptor: Acceptor,
     port: Option<Port>,
-    /// The last thing that the log says is wrong, so that it says it once.
-    complaint: Option<String>,
+    /// When the log was told last what is wrong, by kind: a flood must not fill it.
+    complaints: BTreeMap<&'static str, Instant>,
 }
 
 /// An open interface.
@@ -84,7 +90,7 @@ impl Instance {
             conditions: Conditions::default(),
             rejected: BTreeMap::new(),
             port: None,
-            complaint: None,
+            complaints: BTreeMap::new(),
         }
     }
 
@@ -161,20 +167,25 @@ impl Instance {
             Ok(heard) => {
                 if heard.checksum != self.config.checksum {
                     let (theirs, ours) = (heard.checksum, self.config.checksum);
-                    self.complain(format!(
-                        "{} sends the checksum of {theirs}, we that of {ours}: keepalived, and whoever else knows one only, ignores \
-                         us; set checksum = \"{theirs}\"",
+                    let what = format!(
+                        "{} sends the checksum of {theirs}, we that of {ours}: keepalived, and whoever else knows one only, ignores us; \
+                         set checksum = \"{theirs}\"",
                         heard.from
-                    ));
+                    );
+                    self.complain("checksum_form", &what);
                 }
                 Some(heard)
             }
             // Another instance's.
             Err(Rejected::Vrid { .. }) => None,
             Err(rejected) => {
-                *self.rejected.entry(rejected.reason()).or_default() += 1;
+                let reason = rejected.reason();
+                *self.rejected.entry(reason).or_default() += 1;
                 let from = incoming.received().from;
-                self.complain(format!("a packet from {from} does not count: {rejected}"));
+                self.complain(
+                    reason,
+                    &format!("a packet from {from} does not count: {rejected}"),
+                );
                 None
             }
         }
@@ -203,7 +214,7 @@ impl Instance {
             Audience::Unicast { peers, .. } => peers.iter().copied().map(send).collect(),
         };
         if let Err(error) = result {
-            self.complain(chain(&error));
+            self.complain("send", &chain(&error));
         }
     }
 
@@ -213,7 +224,7 @@ impl Instance {
         let addresses = self.acceptor.addresses.clone();
         let mut added = Vec::new();
         if let Err(error) = vips::add_missing(netlink, port.index, &addresses, &mut added).await {
-            self.complain(chain(&error));
+            self.complain("take", &chain(&error));
         }
         for address in added {
             tracing::info!(instance = self.config.name, %address, interface = self.config.interface, "added the address");
@@ -236,7 +247,7 @@ impl Instance {
                     tracing::info!(instance = self.config.name, %address, interface = self.config.interface, "removed the address");
                 }
             }
-            Err(error) => self.complain(chain(&error)),
+            Err(error) => self.complain("release", &chain(&error)),
         }
     }
 
@@ -249,20 +260,22 @@ impl Instance {
             .iter()
             .try_for_each(|address| port.announcer.announce(*address, port.mac));
         if let Err(error) = announced {
-            self.complain(chain(&error));
+            self.complain("announce", &chain(&error));
         }
     }
 
-    fn complain(&mut self, what: String) {
-        if self.complaint.as_ref() != Some(&what) {
+    fn complain(&mut self, kind: &'static str, what: &str) {
+        let now = Instant::now();
+        let told = self.complaints.get(kind);
+        if told.is_none_or(|told| now.duration_since(*told) >= TELL_AGAIN) {
             tracing::warn!(instance = self.config.name, "{what}");
-            self.complaint = Some(what);
+            self.complaints.insert(kind, now);
         }
     }
 
     /// What is wrong from now on is worth saying, though it has been said.
-    pub(super) fn forget_complaint(&mut self) {
-        self.complaint = None;
+    pub(super) fn forget_complaints(&mut self) {
+        self.complaints.clear();
     }
 }
 
