@@ -148,6 +148,15 @@ impl Acceptor {
             hop_limit,
             bytes,
         } = packet;
+        // Before anything else: what other routers on the link say to each other, in whatever version, is none of our business.
+        if let Some(found) = bytes.get(1).copied().and_then(NonZeroU8::new)
+            && found != self.vrid
+        {
+            return Err(Rejected::Vrid {
+                expected: self.vrid,
+                found,
+            });
+        }
         let expected = self.audience.hop_limit();
         if hop_limit < expected {
             return Err(Rejected::HopLimit {
@@ -157,12 +166,6 @@ impl Acceptor {
         }
         let decoded = Advertisement::decode(bytes, from, to, self.checksum)?;
         let advertisement = decoded.advertisement;
-        if advertisement.vrid != self.vrid {
-            return Err(Rejected::Vrid {
-                expected: self.vrid,
-                found: advertisement.vrid,
-            });
-        }
         if ours == Some(from) {
             return Err(Rejected::Own(from));
         }
@@ -325,6 +328,22 @@ mod tests {
             "expected the configured addresses, found without 192.0.2.10 with 192.0.2.12, 192.0.2.13; make them alike on all \
              sides"
         );
+    }
+
+    #[test]
+    fn what_another_virtual_router_says_is_its_own_business_however_it_says_it() {
+        let acceptor = acceptor(Audience::Multicast);
+        // The begin of an advertisement of version 2, with VRID 8.
+        for bytes in [&[0x21, 8, 100, 1, 0, 1, 0, 0][..], &[0x21, 8]] {
+            let packet = Received {
+                from: address(PEER),
+                to: address(GROUP),
+                hop_limit: 255,
+                bytes,
+            };
+            let rejected = acceptor.accept(packet, None);
+            assert!(matches!(rejected, Err(Rejected::Vrid { .. })), "{rejected:?}");
+        }
     }
 
     #[test]

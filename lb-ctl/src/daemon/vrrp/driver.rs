@@ -273,7 +273,10 @@ impl Driver {
                 if conditions == instance.conditions {
                     continue;
                 }
-                // A packet that says goodbye still has the old source.
+                // Whoever comes back has the new source, but who says goodbye because there is none any more has the old one.
+                if conditions.source.is_some() {
+                    instance.conditions = conditions.clone();
+                }
                 let actions = running.group.conditions(number, conditions.clone(), now);
                 running.perform(actions, &self.netlink).await;
                 running.instances[number].conditions = conditions;

@@ -206,16 +206,12 @@ impl Instance {
             let payload = advertisement.encode(source, to, self.config.checksum);
             port.channel.send(source, to, &payload)
         };
-        let result: Result<Vec<()>, VrrpError> = match &self.config.audience {
-            Audience::Multicast => [group_address(self.config.is_ipv4())]
-                .into_iter()
-                .map(send)
-                .collect(),
+        // One peer that cannot be reached must not keep the others from hearing us.
+        let sent: Vec<Result<(), VrrpError>> = match &self.config.audience {
+            Audience::Multicast => vec![send(group_address(self.config.is_ipv4()))],
             Audience::Unicast { peers, .. } => peers.iter().copied().map(send).collect(),
         };
-        if let Err(error) = result {
-            self.complain("send", &chain(&error));
-        }
+        self.complain_of_first("send", sent);
     }
 
     /// Puts the addresses on the interface, as far as the operator has not put them somewhere.
@@ -254,13 +250,14 @@ impl Instance {
     /// Tells the neighbours whose the addresses are.
     pub(super) fn announce(&mut self) {
         let Some(port) = &self.port else { return };
-        let announced = self
-            .config
-            .addresses
-            .iter()
-            .try_for_each(|address| port.announcer.announce(*address, port.mac));
-        if let Err(error) = announced {
-            self.complain("announce", &chain(&error));
+        let announce = |address: &IpAddr| port.announcer.announce(*address, port.mac);
+        let announced: Vec<Result<(), VrrpError>> = self.config.addresses.iter().map(announce).collect();
+        self.complain_of_first("announce", announced);
+    }
+
+    fn complain_of_first(&mut self, kind: &'static str, results: Vec<Result<(), VrrpError>>) {
+        if let Some(error) = results.into_iter().find_map(Result::err) {
+            self.complain(kind, &chain(&error));
         }
     }
 
