@@ -188,7 +188,10 @@ fn the_capabilities_of_the_unit_are_enough_for_everything() {
     let set = format!("--bounding-set=-all,{}", allowed.join(","));
     let launcher = ["setpriv", "--no-new-privs", set.as_str()];
     let lab = two_backends();
-    let plain = configuration(&lab);
+    let plain = configuration(&lab).followed_by(&format!(
+        "\n[[vrrp]]\nname = \"pair\"\nvrid = 51\naddresses = [\"{}\"]\nadvert_interval = \"100ms\"\n",
+        lab.vips()[0].v4
+    ));
     let with = |key: &str| {
         let keys = format!("interfaces = [\"eth0\"]\n{key}");
         plain.clone().with("interfaces = [\"eth0\"]", &keys).unwrap()
@@ -222,14 +225,16 @@ fn the_capabilities_of_the_unit_are_enough_for_everything() {
             .unwrap_or_else(|error| panic!("{what}: {error:#}"));
         let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
         let effective = status.lines().find(|line| line.starts_with("CapEff:"));
-        // CAP_NET_ADMIN 12, CAP_PERFMON 38, CAP_BPF 39 of linux/capability.h.
-        let bits: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+        // CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_PERFMON 38, CAP_BPF 39 of linux/capability.h.
+        let bits: u64 = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
         assert_eq!(
             effective,
             Some(format!("CapEff:\t{bits:016x}").as_str()),
             "{what}"
         );
         assert_eq!(balancer.lb_ctl(&["reload"]).unwrap().code, Some(0), "{what}");
+        let is_master = || balancer.status().unwrap().vrrp[0].state == "master";
+        wait_until("VRRP to become master", PATIENCE, is_master).unwrap();
         let status = balancer.status().unwrap();
         assert_eq!(status.datapath.interfaces[0].mode, mode, "{what}");
         for backend in &status.services[0].backends {

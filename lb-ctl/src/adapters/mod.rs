@@ -11,3 +11,4 @@ pub mod http;
 pub mod memory;
 pub mod netlink;
 pub mod programs;
+pub mod vrrp;

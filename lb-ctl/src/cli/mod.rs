@@ -12,6 +12,7 @@ mod plan;
 mod reload;
 mod run;
 mod status;
+mod vrrp;
 
 use std::{
     net::SocketAddr,
@@ -133,6 +134,19 @@ enum Action {
     Enable(operate::Subject),
     /// Give a backend another weight, until `lb-ctl weight B config`. It outlives restarts and reloads.
     Weight(operate::Weight),
+    /// Show the VRRP instances: who is master, since when, and why.
+    Vrrp {
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let another balancer be master of the addresses that this one holds.
+    ///
+    /// It is left alone until it leaves, fails or is handed over itself. If nobody takes over, this one goes on.
+    Failover {
+        /// A VRRP instance, with the group that it is in [default: all that are master here].
+        instance: Option<String>,
+    },
     /// Remove the XDP program, its maps and the VIPs that a daemon left behind.
     Detach {
         /// The node.name of the balancer, where several have run on this host.
@@ -197,6 +211,8 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             };
             flows::flows(command.socket(), &query, *json)
         }
+        Action::Vrrp { json } => vrrp::vrrp(command.socket(), *json),
+        Action::Failover { instance } => vrrp::failover(command.socket(), instance.clone()),
         Action::Drain(arguments) => operate::drain(command.socket(), arguments),
         Action::Undrain(subject) => operate::undrain(command.socket(), subject),
         Action::Disable(arguments) => operate::disable(command.socket(), arguments),

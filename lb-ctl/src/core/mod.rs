@@ -26,3 +26,4 @@ pub mod slot_moves;
 pub mod status;
 pub mod time;
 pub mod tunnels;
+pub mod vrrp;

@@ -1,6 +1,6 @@
 //! The answer to "how are you?", as `lb-ctl status --json` prints it. Field names are a contract.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct Status {
     pub decisions: DecisionsStatus,
     /// The services, in the order of the configuration.
     pub services: Vec<ServiceStatus>,
-    /// VRRP instances; none are built yet.
+    /// The VRRP instances, in the order of the configuration.
     pub vrrp: Vec<VrrpStatus>,
     /// The other balancer; `null` when there is none.
     pub peer: Option<PeerStatus>,
@@ -208,10 +208,41 @@ pub struct VrrpStatus {
     pub name: String,
     /// init | backup | master | fault.
     pub state: String,
-    /// Its priority.
+    /// For how long it has been that.
+    pub state_seconds: u64,
+    /// Why it has become that.
+    pub cause: String,
+    /// Its priority, lowered by what is missing.
     pub priority: u8,
+    /// Its priority as configured.
+    pub configured_priority: u8,
     /// The addresses that it carries.
     pub addresses: Vec<IpAddr>,
+    /// The interface on which it advertises and holds its addresses.
+    pub interface: String,
+    /// The virtual router's number.
+    pub vrid: u8,
+    /// The group with which it moves; `null` if it moves by itself.
+    pub group: Option<String>,
+    /// Who is master, as far as it knows: the address that its advertisements come from.
+    pub master: Option<IpAddr>,
+    /// How often the master advertises, in milliseconds.
+    pub interval_ms: u64,
+    /// Whether an operator has handed it over, so that it leaves any master alone.
+    pub yields: bool,
+    /// How often it has come into each state since the daemon started.
+    pub transitions: BTreeMap<String, u64>,
+    /// Packets that did not count, by reason.
+    pub rejected: Vec<RejectedStatus>,
+}
+
+/// Packets that did not count as advertisements.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedStatus {
+    /// Why.
+    pub reason: String,
+    /// How many since the daemon started.
+    pub packets: u64,
 }
 
 /// The connection to the other balancer.

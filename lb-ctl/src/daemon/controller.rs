@@ -25,6 +25,7 @@ use super::{
     supervisor::Supervisor,
     sweeping::{Sweeping, end_of},
     take_off, vips,
+    vrrp::Instances,
 };
 use crate::{
     adapters::{
@@ -86,6 +87,7 @@ pub(super) struct Controller {
     pub(super) supervisor: Supervisor,
     pub(super) discovering: Discovering,
     pub(super) operator: Operator,
+    pub(super) vrrp: Instances,
 }
 
 /// A backend that is no longer configured, but on which connections live.
@@ -120,6 +122,7 @@ impl Controller {
             checks: Checks::new(seed),
             discovering: Discovering::new(config.clone()),
             operator: Operator::of(&config),
+            vrrp: Instances::default(),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -243,6 +246,7 @@ impl Controller {
             Request::Flows(query, answer) => inspect::flows(self, query, answer),
             Request::Operate(command, answer) => self.operate(&command, answer).await,
             Request::Drains(query, answer) => drains::drains(self, &query, answer),
+            Request::HandOver(query, answer) => self.vrrp.hand_over(query.instance, answer),
         }
     }
 

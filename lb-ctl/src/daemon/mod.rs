@@ -17,6 +17,7 @@ mod start;
 mod supervisor;
 mod sweeping;
 mod vips;
+mod vrrp;
 
 use std::path::PathBuf;
 
@@ -56,11 +57,13 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let (sender, requests) = mpsc::channel(16);
     let _server = listeners.serve(sender.clone())?;
     socket.serve(sender);
+    controller.begin_vrrp().await?;
     controller.announce();
     controller.supervisor.status(controller.checks.sentence());
     controller.supervisor.ready();
     let ended = controller.run(requests, &mut signals).await;
     controller.supervisor.stopping();
+    controller.vrrp.stop().await;
     if options.detach_on_exit {
         controller.detach().await?;
     } else {

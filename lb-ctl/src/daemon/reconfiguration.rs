@@ -24,6 +24,7 @@ use crate::{
         cause::chain,
         changes::Changes,
         config::{Config, needs_restart, refuse_fixed},
+        health::Health,
         metrics::ReloadResult,
         placement::Moved,
         plan::Plan,
@@ -108,6 +109,8 @@ impl Controller {
             self.release_leaving();
         }
         self.announce_quiescing().await.map_err(failed)?;
+        // Instances that are gone leave their addresses before somebody else needs them.
+        self.vrrp.follow(&self.config.vrrp).await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }
@@ -341,14 +344,47 @@ impl Controller {
         for vip in &self.added_vips[added..] {
             tracing::info!(%vip, interface = first.name, "added the VIP");
         }
-        for vip in vips::remove(netlink, &[first.index], |vip| !vips.contains(&vip)).await? {
+        let interfaces: Vec<u32> = self.network.interfaces().existing().map(|it| it.index).collect();
+        // What VRRP carries is on its interface while it is master; before it begins, it is an earlier run's.
+        let is_carried = |vip| self.vrrp.is_running() && self.config.is_carried(vip);
+        let unwanted = |vip| !vips.contains(&vip) && !is_carried(vip);
+        for vip in vips::remove(netlink, &interfaces, unwanted).await? {
             tracing::info!(%vip, "removed a VIP that is no longer configured here");
         }
         Ok(())
     }
 
+    /// The VIPs that are on this host whoever else is there.
     pub(super) fn vips(&self) -> BTreeSet<IpAddr> {
-        self.config.services.iter().map(|service| service.vip).collect()
+        self.config.vips_of_ours_alone()
+    }
+
+    /// Begins with VRRP, once packets to the addresses are forwarded.
+    pub(super) async fn begin_vrrp(&mut self) -> anyhow::Result<()> {
+        self.vrrp.follow(&self.config.vrrp).await?;
+        self.tell_healthy()
+    }
+
+    /// Tells VRRP how many backends are healthy.
+    pub(super) fn tell_healthy(&mut self) -> anyhow::Result<()> {
+        if !self.vrrp.is_running() {
+            return Ok(());
+        }
+        let is_sick = |health| matches!(health, Health::Down | Health::Quiescing);
+        let healthy = self
+            .config
+            .services
+            .iter()
+            .enumerate()
+            .filter_map(|(index, service)| {
+                let backends = self.checks.service(index)?.backends();
+                let healthy = backends
+                    .iter()
+                    .filter(|backend| !is_sick(backend.health()))
+                    .count();
+                Some((service.name.clone(), (healthy, backends.len())))
+            });
+        self.vrrp.set_healthy(healthy.collect())
     }
 }
 

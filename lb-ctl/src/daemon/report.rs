@@ -84,7 +84,7 @@ pub(super) fn outline(controller: &Controller) -> Result<Outline, DatapathError>
             },
             decisions: controller.operator.status(config),
             services,
-            vrrp: Vec::new(),
+            vrrp: controller.vrrp.status(),
             peer: None,
         },
         places,

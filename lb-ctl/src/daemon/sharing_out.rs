@@ -32,7 +32,7 @@ impl Controller {
             let decided = self.decide_service(index).await;
             result = result.and(decided);
         }
-        result
+        result.and(self.tell_healthy())
     }
 
     async fn decide_service(&mut self, index: usize) -> anyhow::Result<()> {

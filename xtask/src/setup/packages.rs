@@ -56,6 +56,12 @@ const PACKAGES: &[Package] = &[
         needed: Needed::InLab,
     },
     Package {
+        name: "keepalived",
+        program: "keepalived",
+        purpose: "is the other side of VRRP",
+        needed: Needed::InLab,
+    },
+    Package {
         name: "systemd",
         program: "systemd-analyze",
         purpose: "judges the unit file",

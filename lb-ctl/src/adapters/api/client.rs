@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::server::{PlanQuery, ReloadQuery};
+use super::server::{HandOverQuery, PlanQuery, ReloadQuery};
 use crate::core::{
     changes::Changes,
     explain::{self, Explanation},
@@ -133,6 +133,15 @@ pub async fn drains(socket: &Path, query: &DrainQuery) -> Result<DrainStatus, Cl
     let service = service.iter().map(|service| ("service", service.clone()));
     let parameters = backend.into_iter().chain(service);
     ask(socket, Method::GET, &with_parameters("/drains", parameters)).await
+}
+
+/// Has another balancer be master of VRRP instances. Returns their names.
+pub async fn hand_over(socket: &Path, query: &HandOverQuery) -> Result<Vec<String>, ClientError> {
+    let instance = query
+        .instance
+        .iter()
+        .map(|instance| ("instance", instance.clone()));
+    ask(socket, Method::POST, &with_parameters("/failover", instance)).await
 }
 
 /// A path with a query of these names and values.

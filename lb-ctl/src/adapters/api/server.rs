@@ -51,6 +51,16 @@ pub enum Request {
     Operate(Command, Answer<Decided>),
     /// How far the drains of a backend are.
     Drains(DrainQuery, Answer<DrainStatus>),
+    /// Let another balancer be master of VRRP instances. Answered with their names.
+    HandOver(HandOverQuery, Answer<Vec<String>>),
+}
+
+/// What to hand over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverQuery {
+    /// The instance, with the group that it is in; all that are master if there is none.
+    #[serde(default)]
+    pub instance: Option<String>,
 }
 
 /// How to reload.
@@ -162,6 +172,7 @@ impl Socket {
             .route("/flows", get(flows))
             .route("/operate", post(operate))
             .route("/drains", get(drains))
+            .route("/failover", post(failover))
             .with_state(controller);
         tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
@@ -215,6 +226,13 @@ async fn operate(State(controller): Controller, Json(command): Json<Command>) ->
 
 async fn drains(State(controller): Controller, Query(query): Query<DrainQuery>) -> Response<DrainStatus> {
     ask(&controller, |answer| Request::Drains(query, answer)).await
+}
+
+async fn failover(
+    State(controller): Controller,
+    Query(query): Query<HandOverQuery>,
+) -> Response<Vec<String>> {
+    ask(&controller, |answer| Request::HandOver(query, answer)).await
 }
 
 /// Has the controller answer a request.

@@ -9,9 +9,17 @@ use crate::core::interface::{Interface, Mode, XdpAttached};
 impl Netlink {
     /// Looks an interface up by name.
     pub async fn interface(&self, name: &str) -> Result<Option<Interface>, NetlinkError> {
+        Ok(self.link(name).await?.map(|link| link.interface))
+    }
+
+    /// Looks an interface up by name, with its link.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let request = self.handle.link().get().match_name(name.to_owned());
         match request.execute().try_next().await {
-            Ok(message) => Ok(message.as_ref().map(parse)),
+            Ok(message) => Ok(message.as_ref().map(|message| Link {
+                interface: parse(message),
+                carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            })),
             // Linux answers ENODEV to an unknown name, EINVAL or ERANGE to one that no interface can have.
             Err(error) if matches!(errno(&error), Some(19 | 22 | 34)) => Ok(None),
             Err(error) => Err(NetlinkError::request(format!("looking up interface {name}"))(
@@ -19,6 +27,15 @@ impl Netlink {
             )),
         }
     }
+}
+
+/// An interface and its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The interface.
+    pub interface: Interface,
+    /// Whether anybody is at the other end.
+    pub carrier: bool,
 }
 
 /// Takes in the kernel's description of an interface.

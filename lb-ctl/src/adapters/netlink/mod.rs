@@ -9,6 +9,7 @@ mod watch;
 
 pub use addresses::{Address, OWNER};
 pub use error::NetlinkError;
+pub use interfaces::Link;
 pub use neighbours::{Knowledge, Neighbour};
 pub use routes::Route;
 pub use watch::{Event, Watch};

@@ -6,6 +6,7 @@ use super::model::{
     Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service, affinity_key,
 };
 use super::reader::At;
+use super::vrrp;
 use crate::core::prefix::Prefix;
 
 /// The typed configuration. `None` only if a required key is missing or was refused, which has been reported
@@ -18,6 +19,7 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
             name: value_or(document.node.name, host.node_name.clone()),
             state_dir: value_or(document.node.state_dir, defaults::STATE_DIR.into()),
         },
+        vrrp: vrrp::assemble(document.vrrp, &document.datapath)?,
         datapath: datapath(document.datapath),
         api: Api {
             socket: value_or(document.api.socket, defaults::API_SOCKET.into()),
@@ -41,6 +43,7 @@ fn places(document: &Document) -> Places {
         api,
         http,
         services,
+        vrrp: _,
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
     let general = [

@@ -76,6 +76,16 @@ choice! {
 }
 
 choice! {
+    /// The checksum of VRRP over IPv4.
+    pub enum VrrpChecksum ("vrrp.checksum") {
+        /// Of the message alone.
+        Rfc9568 = "rfc9568",
+        /// With a pseudo-header: keepalived's.
+        Rfc5798 = "rfc5798",
+    }
+}
+
+choice! {
     /// Whether the connections of one client stay together.
     pub enum Affinity ("service.affinity") {
         /// Every connection is placed by itself.

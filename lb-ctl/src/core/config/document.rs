@@ -17,6 +17,7 @@ use super::health_policy::HealthPolicyKeys;
 use super::prefix;
 use super::reader::{At, TableReader};
 use super::value;
+use super::vrrp::VrrpKeys;
 use crate::core::prefix::Prefix;
 
 /// Services: each needs its own table of slots, so thousands of them are a mistake or need another design.
@@ -48,6 +49,7 @@ pub(super) struct Document {
     pub(super) api: Api,
     pub(super) http: Http,
     pub(super) services: Vec<Service>,
+    pub(super) vrrp: Vec<VrrpKeys>,
 }
 
 impl Document {
@@ -58,6 +60,7 @@ impl Document {
             api: table.table("api", Api::read),
             http: table.table("http", Http::read),
             services: table.required_tables("service", Service::read),
+            vrrp: table.optional_tables("vrrp", VrrpKeys::read),
         }
     }
 }

@@ -28,6 +28,7 @@ mod prefix;
 mod prime;
 mod reader;
 mod value;
+mod vrrp;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,9 @@ mod tests;
 use toml::de::DeTable;
 
 pub use check::{Check, CheckTls};
-pub use choice::{Affinity, Balance, CheckKind, DiscoveryKind, Forward, NoBackend, OnDown, XdpModeChoice};
+pub use choice::{
+    Affinity, Balance, CheckKind, DiscoveryKind, Forward, NoBackend, OnDown, VrrpChecksum, XdpModeChoice,
+};
 pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
 pub use discovery::{Discovery, Seed};
 pub use document::MAX_WEIGHT;
@@ -45,6 +48,7 @@ pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name, unusable};
+pub use vrrp::Vrrp;
 
 use document::Document;
 use reader::LineIndex;

@@ -1,6 +1,6 @@
 //! The configuration as the rest of the program uses it: plain data, complete, and consistent in itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use super::discovery::Discovery;
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
+use super::vrrp::Vrrp;
 use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -30,9 +31,24 @@ pub struct Config {
     pub http: Http,
     /// The services, in the order of the file; at least one.
     pub services: Vec<Service>,
+    /// The VRRP instances, in the order of the file.
+    pub vrrp: Vec<Vrrp>,
 }
 
 impl Config {
+    /// The VIPs that are on this host whoever else is there: all that no VRRP instance carries.
+    pub fn vips_of_ours_alone(&self) -> BTreeSet<IpAddr> {
+        let vips = self.services.iter().map(|service| service.vip);
+        vips.filter(|vip| !self.is_carried(*vip)).collect()
+    }
+
+    /// Whether a VRRP instance carries this address.
+    pub fn is_carried(&self, address: IpAddr) -> bool {
+        self.vrrp
+            .iter()
+            .any(|instance| instance.addresses.contains(&address))
+    }
+
     /// Why this configuration cannot be used as far as one of the [placed](Places) keys is concerned.
     pub fn refusal(&self, key: &str, message: impl Into<String>) -> ConfigErrors {
         ConfigErrors::new(

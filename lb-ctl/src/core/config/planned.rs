@@ -4,7 +4,7 @@
 //! completes a feature deletes its line here.
 
 /// Keys, and values written as `key = "value"`, that are not built yet.
-pub(super) const PLANNED: &[&str] = &["vrrp", "peer"];
+pub(super) const PLANNED: &[&str] = &["peer"];
 
 /// Whether a key (`service.affinity_timeout`) is planned but not built.
 pub(super) fn is_planned(feature: &str) -> bool {

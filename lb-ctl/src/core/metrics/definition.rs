@@ -83,6 +83,20 @@ metrics! {
         "1 if what operators have decided about backends would survive a restart of the daemon, else 0.";
     InterfaceMode = Gauge "lb_interface_mode" ["interface", "mode"]
         "1 for how the XDP program is attached to an interface, else 0; mode none: somebody has detached it, absent: there is no such interface.";
+    VrrpState = Gauge "lb_vrrp_state" ["vrrp_instance", "state"]
+        "1 for the state that a VRRP instance has, 0 for the others: init, backup, master, fault.";
+    VrrpStateAge = Gauge "lb_vrrp_state_age_seconds" ["vrrp_instance"]
+        "For how long a VRRP instance's state has been what it is.";
+    VrrpPriority = Gauge "lb_vrrp_priority" ["vrrp_instance"]
+        "The priority of a VRRP instance, lowered by what is missing.";
+    VrrpConfiguredPriority = Gauge "lb_vrrp_configured_priority" ["vrrp_instance"]
+        "The configured priority of a VRRP instance.";
+    VrrpHandedOver = Gauge "lb_vrrp_handed_over" ["vrrp_instance"]
+        "1 while a VRRP instance leaves any master alone because an operator has handed it over, else 0.";
+    VrrpTransitions = Counter "lb_vrrp_transitions_total" ["vrrp_instance", "state"]
+        "How often a VRRP instance has come into a state since the daemon started, or a reload began it anew.";
+    VrrpRejected = Counter "lb_vrrp_rejected_packets_total" ["vrrp_instance", "reason"]
+        "VRRP packets that did not count as advertisements, by reason.";
     DroppedPackets = Counter "lb_dropped_packets_total" ["reason"]
         "Packets that the XDP program has dropped, by reason.";
     ExceptionalPackets = Counter "lb_exceptional_packets_total" ["event"]

@@ -17,8 +17,9 @@ use super::{
     health::{Health, slow_start},
     status::{
         BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DecisionsStatus, DiscoveryStatus,
-        InterfaceStatus, LoadStatus, SeedStatus, ServiceStatus, Status,
+        InterfaceStatus, LoadStatus, RejectedStatus, SeedStatus, ServiceStatus, Status, VrrpStatus,
     },
+    vrrp::State,
 };
 
 pub use definition::{Kind, Metric};
@@ -81,8 +82,8 @@ pub fn text(status: &Status, beside: &Beside) -> prometheus::Result<String> {
                 not_configured: _,
             },
         services,
+        vrrp,
         // Not built yet.
-        vrrp: _,
         peer: _,
     } = status;
     let mut exposition = Exposition::default();
@@ -106,8 +107,51 @@ pub fn text(status: &Status, beside: &Beside) -> prometheus::Result<String> {
     for service in services {
         add_service(ours, service);
     }
+    for instance in vrrp {
+        add_vrrp(ours, instance);
+    }
     add_beside(ours, beside);
     exposition.text(beside.tally.gather())
+}
+
+fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
+    let VrrpStatus {
+        name,
+        state,
+        state_seconds,
+        // Words.
+        cause: _,
+        priority,
+        configured_priority,
+        // What is configured.
+        addresses: _,
+        interface: _,
+        vrid: _,
+        group: _,
+        // An address, which would make a series for each.
+        master: _,
+        interval_ms: _,
+        yields,
+        transitions,
+        rejected,
+    } = instance;
+    let states = State::ALL.map(|state| state.to_string());
+    let states: Vec<&str> = states.iter().map(String::as_str).collect();
+    ours.add_choice(Metric::VrrpState, &[name], &states, state);
+    ours.add_count(Metric::VrrpStateAge, &[name], *state_seconds);
+    ours.add_count(Metric::VrrpPriority, &[name], (*priority).into());
+    ours.add_count(
+        Metric::VrrpConfiguredPriority,
+        &[name],
+        (*configured_priority).into(),
+    );
+    ours.add_truth(Metric::VrrpHandedOver, &[name], *yields);
+    for (state, count) in transitions {
+        ours.add_count(Metric::VrrpTransitions, &[name, state], *count);
+    }
+    for RejectedStatus { reason, packets } in rejected {
+        ours.add_count(Metric::VrrpRejected, &[name, reason], *packets);
+    }
 }
 
 fn add_beside(ours: &mut Exposition, beside: &Beside) {

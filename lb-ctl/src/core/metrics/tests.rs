@@ -77,7 +77,26 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             }),
             backends,
         }],
-        vrrp: Vec::new(),
+        vrrp: vec![VrrpStatus {
+            name: "impala".into(),
+            state: "master".into(),
+            state_seconds: 9,
+            cause: "nobody advertises".into(),
+            priority: 90,
+            configured_priority: 100,
+            addresses: vec![[192, 0, 2, 10].into()],
+            interface: "eth0".into(),
+            vrid: 51,
+            group: None,
+            master: Some([192, 0, 2, 2].into()),
+            interval_ms: 250,
+            yields: false,
+            transitions: BTreeMap::from([("master".into(), 2)]),
+            rejected: vec![RejectedStatus {
+                reason: "hop_limit".into(),
+                packets: 3,
+            }],
+        }],
         peer: None,
     }
 }

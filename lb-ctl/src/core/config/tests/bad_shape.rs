@@ -146,7 +146,7 @@ fn unknown_keys() {
         (
             &[1],
             "maxconn = 2000\n[datapath]",
-            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, http, service",
+            "1: maxconn: expected a key of the top level, found \"maxconn\"; remove it or use one of node, datapath, api, http, service, vrrp",
         ),
         (
             &[1],
@@ -260,9 +260,8 @@ fn planned_features() {
     check_refusals(&[
         (
             &[1],
-            "[[vrrp]]\nname = \"VI_1\"\n[peer]\nlisten = \"192.0.2.1:7000\"\n[datapath]",
-            "1: vrrp: `vrrp` is not built yet in this version; remove it\n\
-             3: peer: `peer` is not built yet in this version; remove it",
+            "[peer]\nlisten = \"192.0.2.1:7000\"\n[datapath]",
+            "1: peer: `peer` is not built yet in this version; remove it",
         ),
         (
             &[6],

@@ -47,6 +47,7 @@ fn absent_keys_have_their_defaults() {
             socket: "/run/lb-ctl/api.sock".into(),
         },
         http: Http { listen: Vec::new() },
+        vrrp: Vec::new(),
         services: vec![Service {
             name: "impala".into(),
             vip: [192, 0, 2, 10].into(),

@@ -89,7 +89,7 @@ fn the_manual_describes_every_key() {
     let text = format!(
         "{unknown}[node]\n{unknown}[datapath]\n{unknown}[api]\n{unknown}[http]\n{unknown}[[service]]\n{unknown}[service.check]\n{unknown}\
          [service.discovery]\n{unknown}\
-         [[service.backend]]\n{unknown}"
+         [[service.backend]]\n{unknown}[[vrrp]]\n{unknown}[[vrrp.track]]\n{unknown}"
     );
     let errors = refuse(&text);
     let lists: Vec<&str> = errors
@@ -97,7 +97,7 @@ fn the_manual_describes_every_key() {
         .filter_map(|line| line.split_once("use one of "))
         .map(|(_, keys)| keys)
         .collect();
-    assert_eq!(lists.len(), 9, "{errors}");
+    assert_eq!(lists.len(), 11, "{errors}");
     for key in lists.iter().flat_map(|keys| keys.split(", ")) {
         let in_a_table = MANUAL.contains(&format!("| `{key}` |"));
         let as_a_heading = MANUAL.contains(&format!("{key}]"));

@@ -1,0 +1,53 @@
+//! Tells neighbours whose an address is, in frames of our own making.
+
+use std::net::IpAddr;
+
+use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
+
+use super::VrrpError;
+use crate::core::{interface::Mac, vrrp::announcement};
+
+/// A packet socket that only sends.
+#[derive(Debug)]
+pub struct Announcer {
+    socket: Socket,
+    address: SockAddr,
+    interface: String,
+}
+
+impl Announcer {
+    /// On this interface.
+    pub fn open(interface: &str, index: u32) -> Result<Self, VrrpError> {
+        // Without a protocol nothing is received.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)
+            .map_err(VrrpError::of("opening a packet socket", interface))?;
+        socket
+            .set_nonblocking(true)
+            .map_err(VrrpError::of("opening a packet socket", interface))?;
+        Ok(Self {
+            socket,
+            address: link_address(index),
+            interface: interface.to_owned(),
+        })
+    }
+
+    /// Tells everybody on the link that this address is at this MAC address.
+    pub fn announce(&self, address: IpAddr, mac: Mac) -> Result<(), VrrpError> {
+        self.socket
+            .send_to(&announcement(address, mac), &self.address)
+            .map(drop)
+            .map_err(VrrpError::of("announcing an address", &self.interface))
+    }
+}
+
+/// The address of an interface, for frames that have their header.
+fn link_address(index: u32) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `sockaddr_ll` is a type of socket address that fits into the storage, and valid if all its bytes are 0.
+    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    link.sll_family = libc::AF_PACKET.cast_unsigned().try_into().unwrap_or_default();
+    link.sll_ifindex = index.cast_signed();
+    let length = size_of::<libc::sockaddr_ll>();
+    // SAFETY: the storage holds a `sockaddr_ll`, whose family says so, and this is its length.
+    unsafe { SockAddr::new(storage, length.try_into().unwrap_or_default()) }
+}

@@ -1,0 +1,312 @@
+//! The sockets of an instance.
+//!
+//! One sends, one receives. The sender is a socket of `IPPROTO_RAW`, which takes packets with their IP header and receives nothing; the
+//! receiver one of VRRP's own protocol. Both are bound to the interface.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    num::NonZeroU8,
+    os::fd::{AsFd, AsRawFd},
+    slice,
+};
+
+use socket2::{
+    Domain, InterfaceIndexOrAddress, MaybeUninitSlice, MsgHdrMut, Protocol, SockAddr, Socket, Type,
+};
+use tokio::io::unix::AsyncFd;
+
+use super::VrrpError;
+use crate::core::vrrp::{Audience, PROTOCOL, Received, group_address, of_ipv4, with_ip_header};
+
+/// The longest packet that can be an advertisement: 255 IPv6 addresses, and an IPv4 header with options.
+const LONGEST: usize = 60 + 8 + 255 * 16;
+
+/// Sends and receives for one instance.
+#[derive(Debug)]
+pub struct Channel {
+    interface: String,
+    index: u32,
+    is_ipv4: bool,
+    receiver: AsyncFd<Socket>,
+    sender: Socket,
+}
+
+/// A packet that has arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incoming {
+    from: IpAddr,
+    to: IpAddr,
+    hop_limit: u8,
+    bytes: Vec<u8>,
+}
+
+impl Incoming {
+    /// As the core takes it.
+    pub fn received(&self) -> Received<'_> {
+        Received {
+            from: self.from,
+            to: self.to,
+            hop_limit: self.hop_limit,
+            bytes: &self.bytes,
+        }
+    }
+
+    /// The virtual router that it is about, if it is as long as to have one.
+    pub fn vrid(&self) -> Option<NonZeroU8> {
+        NonZeroU8::new(*self.bytes.get(1)?)
+    }
+}
+
+impl Channel {
+    /// On this interface, for addresses of one family. Must be called within a tokio runtime.
+    pub fn open(interface: &str, index: u32, is_ipv4: bool, audience: &Audience) -> Result<Self, VrrpError> {
+        let receiver = receiver(interface, index, is_ipv4, audience)
+            .map_err(VrrpError::of("receiving VRRP", interface))?;
+        let sender = sender(interface, index, is_ipv4).map_err(VrrpError::of("sending VRRP", interface))?;
+        Ok(Self {
+            interface: interface.to_owned(),
+            index,
+            is_ipv4,
+            receiver,
+            sender,
+        })
+    }
+
+    /// Sends a payload from one address to another.
+    pub fn send(&self, from: IpAddr, to: IpAddr, payload: &[u8]) -> Result<(), VrrpError> {
+        let address = match to {
+            IpAddr::V4(to) => SocketAddr::from((to, 0)),
+            IpAddr::V6(to) => SocketAddrV6::new(to, 0, 0, self.index).into(),
+        };
+        self.sender
+            .send_to(&with_ip_header(from, to, payload), &address.into())
+            .map(drop)
+            .map_err(VrrpError::of("sending an advertisement", &self.interface))
+    }
+
+    /// The next packet. Can be cancelled without losing one.
+    pub async fn receive(&self) -> Result<Incoming, VrrpError> {
+        loop {
+            let mut guard = self
+                .receiver
+                .readable()
+                .await
+                .map_err(VrrpError::of("receiving VRRP", &self.interface))?;
+            match guard.try_io(|receiver| self.take(receiver.get_ref())) {
+                Ok(Ok(Some(packet))) => return Ok(packet),
+                // Not even an IP header.
+                Ok(Ok(None)) | Err(_) => {}
+                Ok(Err(error)) => return Err(VrrpError::of("receiving VRRP", &self.interface)(error)),
+            }
+        }
+    }
+
+    /// A packet that has arrived already, if there is one.
+    pub fn arrived(&self) -> Option<Incoming> {
+        loop {
+            match self.take(self.receiver.get_ref()) {
+                Ok(Some(packet)) => return Some(packet),
+                Ok(None) => {}
+                // Whatever it is, `receive` will meet it too.
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn take(&self, receiver: &Socket) -> io::Result<Option<Incoming>> {
+        let mut bytes = [MaybeUninit::<u8>::uninit(); LONGEST + 1];
+        let mut control = [MaybeUninit::<u8>::uninit(); 256];
+        // Room for the sender's: the kernel writes no more of an address than there is.
+        let mut from = SockAddr::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0));
+        let (length, control_length) = {
+            let mut buffers = [MaybeUninitSlice::new(&mut bytes)];
+            let mut message = MsgHdrMut::new()
+                .with_addr(&mut from)
+                .with_buffers(&mut buffers)
+                .with_control(&mut control);
+            let length = receiver.recvmsg(&mut message, 0)?;
+            (length, message.control_len())
+        };
+        let bytes = initialised(&bytes, length);
+        if self.is_ipv4 {
+            let packet = of_ipv4(bytes);
+            return Ok(packet.map(|packet| Incoming {
+                from: packet.from,
+                to: packet.to,
+                hop_limit: packet.hop_limit,
+                bytes: packet.bytes.to_vec(),
+            }));
+        }
+        let Ancillary { to, hop_limit } = Ancillary::of(initialised(&control, control_length));
+        let from = from.as_socket_ipv6().map(|from| IpAddr::V6(*from.ip()));
+        Ok(from
+            .zip(to)
+            .zip(hop_limit)
+            .map(|((from, to), hop_limit)| Incoming {
+                from,
+                to: to.into(),
+                hop_limit,
+                bytes: bytes.to_vec(),
+            }))
+    }
+}
+
+/// The first bytes of a buffer, which the kernel has written.
+fn initialised(buffer: &[MaybeUninit<u8>], length: usize) -> &[u8] {
+    let length = length.min(buffer.len());
+    // SAFETY: `recvmsg` has said that it has written so many bytes, which are within the buffer; bytes need no alignment.
+    unsafe { slice::from_raw_parts(buffer.as_ptr().cast(), length) }
+}
+
+fn bound(interface: &str, is_ipv4: bool, protocol: u8) -> io::Result<Socket> {
+    let domain = if is_ipv4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.set_nonblocking(true)?;
+    // TC_PRIO_CONTROL: queues of the host let it pass.
+    socket.set_priority(7)?;
+    Ok(socket)
+}
+
+fn sender(interface: &str, index: u32, is_ipv4: bool) -> io::Result<Socket> {
+    let socket = bound(
+        interface,
+        is_ipv4,
+        libc::IPPROTO_RAW.cast_unsigned().try_into().unwrap_or(u8::MAX),
+    )?;
+    if is_ipv4 {
+        socket.set_multicast_loop_v4(false)?;
+    } else {
+        socket.set_multicast_loop_v6(false)?;
+        socket.set_multicast_if_v6(index)?;
+    }
+    Ok(socket)
+}
+
+fn receiver(interface: &str, index: u32, is_ipv4: bool, audience: &Audience) -> io::Result<AsyncFd<Socket>> {
+    let socket = bound(interface, is_ipv4, PROTOCOL)?;
+    if !is_ipv4 {
+        socket.set_recv_hoplimit_v6(true)?;
+        receive_packet_info(&socket)?;
+    }
+    if *audience == Audience::Multicast {
+        match group_address(is_ipv4) {
+            IpAddr::V4(group) => {
+                socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
+            }
+            IpAddr::V6(group) => socket.join_multicast_v6(&group, index)?,
+        }
+    }
+    // SAFETY: the socket's descriptor stays the same and open until it is dropped, which the registration is first.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, tokio::io::Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}
+
+/// Has the kernel say to which address a packet came (`IPV6_RECVPKTINFO`).
+fn receive_packet_info(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on);
+    // SAFETY: the descriptor is the socket's, which outlives the call; the option is an int, to which the pointer leads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RECVPKTINFO,
+            (&raw const on).cast(),
+            length.try_into().unwrap_or_default(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What the kernel says of an IPv6 packet beside its payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ancillary {
+    to: Option<Ipv6Addr>,
+    hop_limit: Option<u8>,
+}
+
+impl Ancillary {
+    /// Reads control messages: a length, a level and a type each, then their data; each begins on a word boundary.
+    fn of(mut control: &[u8]) -> Self {
+        const WORD: usize = size_of::<usize>();
+        const HEADER: usize = WORD + 8;
+        let mut it = Self::default();
+        while let Some((length, rest)) = control.split_first_chunk::<WORD>() {
+            let length = usize::from_ne_bytes(*length);
+            let Some((&[l0, l1, l2, l3, t0, t1, t2, t3], _)) = rest.split_first_chunk::<8>() else {
+                break;
+            };
+            let Some(data) = control.get(HEADER..length) else {
+                break;
+            };
+            let level = i32::from_ne_bytes([l0, l1, l2, l3]);
+            let kind = i32::from_ne_bytes([t0, t1, t2, t3]);
+            match (level, kind) {
+                (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                    let value = data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+                    it.hop_limit = value.and_then(|value| value.try_into().ok());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    it.to = data.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets));
+                }
+                _ => {}
+            }
+            control = control.get(length.next_multiple_of(WORD)..).unwrap_or_default();
+        }
+        it
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (16 + data.len()).to_ne_bytes().to_vec();
+        bytes.extend(level.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes
+    }
+
+    #[test]
+    fn destination_and_hop_limit_are_found_among_others() {
+        let to: Ipv6Addr = "ff02::12".parse().unwrap();
+        let mut info = to.octets().to_vec();
+        info.extend(7_u32.to_ne_bytes());
+        let control = [
+            message(1, 2, b"other"),
+            message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info),
+            message(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, &255_i32.to_ne_bytes()),
+        ]
+        .concat();
+        let expected = Ancillary {
+            to: Some(to),
+            hop_limit: Some(255),
+        };
+        assert_eq!(Ancillary::of(&control), expected);
+        assert_eq!(Ancillary::of(&control[..control.len() - 9]).hop_limit, None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_messages_make_it_panic(bytes: Vec<u8>, lengths: Vec<u8>) {
+            Ancillary::of(&bytes);
+            // Lengths that are nearly right.
+            let control: Vec<u8> = lengths
+                .iter()
+                .flat_map(|length| [usize::from(*length).to_ne_bytes().to_vec(), bytes.clone()].concat())
+                .collect();
+            Ancillary::of(&control);
+        }
+    }
+}

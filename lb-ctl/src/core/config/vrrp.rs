@@ -1,0 +1,406 @@
+//! `[[vrrp]]`: the addresses that are shared with other balancers.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::num::NonZeroU8;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::assemble::value_or;
+use super::choice::VrrpChecksum;
+use super::document::{Datapath, Document};
+use super::duration::ConfigDuration;
+use super::error::{ConfigError, Origin};
+use super::reader::{At, TableReader};
+use super::value::{self, found};
+use crate::core::vrrp::{
+    Audience, ChecksumForm, Effect, HOP_LIMIT, Interval, Policy, Settings, Subject, Track,
+};
+
+const DELAYS: RangeInclusive<ConfigDuration> =
+    ConfigDuration::from_millis(0)..=ConfigDuration::from_millis(3_600_000);
+const INTERVALS: RangeInclusive<ConfigDuration> =
+    ConfigDuration::from_millis(10)..=ConfigDuration::from_millis(40_950);
+
+/// As many addresses as fit into a packet of 576 bytes over IPv6, which no link refuses.
+const MOST_ADDRESSES: usize = 32;
+const MOST_PEERS: usize = 16;
+
+const PRIORITY: NonZeroU8 = NonZeroU8::MIN.saturating_add(99);
+/// A balancer that dies is missed within a second.
+const ADVERT_INTERVAL: Duration = Duration::from_millis(250);
+/// One that has just started checks its backends first.
+const PREEMPT_DELAY: Duration = Duration::from_secs(10);
+/// How often a master tells the neighbours anew whose the addresses are.
+const REFRESH: Duration = Duration::from_mins(1);
+/// Of a service's backends, how many of a hundred must be healthy.
+const HEALTHY: u8 = 50;
+
+/// A virtual router: addresses that one of several balancers holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vrrp {
+    /// Its name, unique among them.
+    pub name: String,
+    /// The interface on which it advertises and holds its addresses; one of the data path's.
+    pub interface: String,
+    /// The virtual router's number, unique on the interface for each family.
+    pub vrid: NonZeroU8,
+    /// Its addresses, all of one family; at least one.
+    pub addresses: Vec<IpAddr>,
+    /// Who is talked to.
+    pub audience: Audience,
+    /// The checksum over IPv4.
+    pub checksum: ChecksumForm,
+    /// Priority and interval.
+    pub settings: Settings,
+    /// How it behaves; alike for all of a group.
+    pub policy: Policy,
+    /// The name of the group with which it moves.
+    pub group: Option<String>,
+    /// What it depends on.
+    pub track: Vec<Track>,
+}
+
+impl Vrrp {
+    /// Whether its addresses are of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.addresses.first().is_some_and(IpAddr::is_ipv4)
+    }
+}
+
+/// The table as written.
+#[derive(Debug)]
+pub(super) struct VrrpKeys {
+    origin: Origin,
+    name: Option<At<String>>,
+    interface: Option<At<String>>,
+    vrid: Option<At<NonZeroU8>>,
+    priority: Option<At<NonZeroU8>>,
+    advert_interval: Option<At<Interval>>,
+    addresses: Vec<At<IpAddr>>,
+    preempt: Option<At<bool>>,
+    preempt_delay: Option<At<Duration>>,
+    start_delay: Option<At<Duration>>,
+    unicast_peers: Vec<At<IpAddr>>,
+    unicast_hop_limit: Option<At<u8>>,
+    checksum: Option<At<VrrpChecksum>>,
+    group: Option<At<String>>,
+    track: Vec<TrackKeys>,
+}
+
+/// `[[vrrp.track]]`
+#[derive(Debug)]
+struct TrackKeys {
+    origin: Origin,
+    interface: Option<At<String>>,
+    service: Option<At<String>>,
+    healthy: Option<At<u8>>,
+    lower: Option<At<u8>>,
+    /// Neither that was written was refused.
+    names_one: bool,
+}
+
+impl VrrpKeys {
+    pub(super) fn read(table: &mut TableReader<'_, '_>) -> Self {
+        let delay =
+            |value: &DeValue<'_>, default: &str| value::duration(value, DELAYS, default).map(Duration::from);
+        Self {
+            origin: table.origin().clone(),
+            name: table.required("name", r#""impala""#, value::name),
+            interface: table.optional("interface", value::interface),
+            vrid: table.required("vrid", "51", |value| {
+                number(value, "write the same on all balancers")
+            }),
+            priority: table.optional("priority", |value| {
+                number(value, "leave the key out to get 100; the highest is master")
+            }),
+            advert_interval: table.optional("advert_interval", interval),
+            addresses: table.required_list("addresses", r#"["192.0.2.10"]"#, value::address),
+            preempt: table.optional("preempt", value::boolean),
+            preempt_delay: table.optional("preempt_delay", |value| {
+                delay(value, "leave the key out to get \"10s\"")
+            }),
+            start_delay: table.optional("start_delay", |value| {
+                delay(value, "leave the key out to get \"0s\"")
+            }),
+            unicast_peers: table.optional_list(
+                "unicast_peers",
+                "leave the key out to talk to the multicast group",
+                value::address,
+            ),
+            unicast_hop_limit: table.optional("unicast_hop_limit", |value| {
+                value::integer(
+                    value,
+                    1..=255,
+                    "leave the key out to get 255, which nobody beyond a router can forge",
+                )
+            }),
+            checksum: table.optional("checksum", value::choice),
+            group: table.optional("group", value::name),
+            track: table.optional_tables("track", TrackKeys::read),
+        }
+    }
+
+    fn is_ipv4(&self) -> Option<bool> {
+        Some(self.addresses.first()?.value.is_ipv4())
+    }
+
+    fn policy(&self) -> Policy {
+        let copy = |at: &Option<At<Duration>>, default| at.as_ref().map_or(default, |at| at.value);
+        Policy {
+            preempt: self.preempt.as_ref().is_none_or(|at| at.value),
+            preempt_delay: copy(&self.preempt_delay, PREEMPT_DELAY),
+            start_delay: copy(&self.start_delay, Duration::ZERO),
+            refresh: REFRESH,
+        }
+    }
+
+    fn report(&self, document: &Document, errors: &mut Vec<ConfigError>) {
+        let interfaces = &document.datapath.interfaces;
+        if let Some(at) = &self.interface
+            && interfaces.iter().all(|interface| interface.value != at.value)
+        {
+            errors.push(at.origin.error(format!(
+                "expected one of datapath.interfaces, found {:?}: elsewhere packets to the addresses would not meet the XDP \
+                 program; add it there",
+                at.value
+            )));
+        }
+        if let Some(first) = self.addresses.first() {
+            let others = self.addresses.iter().chain(&self.unicast_peers);
+            for at in others.filter(|at| at.value.is_ipv4() != first.value.is_ipv4()) {
+                errors.push(at.origin.error(format!(
+                    "expected an address of the family of {}, found {}; IPv4 and IPv6 are instances of their own, which a group \
+                     keeps together",
+                    first.value, at.value
+                )));
+            }
+        }
+        for (list, most) in [
+            (&self.addresses, MOST_ADDRESSES),
+            (&self.unicast_peers, MOST_PEERS),
+        ] {
+            if let Some(at) = list.get(most) {
+                errors.push(at.origin.error(format!(
+                    "expected at most {most} addresses, found {}; use another instance",
+                    list.len()
+                )));
+            }
+        }
+        for peer in &self.unicast_peers {
+            if self.addresses.iter().any(|address| address.value == peer.value) {
+                errors.push(peer.origin.error(format!(
+                    "expected a balancer's own address, found {}, which is shared; peers need addresses that stay where they are",
+                    peer.value
+                )));
+            }
+        }
+        if let Some(at) = &self.unicast_hop_limit
+            && self.unicast_peers.is_empty()
+        {
+            errors.push(
+                at.origin
+                    .error("expected this key beside `unicast_peers`; remove it"),
+            );
+        }
+        if let Some(at) = &self.checksum
+            && self.is_ipv4() == Some(false)
+        {
+            errors.push(
+                at.origin
+                    .error("expected this key with IPv4 only: over IPv6 there is one checksum; remove it"),
+            );
+        }
+        for track in &self.track {
+            track.report(document, self.priority.as_ref(), errors);
+        }
+    }
+
+    fn assemble(self, datapath: &Datapath) -> Option<Vrrp> {
+        let policy = self.policy();
+        let first_interface = datapath.interfaces.first()?.value.clone();
+        let interval = value_or(self.advert_interval, Interval::from_duration(ADVERT_INTERVAL)?);
+        let addresses = |list: Vec<At<IpAddr>>| list.into_iter().map(|at| at.value);
+        Some(Vrrp {
+            name: self.name?.value,
+            interface: value_or(self.interface, first_interface),
+            vrid: self.vrid?.value,
+            addresses: addresses(self.addresses).collect(),
+            audience: if self.unicast_peers.is_empty() {
+                Audience::Multicast
+            } else {
+                Audience::Unicast {
+                    peers: addresses(self.unicast_peers).collect(),
+                    hop_limit: value_or(self.unicast_hop_limit, HOP_LIMIT),
+                }
+            },
+            checksum: match value_or(self.checksum, VrrpChecksum::Rfc9568) {
+                VrrpChecksum::Rfc9568 => ChecksumForm::Message,
+                VrrpChecksum::Rfc5798 => ChecksumForm::PseudoHeader,
+            },
+            settings: Settings {
+                priority: value_or(self.priority, PRIORITY),
+                interval,
+            },
+            policy,
+            group: self.group.map(|at| at.value),
+            track: self.track.into_iter().filter_map(TrackKeys::assemble).collect(),
+        })
+    }
+}
+
+impl TrackKeys {
+    fn read(table: &mut TableReader<'_, '_>) -> Self {
+        let names_one = table.mentions("interface") != table.mentions("service");
+        Self {
+            origin: table.origin().clone(),
+            interface: table.optional("interface", value::interface),
+            service: table.optional("service", value::name),
+            healthy: table.optional("healthy", |value| {
+                value::integer(value, 1..=100, "leave the key out to get 50 percent")
+            }),
+            lower: table.optional("lower", |value| {
+                value::integer(value, 1..=253, "leave the key out to declare a fault instead")
+            }),
+            names_one,
+        }
+    }
+
+    fn report(&self, document: &Document, priority: Option<&At<NonZeroU8>>, errors: &mut Vec<ConfigError>) {
+        if !self.names_one {
+            errors.push(
+                self.origin
+                    .error("expected one of the keys interface and service; write a table for each thing that is tracked"),
+            );
+        }
+        if let Some(at) = &self.healthy
+            && self.service.is_none()
+        {
+            errors.push(at.origin.error("expected this key beside `service`; remove it"));
+        }
+        let names = || {
+            document
+                .services
+                .iter()
+                .filter_map(|service| service.name.as_ref())
+        };
+        if let Some(at) = &self.service
+            && names().all(|name| name.value != at.value)
+        {
+            errors.push(at.origin.error(format!(
+                "expected the name of a service, found {:?}; there is none of this name",
+                at.value
+            )));
+        }
+        if let (Some(at), Some(priority)) = (&self.lower, priority)
+            && priority.value == NonZeroU8::MAX
+        {
+            errors.push(at.origin.error(
+                "expected a priority below 255, which belongs to the addresses' owner and cannot be lowered; choose a lower one",
+            ));
+        }
+    }
+
+    fn assemble(self) -> Option<Track> {
+        let percent = value_or(self.healthy, HEALTHY);
+        let subject = match (self.interface, self.service) {
+            (Some(interface), _) => Subject::Link(interface.value),
+            (None, Some(service)) => Subject::Service {
+                name: service.value,
+                percent,
+            },
+            (None, None) => return None,
+        };
+        Some(Track {
+            subject,
+            effect: self.lower.map_or(Effect::Fault, |at| Effect::Lower(at.value)),
+        })
+    }
+}
+
+/// The typed instances; `None` if a required key is missing or was refused.
+pub(super) fn assemble(keys: Vec<VrrpKeys>, datapath: &Datapath) -> Option<Vec<Vrrp>> {
+    keys.into_iter().map(|keys| keys.assemble(datapath)).collect()
+}
+
+/// Reports what contradicts each other in the instances, and between them and the rest.
+pub(super) fn report_conflicts(document: &Document, errors: &mut Vec<ConfigError>) {
+    let (mut names, mut routers, mut addresses) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let first_interface = document.datapath.interfaces.first().map(|at| &at.value);
+    let mut groups: HashMap<&str, &VrrpKeys> = HashMap::new();
+    for instance in &document.vrrp {
+        instance.report(document, errors);
+        if let Some(at) = &instance.name {
+            once(
+                &mut names,
+                at.value.as_str(),
+                &at.origin,
+                "each name once",
+                errors,
+            );
+        }
+        let interface = instance
+            .interface
+            .as_ref()
+            .map(|at| &at.value)
+            .or(first_interface);
+        if let (Some(at), Some(is_ipv4)) = (&instance.vrid, instance.is_ipv4()) {
+            let router = (interface, is_ipv4, at.value);
+            once(
+                &mut routers,
+                router,
+                &at.origin,
+                "each VRID once for an interface and a family",
+                errors,
+            );
+        }
+        for at in &instance.addresses {
+            once(&mut addresses, at.value, &at.origin, "each address once", errors);
+        }
+        let Some(group) = &instance.group else { continue };
+        let first = *groups.entry(group.value.as_str()).or_insert(instance);
+        if first.policy() != instance.policy() {
+            errors.push(group.origin.error(format!(
+                "expected preempt, preempt_delay and start_delay as in the group's first instance (line {}), found others: the \
+                 instances of a group move together; make them alike",
+                first.origin.line
+            )));
+        }
+    }
+}
+
+fn once<'d, K: Hash + Eq>(
+    seen: &mut HashMap<K, &'d Origin>,
+    key: K,
+    origin: &'d Origin,
+    expected: &str,
+    errors: &mut Vec<ConfigError>,
+) {
+    if let Some(first) = seen.get(&key) {
+        errors.push(origin.error(format!(
+            "expected {expected}, found it a second time (first on line {}); change one",
+            first.line
+        )));
+    } else {
+        seen.insert(key, origin);
+    }
+}
+
+/// An integer from 1 to 255.
+fn number(value: &DeValue<'_>, advice: &str) -> Result<NonZeroU8, String> {
+    let number = value::integer(value, 1_u8..=255, advice)?;
+    NonZeroU8::new(number).ok_or_else(|| advice.to_owned())
+}
+
+fn interval(value: &DeValue<'_>) -> Result<Interval, String> {
+    let duration = value::duration(value, INTERVALS, "leave the key out to get \"250ms\"")?;
+    Interval::from_duration(duration.into()).ok_or_else(|| {
+        format!(
+            "expected a multiple of 10ms, found {}; an advertisement tells the interval in hundredths of a second",
+            found(value)
+        )
+    })
+}

@@ -1,0 +1,478 @@
+use std::num::NonZeroU8;
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Their source, of which the last byte tells them apart.
+fn address(host: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, host])
+}
+
+fn settings(priority: u8) -> Settings {
+    Settings {
+        priority: NonZeroU8::new(priority).unwrap(),
+        interval: Interval::from_centiseconds(10).unwrap(),
+    }
+}
+
+fn conditions(host: u8) -> Conditions {
+    Conditions {
+        source: Some(address(host)),
+        ..Conditions::default()
+    }
+}
+
+const POLICY: Policy = Policy {
+    preempt: true,
+    preempt_delay: Duration::ZERO,
+    start_delay: Duration::ZERO,
+    refresh: Duration::from_mins(1),
+};
+
+fn heard(host: u8, priority: u8) -> Heard {
+    Heard {
+        from: address(host),
+        priority,
+        interval: Interval::from_centiseconds(10).unwrap(),
+        checksum: super::super::ChecksumForm::Message,
+    }
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// What actions come to, in words.
+fn words(actions: &[Action]) -> Vec<String> {
+    let word = |action: &Action| match action {
+        Action::Advertise { member, priority } => format!("advertise {member}: {priority}"),
+        Action::Take => "take".into(),
+        Action::Announce => "announce".into(),
+        Action::Release => "release".into(),
+        Action::Changed(Transition { from, to, cause, .. }) => format!("{from} to {to}: {cause}"),
+    };
+    actions.iter().map(word).collect()
+}
+
+/// A backup of this priority at host 2, begun at 0.
+fn backup(policy: Policy, priority: u8) -> Group {
+    let mut group = Group::new(policy, [(settings(priority), conditions(2))], ms(0));
+    assert_eq!(words(&group.pass(ms(0))), ["init to backup: started"]);
+    group
+}
+
+/// A master of this priority at host 2, since the time returned.
+fn master(policy: Policy, priority: u8) -> (Group, Duration) {
+    let mut group = backup(policy, priority);
+    let now = group.due().unwrap();
+    group.pass(now);
+    assert_eq!(group.state(), State::Master);
+    (group, now)
+}
+
+#[test]
+fn a_backup_that_hears_nobody_takes_over_after_the_master_down_interval() {
+    let mut group = backup(POLICY, 128);
+    assert_eq!(group.due(), Some(ms(350)));
+    assert_eq!(group.pass(ms(349)), []);
+    assert_eq!(
+        words(&group.pass(ms(350))),
+        [
+            "advertise 0: 128",
+            "take",
+            "announce",
+            "backup to master: nobody advertises"
+        ]
+    );
+    assert_eq!(words(&group.pass(ms(450))), ["advertise 0: 128", "announce"]);
+    assert_eq!(words(&group.pass(ms(550))), ["advertise 0: 128"]);
+}
+
+#[test]
+fn neighbours_are_told_at_once_then_again_and_then_now_and_then() {
+    let (mut group, began) = master(POLICY, 128);
+    let mut told = Vec::new();
+    let end = began + Duration::from_mins(3);
+    while let Some(due) = group.due().filter(|due| *due < end) {
+        let announces = group.pass(due).contains(&Action::Announce);
+        told.extend(announces.then(|| due.as_millis() - began.as_millis()));
+    }
+    assert_eq!(told, [100, 1000, 5000, 65_000, 125_000]);
+}
+
+#[test]
+fn the_owner_waits_for_nobody() {
+    let mut group = Group::new(POLICY, [(settings(255), conditions(2))], ms(0));
+    assert_eq!(
+        words(&group.pass(ms(0))).last().unwrap(),
+        "init to master: priority 255 waits for nobody"
+    );
+}
+
+#[test]
+fn it_takes_part_only_after_the_start_delay() {
+    let policy = Policy {
+        start_delay: ms(5000),
+        ..POLICY
+    };
+    let mut group = Group::new(policy, [(settings(255), conditions(2))], ms(0));
+    assert_eq!(group.due(), Some(ms(5000)));
+    assert_eq!(group.pass(ms(4999)), []);
+    assert_eq!(group.state(), State::Init);
+    group.pass(ms(5000));
+    assert_eq!(group.state(), State::Master);
+}
+
+#[test]
+fn the_interval_is_learned_from_the_master() {
+    let mut group = backup(POLICY, 128);
+    let slow = Heard {
+        interval: Interval::from_centiseconds(100).unwrap(),
+        ..heard(3, 200)
+    };
+    assert_eq!(group.heard(0, slow, ms(10)), []);
+    assert_eq!(group.due(), Some(ms(10 + 3500)));
+    let view = group.member(0).unwrap();
+    assert_eq!(view.master, Some((address(3), 200)));
+    assert_eq!(view.interval.centiseconds(), 100);
+    group.pass(ms(3510));
+    assert_eq!(group.state(), State::Master);
+    assert_eq!(
+        group.member(0).unwrap().due,
+        Some(ms(3510) + INTERVAL),
+        "its own interval as master"
+    );
+}
+
+#[test]
+fn a_master_that_leaves_is_followed_by_the_best_backup_within_the_skew() {
+    let mut group = backup(POLICY, 128);
+    group.heard(0, heard(3, 200), ms(10));
+    group.heard(0, heard(3, 0), ms(20));
+    assert_eq!(group.due(), Some(ms(70)));
+    group.heard(0, heard(3, 0), ms(60));
+    assert_eq!(group.due(), Some(ms(70)), "saying it again puts nothing off");
+    group.pass(ms(70));
+    assert_eq!(group.cause().to_string(), "192.0.2.3 has left");
+}
+
+#[test]
+fn who_has_left_long_ago_calls_no_election() {
+    let mut group = backup(POLICY, 100);
+    group.heard(0, heard(4, 200), ms(10));
+    let due = group.due();
+    group.heard(0, heard(3, 0), ms(20));
+    assert_eq!(group.due(), due);
+    // Unless the other one has been silent too long itself.
+    let late = due.unwrap();
+    group.heard(0, heard(3, 0), late);
+    assert!(group.due() > due);
+}
+
+#[test]
+fn a_master_of_lower_priority_is_preempted() {
+    let mut group = backup(POLICY, 128);
+    for now in [100, 200, 300] {
+        group.heard(0, heard(3, 127), ms(now));
+    }
+    group.pass(ms(350));
+    assert_eq!(group.cause().to_string(), "192.0.2.3 has the lower priority 127");
+}
+
+#[test]
+fn one_of_the_same_priority_is_not_whatever_its_address() {
+    for host in [1, 3] {
+        let mut group = backup(POLICY, 128);
+        group.heard(0, heard(host, 128), ms(100));
+        assert_eq!(group.due(), Some(ms(450)));
+    }
+}
+
+#[test]
+fn without_preemption_any_master_is_followed() {
+    let policy = Policy {
+        preempt: false,
+        ..POLICY
+    };
+    let mut group = backup(policy, 128);
+    group.heard(0, heard(3, 1), ms(100));
+    assert_eq!(group.due(), Some(ms(450)));
+    group.pass(ms(450));
+    assert_eq!(group.cause().to_string(), "192.0.2.3 advertises no more");
+}
+
+#[test]
+fn preemption_is_delayed_from_the_first_advertisement_of_lower_priority() {
+    let policy = Policy {
+        preempt_delay: ms(1000),
+        ..POLICY
+    };
+    let mut group = backup(policy, 128);
+    let mut now = 100;
+    while group.state() == State::Backup {
+        assert!(now < 2000);
+        group.heard(0, heard(3, 100), ms(now));
+        now += 100;
+        if group.due().unwrap() < ms(now) {
+            group.pass(group.due().unwrap());
+        }
+    }
+    // The delay ends 1,000 ms after the first at 100; the last that counts is at 1,000, and 350 ms later it is missed.
+    assert_eq!(group.since(), ms(1350));
+    assert_eq!(group.cause().to_string(), "192.0.2.3 has the lower priority 100");
+}
+
+#[test]
+fn a_delayed_preemption_waits_for_no_dead_master() {
+    let policy = Policy {
+        preempt_delay: Duration::from_hours(1),
+        ..POLICY
+    };
+    let mut group = backup(policy, 128);
+    group.heard(0, heard(3, 100), ms(100));
+    assert_eq!(group.due(), Some(ms(450)));
+}
+
+#[test]
+fn of_two_masters_the_lower_priority_then_the_lower_address_goes_back() {
+    for (rival, yields) in [
+        (heard(3, 129), true),
+        (heard(1, 129), true),
+        (heard(3, 128), true),
+        (heard(1, 128), false),
+        (heard(3, 127), false),
+    ] {
+        let (mut group, began) = master(POLICY, 128);
+        let now = began + ms(50);
+        let actions = words(&group.heard(0, rival, now));
+        if yields {
+            let cause = format!("{} advertises priority {}", rival.from, rival.priority);
+            assert_eq!(
+                actions,
+                ["release".to_owned(), format!("master to backup: {cause}")]
+            );
+            assert_eq!(group.due(), Some(now + ms(350)));
+        } else {
+            assert_eq!(actions, ["advertise 0: 128"], "{rival:?}");
+            assert_eq!(group.due(), Some(began + INTERVAL), "the announcement");
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_a_rivals_packets_is_answered_four_times_an_interval() {
+    for priority in [0, 100] {
+        let (mut group, began) = master(POLICY, 128);
+        let mut answers = 0;
+        for millisecond in 1..=1000 {
+            let actions = group.heard(0, heard(3, priority), began + ms(millisecond));
+            answers += words(&actions)
+                .iter()
+                .filter(|word| word.starts_with("advertise"))
+                .count();
+        }
+        assert_eq!(answers, 40, "1 s has ten intervals");
+    }
+}
+
+#[test]
+fn neighbours_are_told_again_after_a_rival() {
+    let (mut group, began) = master(POLICY, 128);
+    let early = group.heard(0, heard(3, 100), began + ms(50));
+    assert!(!early.contains(&Action::Announce), "they have just been told");
+    let later = group.heard(0, heard(3, 100), began + ms(20_000));
+    assert!(later.contains(&Action::Announce));
+}
+
+#[test]
+fn a_fault_takes_the_addresses_off_and_its_end_begins_anew() {
+    let (mut group, began) = master(POLICY, 128);
+    let broken = Conditions {
+        fault: Some("eth0 is down".into()),
+        ..conditions(2)
+    };
+    let now = began + ms(30);
+    assert_eq!(
+        words(&group.conditions(0, broken.clone(), now)),
+        ["advertise 0: 0", "release", "master to fault: eth0 is down"]
+    );
+    assert_eq!(group.due(), None);
+    assert_eq!(group.heard(0, heard(3, 1), now), []);
+    assert_eq!(group.conditions(0, broken, now), [], "no news");
+    assert_eq!(
+        words(&group.conditions(0, conditions(2), now)),
+        ["fault to backup: nothing is missing any more"]
+    );
+    assert_eq!(group.due(), Some(now + ms(350)));
+    let without = Conditions::default();
+    assert_eq!(
+        words(&group.conditions(0, without, now)),
+        ["backup to fault: the interface has no address to send from"]
+    );
+}
+
+#[test]
+fn a_lowered_priority_is_told_at_once_and_never_below_1() {
+    let (mut group, began) = master(POLICY, 128);
+    let lowered = |lowered| Conditions {
+        lowered,
+        ..conditions(2)
+    };
+    assert_eq!(
+        words(&group.conditions(0, lowered(50), began)),
+        ["advertise 0: 78"]
+    );
+    assert_eq!(
+        words(&group.conditions(0, lowered(255), began)),
+        ["advertise 0: 1"]
+    );
+    assert_eq!(group.conditions(0, lowered(200), began), []);
+    let mut backup = backup(POLICY, 128);
+    backup.conditions(0, lowered(64), ms(0));
+    assert_eq!(backup.due(), Some(ms(375)), "as one of priority 64");
+    backup.conditions(0, lowered(0), ms(0));
+    assert_eq!(backup.due(), Some(ms(350)));
+}
+
+#[test]
+fn nothing_lowers_the_owners_priority() {
+    let lowered = Conditions {
+        lowered: 100,
+        ..conditions(2)
+    };
+    let group = Group::new(POLICY, [(settings(255), lowered)], ms(0));
+    assert_eq!(group.member(0).unwrap().priority, 255);
+}
+
+#[test]
+fn who_has_handed_over_leaves_the_next_master_alone() {
+    let (mut group, now) = master(POLICY, 128);
+    assert_eq!(
+        words(&group.hand_over(now).unwrap()),
+        [
+            "advertise 0: 0",
+            "release",
+            "master to backup: handed over by an operator"
+        ]
+    );
+    assert_eq!(
+        group.due(),
+        Some(now + ms(450)),
+        "later than any other that has not heard that we leave"
+    );
+    assert_eq!(group.hand_over(now), Err(NotMaster(State::Backup)));
+    group.heard(0, heard(3, 1), now + ms(100));
+    assert_eq!(group.due(), Some(now + ms(450)));
+    assert!(group.yields());
+    group.pass(now + ms(450));
+    assert_eq!(group.state(), State::Master);
+    assert!(!group.yields(), "it has been needed after all");
+}
+
+#[test]
+fn the_end_leaves_nothing_behind() {
+    let (mut group, now) = master(POLICY, 128);
+    assert_eq!(
+        words(&group.stop(now)),
+        ["advertise 0: 0", "release", "master to init: stopped"]
+    );
+    assert_eq!(group.due(), None);
+    assert_eq!(group.stop(now), []);
+    let mut backup = backup(POLICY, 128);
+    assert_eq!(words(&backup.stop(now)), ["backup to init: stopped"]);
+}
+
+#[test]
+fn other_settings_count_from_the_next_packet_on() {
+    let (mut group, now) = master(POLICY, 128);
+    let faster = Settings {
+        interval: Interval::MIN,
+        ..settings(90)
+    };
+    assert_eq!(
+        words(&group.configure(POLICY, &[faster], now)),
+        ["advertise 0: 90"]
+    );
+    assert_eq!(group.due(), Some(now + ms(10)));
+    assert_eq!(group.configure(POLICY, &[faster], now), []);
+}
+
+/// Two members at host 2, both of priority 128.
+fn pair() -> Group {
+    let members = [(settings(128), conditions(2)), (settings(128), conditions(2))];
+    let mut group = Group::new(POLICY, members, ms(0));
+    group.pass(ms(0));
+    group
+}
+
+fn master_pair() -> (Group, Duration) {
+    let mut group = pair();
+    let now = group.due().unwrap();
+    let actions = words(&group.pass(now));
+    assert_eq!(actions[..2], ["advertise 0: 128", "advertise 1: 128"]);
+    (group, now)
+}
+
+#[test]
+fn a_group_takes_over_only_what_nobody_holds_any_part_of() {
+    for member in [0, 1] {
+        let mut group = pair();
+        group.heard(member, heard(3, 200), ms(300));
+        assert_eq!(group.pass(ms(350)), []);
+        assert_eq!(group.due(), Some(ms(650)));
+        group.pass(ms(650));
+        assert_eq!(group.state(), State::Master);
+    }
+}
+
+#[test]
+fn a_group_goes_back_as_a_whole() {
+    let (mut group, now) = master_pair();
+    assert_eq!(
+        words(&group.heard(0, heard(3, 200), now)),
+        [
+            "advertise 1: 0",
+            "release",
+            "master to backup: 192.0.2.3 advertises priority 200"
+        ]
+    );
+    let (mut group, now) = master_pair();
+    let broken = Conditions {
+        fault: Some("eth1 is down".into()),
+        ..conditions(2)
+    };
+    assert_eq!(
+        words(&group.conditions(1, broken, now)),
+        [
+            "advertise 0: 0",
+            "advertise 1: 0",
+            "release",
+            "master to fault: eth1 is down"
+        ]
+    );
+}
+
+#[test]
+fn the_first_member_decides_as_long_as_it_hears_anybody() {
+    let (mut group, began) = master_pair();
+    // The first member hears a worse rival, the second a better one.
+    for millisecond in (0..2000).step_by(100) {
+        let now = began + ms(millisecond);
+        group.heard(0, heard(3, 100), now);
+        group.heard(1, heard(3, 200), now);
+        assert_eq!(group.state(), State::Master);
+    }
+    // Then the first one hears nothing any more.
+    let mut millisecond = 2000;
+    while group.state() == State::Master {
+        group.heard(1, heard(3, 200), began + ms(millisecond));
+        millisecond += 100;
+        assert!(millisecond < 3000);
+    }
+    assert_eq!(
+        group.since(),
+        began + ms(2400),
+        "a Master_Down_Interval after 1,900"
+    );
+}

@@ -1,0 +1,38 @@
+//! The Virtual Router Redundancy Protocol, version 3 (RFC 9568): which of several balancers holds which addresses.
+//!
+//! Nothing here does I/O or looks at a clock; points in time are durations since some fixed moment of the caller's
+//! monotonic clock.
+//!
+//! - `interval`: how often a master advertises, and what follows from that.
+//! - `advertisement`: the one kind of packet, and its checksum.
+//! - `acceptance`: which of the packets that arrive an instance takes for an advertisement.
+//! - `packet`: the IP header around it.
+//! - `group`: the protocol's state machine, of one instance or of several that move together.
+//! - `announcement`: the frames that tell neighbours of a takeover.
+//! - `transition`: what it tells of its changes.
+//! - `tracking`: how what is observed on the host lowers the priority, or forbids to be master.
+//!
+//! Where the RFC says "active" these files say *master*, as most people and keepalived do.
+
+mod acceptance;
+mod advertisement;
+mod announcement;
+mod group;
+mod interval;
+mod packet;
+mod tracking;
+mod transition;
+
+pub use acceptance::{Acceptor, Audience, Heard, Received, Rejected};
+pub use advertisement::{
+    Advertisement, ChecksumForm, DecodeError, Decoded, HOP_LIMIT, LEAVING, PROTOCOL, group_address,
+};
+pub use announcement::announcement;
+pub use group::{Action, Conditions, Group, MemberView, NotMaster, Policy, Settings};
+pub use interval::Interval;
+pub use packet::{of_ipv4, with_ip_header};
+pub use tracking::{Effect, Shortage, Subject, Track, is_share};
+pub use transition::{Cause, State, Transition};
+
+#[cfg(test)]
+mod simulation;
