@@ -22,5 +22,6 @@ pub mod prefix;
 pub mod serving;
 pub mod slot_moves;
 pub mod status;
+pub mod sync;
 pub mod time;
 pub mod tunnels;
