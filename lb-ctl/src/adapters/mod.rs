@@ -9,4 +9,5 @@ pub mod decisions_file;
 pub mod discovery;
 pub mod http;
 pub mod netlink;
+pub mod peer;
 pub mod programs;
