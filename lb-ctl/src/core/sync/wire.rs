@@ -14,7 +14,7 @@ pub const VERSIONS: RangeInclusive<u16> = 1..=1;
 pub const LIMIT: usize = 65_000;
 
 /// How many bytes of a batch are filled with items: the last one may be as long as the longest item is.
-pub(super) const BATCH: usize = if cfg!(test) { 500 } else { 45_000 };
+pub(super) const BATCH: usize = if cfg!(test) { 120 } else { 45_000 };
 
 /// How many runs of slots an item has at most, so that it is far from [`LIMIT`].
 pub(super) const RUNS: usize = 1_024;
