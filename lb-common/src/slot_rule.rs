@@ -59,9 +59,9 @@ pub trait Records {
     fn now(&self) -> u32;
     /// Whether records are running short, so that new connections should do without where they can.
     fn is_short(&self) -> bool;
-    /// Whether a target can and may be sent what has begun there: a SYN again, or one that has to go to `settled`.
+    /// Whether a target can and may be sent what has begun there: a SYN again.
     fn is_alive(&self, target: u16) -> bool;
-    /// Whether it may also become the home of clients: it is alive, and not being drained.
+    /// Whether it may also be given new connections that its slot's `current` should get: it is alive, and not being drained.
     fn takes_new_flows(&self, target: u16) -> bool;
 }
 
@@ -275,8 +275,11 @@ fn open(
         // An old record would get the new connection's packets: it has to be overruled, wherever that goes. So has a
         // half-open one.
         earlier if has_record || earlier.is_some() => slot.current,
-        // Without a record it goes to `settled`: nothing to remember if it belongs there, or may.
-        _ if slot.current == slot.settled || (records.is_short() && records.is_alive(slot.settled)) => {
+        // Without a record it goes to `settled`: nothing to remember if it belongs there, or may. A drain goes before: it waits for
+        // the last connection, and the table has a tenth of its room left when records run short.
+        _ if slot.current == slot.settled
+            || (records.is_short() && records.takes_new_flows(slot.settled)) =>
+        {
             settled_used(slot, now, remember);
             return slot.settled;
         }
@@ -679,7 +682,7 @@ mod tests {
     }
 
     #[test]
-    fn when_records_are_short_new_connections_go_to_settled_if_that_is_alive() {
+    fn when_records_are_short_new_connections_go_to_settled_if_that_takes_any() {
         let mut tables = tables();
         tables.short = true;
         assert_eq!(
@@ -689,7 +692,13 @@ mod tests {
                 effect: Effect::SettledUsed
             }
         );
-        tables.targets[1] = Target::default();
-        assert_eq!(choose(SYN, SLOT, &key(), &tables), opened(2));
+        for unwilling in [
+            Target::default(),
+            resolved_target().draining(true),
+            resolved_target().shedding(true),
+        ] {
+            tables.targets[1] = unwilling;
+            assert_eq!(choose(SYN, SLOT, &key(), &tables), opened(2), "{unwilling:?}");
+        }
     }
 }

@@ -191,7 +191,9 @@ impl Tables for Maps {
 impl Records for Maps {
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<&FlowRecord> {
-        // SAFETY: as in `service`: any bits are a valid record. Another CPU may write to it meanwhile, whole fields only.
+        // SAFETY: as in `service`: any bits are a valid record, and the memory stays a record's as long as the map. Another CPU may
+        // write to it meanwhile, whole fields only. One that is deleted or replaced meanwhile may at once become another flow's: it was
+        // over, and the packet, one that comes in that very moment, is treated as one of that flow.
         unsafe { FLOWS.get(key) }
     }
 
@@ -325,6 +327,10 @@ fn least(index: u32, service: &Service) -> u16 {
 /// Says of an established record when its flow began to close, or by 0 that it goes on, and counts live connections accordingly.
 ///
 /// In one exchange with the target, so that exactly one CPU counts a change. Where another has been faster, its word stands.
+///
+/// The record may have been deleted or replaced since it was looked up, and the kernel gives its place to another flow at once. Then that
+/// one is marked and counted, as if the packet were its own: a forged FIN does no more, since a connection that goes on is
+/// reopened. In a place that nobody has yet, it counts an end twice: the controller's passes find and correct such counts.
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
@@ -333,7 +339,7 @@ fn least(index: u32, service: &Service) -> u16 {
 fn mark_closing(record: *mut FlowRecord, mark: u16) {
     // `target` is the lower half of the record's first word, `closing` the upper one, on a little-endian machine.
     let word = record.cast::<u32>();
-    // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs, and aligned.
+    // SAFETY: the pointer is into the map's memory, which is allocated in advance and stays a record's as long as the map, and aligned.
     let before = unsafe { word.read_volatile() };
     let (target, was_closing) = (before as u16, before >> 16 != 0);
     let after = u32::from(target) | u32::from(mark) << 16;
@@ -449,8 +455,9 @@ impl WaysBack for Maps {
         // SAFETY: the pointer is into the map's memory, which stays mapped while the program runs. No reference is made, since
         // others look at the record.
         let last_seen = unsafe { &raw mut (*record).last_seen };
-        // SAFETY: the field can be written. It is written whole, and that another CPU writes to it at the same time does no
-        // harm.
+        // SAFETY: the field is a record's as long as the map, whose memory is allocated in advance. It is written whole, and that another
+        // CPU writes to it at the same time does no harm. Nor does it if the record has been deleted meanwhile and its place is
+        // another flow's: that one then is over a little later.
         unsafe { last_seen.write_volatile(now) };
         let mark = match how {
             Use::Seen => return,
@@ -488,8 +495,10 @@ impl WaysBack for Maps {
 
     #[inline(always)]
     fn way_back(&self, key: &ReturnKey) -> Option<&Return> {
-        // SAFETY: as in `service`: any bits are a valid way back. The kernel replaces an entry as a whole, and frees the old one
-        // when no packet reads it any more.
+        // SAFETY: as in `service`: any bits are a valid way back. The kernel replaces an entry as a whole, but may use the memory of
+        // the old one for another at once, though for nothing else while a packet reads it. Only what no record names is deleted, and
+        // only what the same client's packets replace. So an answer that is read a way back to somebody else belongs to a connection
+        // that is over, or to one whose client has just changed its router; that one is sent again.
         unsafe { RETURNS.get(key) }
     }
 

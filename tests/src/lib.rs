@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+pub mod agreement;
 pub mod balancing;
 pub mod bench;
 pub mod clients;
@@ -30,7 +31,9 @@ pub mod programs;
 pub mod random;
 pub mod steady;
 mod wait;
+pub mod xdp_action;
 
+pub use hosts::capture::{Syn, SynCapture};
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;
 pub use hosts::plan::{Identity, Interface, Mac, Network, PREFIX_V4, PREFIX_V6, Role, Vip};

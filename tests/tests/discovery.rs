@@ -12,17 +12,22 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use axum::http::Method;
 use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, WEB_PORT, start_coordinators,
     take_vips_off_backends,
 };
 use lab::clients::held::{all_live, hold_sessions};
 use lab::clients::hs2::coordinator_name;
+use lab::clients::http::request_blocking;
 use lab::{Lab, wait_until};
 use lb_ctl::core::status::{BackendStatus, SeedStatus, ServiceStatus};
 
 const CHECK: &str =
     "[service.check]\ntype = \"impala\"\ninterval = \"250ms\"\nfast_interval = \"100ms\"\ntimeout = \"2s\"\n";
+
+/// Where the balancer can be asked for its metrics.
+const AUTHORITY: &str = "127.0.0.1:9410";
 
 /// A lab with a balancer that discovers three coordinators, of which the first two are seeds.
 struct Cluster {
@@ -102,6 +107,12 @@ impl Cluster {
             .map(|stream| coordinator_name(stream).unwrap())
             .collect();
         names.into_iter().collect()
+    }
+
+    /// Gives a command that must succeed.
+    fn succeed(&self, arguments: &[&str]) {
+        let output = self.balancer.lb_ctl(arguments).unwrap();
+        assert_eq!(output.code, Some(0), "{arguments:?}: {output:?}");
     }
 
     fn service(&self) -> ServiceStatus {
@@ -256,6 +267,141 @@ fn a_coordinator_that_is_quiescing_on_the_pages_drains() {
     cluster.wait_for_all_up(&ALL);
     assert_eq!(cluster.served(), ALL);
     all_live(&mut held, "after the shutdown was called off").unwrap();
+}
+
+#[test]
+fn a_coordinator_that_was_restarted_serves_although_the_last_page_has_it_quiescing() {
+    let cluster = Cluster::with("whole", |configuration| {
+        let listen = format!("[http]\nlisten = [\"{AUTHORITY}\"]\n\n[api]");
+        configuration.with("[api]", &listen).unwrap()
+    });
+    cluster.wait_for_all_up(&ALL);
+    let changes = |health: &str| {
+        let page = cluster
+            .balancer
+            .host()
+            .enter(|| request_blocking(Method::GET, AUTHORITY, "/metrics", PATIENCE));
+        let series = format!(
+            "lb_backend_health_changes_total{{backend=\"impala3\",health=\"{health}\",service=\"impala\"}} "
+        );
+        let body = page.unwrap().unwrap().body;
+        let value = body.lines().find_map(|line| line.strip_prefix(&series));
+        value.expect("a sample").parse::<u32>().unwrap()
+    };
+    let up = changes("up");
+    cluster.seeds_answer("quiescing=impala3");
+    cluster.wait_for("impala3 to be quiescing", |backends| {
+        backends[2].health == "quiescing" && backends[2].slots == 0
+    });
+    wait_until("that change in the metrics", PATIENCE, || {
+        (changes("quiescing") == 1).then_some(()).ok_or("not counted")
+    })
+    .unwrap();
+    cluster.seeds_answer("unavailable");
+    wait_until("both seeds to fail", PATIENCE, || {
+        let seeds = cluster.seeds();
+        let fails = |seed: &SeedStatus| seed.ok == Some(false);
+        if seeds.iter().all(fails) {
+            Ok(())
+        } else {
+            Err(format!("{seeds:?}"))
+        }
+    })
+    .unwrap();
+    Cluster::wait_for_answers(2);
+    assert_eq!(
+        cluster.service().backends[2].health,
+        "quiescing",
+        "the last word counts"
+    );
+
+    cluster.coordinators[2].switch("restart").unwrap();
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    // Each failure to read a page has the last one count again.
+    Cluster::wait_for_answers(3);
+    cluster.wait_for_all_up(&ALL);
+    wait_until("the way back in the metrics", PATIENCE, || {
+        let changes = (changes("quiescing"), changes("up") - up);
+        if changes == (1, 1) {
+            Ok(())
+        } else {
+            Err(format!("{changes:?}"))
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_backend_that_is_drained_stays_so_under_another_name() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(24);
+    let mut held = hold_sessions(&streams).unwrap();
+    cluster.succeed(&["drain", "impala3"]);
+    cluster.seeds_answer("renamed=impala3,coordinator3");
+    let is_drained = |backends: &[BackendStatus]| {
+        let backend = backends.iter().find(|it| it.name == "coordinator3");
+        backend
+            .is_some_and(|it| it.admin == "draining" && it.discovered && it.health == "up" && it.slots == 0)
+    };
+    cluster.wait_for("the other name", is_drained);
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    all_live(&mut held, "after their coordinator was renamed").unwrap();
+    // And that is kept.
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    cluster.wait_for("the other name after a restart", is_drained);
+    assert_eq!(cluster.served(), ["impala1", "impala2"]);
+    cluster.succeed(&["undrain", "coordinator3"]);
+    cluster.wait_for("the coordinator to serve", |backends| {
+        backends
+            .iter()
+            .any(|it| it.name == "coordinator3" && it.slots > 0)
+    });
+    all_live(&mut held, "after the drain was taken back").unwrap();
+}
+
+#[test]
+fn members_that_get_no_connections_are_members_after_a_restart_that_can_read_no_page() {
+    let mut cluster = Cluster::new("whole");
+    cluster.wait_for_all_up(&ALL);
+    let streams = cluster.connect(24);
+    let mut held = hold_sessions(&streams).unwrap();
+    cluster.succeed(&["drain", "impala3"]);
+    // Its sessions live on: it is only unwell.
+    cluster.coordinators[1].switch("not-ready").unwrap();
+    cluster.wait_for("impala2 to be down", |backends| {
+        backends[1].health == "down" && backends[1].slots == 0
+    });
+    cluster.seeds_answer("unavailable");
+    cluster.balancer.daemon().unwrap().kill().unwrap();
+    cluster.balancer.run(&[]).unwrap();
+    let known = |backends: &[BackendStatus]| {
+        let known: Vec<(&str, &str, bool)> = backends
+            .iter()
+            .map(|it| (it.name.as_str(), it.admin.as_str(), it.discovered))
+            .collect();
+        known
+            == [
+                ("impala1", "enabled", true),
+                ("impala2", "enabled", true),
+                ("impala3", "draining", true),
+            ]
+    };
+    let backends = cluster.service().backends;
+    assert!(known(&backends), "{backends:?}");
+    assert_eq!(cluster.served(), ["impala1"]);
+    all_live(&mut held, "after the restart").unwrap();
+    // They are checked, and serve once they may.
+    cluster.coordinators[1].switch("serve").unwrap();
+    cluster.wait_for("impala2 to be up", |backends| {
+        known(backends) && backends[1].health == "up" && backends[1].slots > 0 && backends[2].slots == 0
+    });
+    cluster.succeed(&["undrain", "impala3"]);
+    cluster.wait_for_all_up(&ALL);
+    assert_eq!(cluster.served(), ALL);
+    all_live(&mut held, "with all members").unwrap();
 }
 
 #[test]

@@ -231,7 +231,7 @@ fn tunnels_lead_through_routers_to_backends_and_answers_to_remote_clients() {
     }
 
     // What the way back to the clients cannot take is told to the VIP, and has to reach the backend.
-    lab.narrow_far_side(1400).unwrap();
+    lab.narrow(Network::Far, 1400).unwrap();
     let mut errors = counter(&balancer, "icmp_error_forwarded");
     for mixture in &MIXTURES {
         let (name, vip) = (mixture.name, (mixture.vip)(&lab));

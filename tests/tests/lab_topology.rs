@@ -115,7 +115,7 @@ fn the_router_answers_packets_that_are_too_long_for_the_far_side() {
     const LENGTH: usize = 1 << 20;
     let lab = Lab::builder().remotes(1).backends_apart().start().unwrap();
     let (remote, backend) = (&lab.remotes()[0], &lab.backends()[0]);
-    lab.narrow_far_side(1400).unwrap();
+    lab.narrow(Network::Far, 1400).unwrap();
     for (address, client) in addresses(backend).into_iter().zip(addresses(remote)) {
         let to = SocketAddr::new(address, PORT);
         let route = || backend.run(&["ip", "route", "get", &client.to_string()]).unwrap();
@@ -162,7 +162,7 @@ fn a_lab_of_one_network_has_no_router() {
     let lab = Lab::builder().start().unwrap();
     let error = lab.router().unwrap_err().to_string();
     assert!(error.contains("no router"), "{error}");
-    assert!(lab.narrow_far_side(1400).is_err());
+    assert!(lab.narrow(Network::Far, 1400).is_err());
     assert!(
         lab.hosts()
             .all(|host| host.interfaces().len() == 1 && host.on(Network::Front).is_some())

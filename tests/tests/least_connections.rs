@@ -9,17 +9,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, take_vips_off_backends};
 use lab::steady::client::Options;
 use lab::steady::{Server, Steady, start_servers};
-use lab::{Host, Lab};
+use lab::{Host, Lab, wait_until};
 use lb_ctl::core::explain::Explanation;
 
 const BACKENDS: u8 = 3;
 const LEAST: &str = "balance = \"least-connections\"\n";
 /// What a tick that begins in the middle of a burst may add: its SYNs begin to be counted anew.
 const TOLERANCE: u64 = 3;
+/// Longer than three passes over the records, on a busy machine.
+const PASSES: Duration = Duration::from_mins(2);
 
 /// A lab with a balancer in front of servers that say who they are.
 struct Cluster {
@@ -156,6 +159,46 @@ fn weights_count_and_who_comes_back_gets_the_new_ones_until_it_has_as_many() {
 }
 
 #[test]
+fn who_comes_back_with_a_slow_start_gets_its_part_and_not_all_new_ones() {
+    // Its first tenth lasts for minutes.
+    let checked = format!("{LEAST}check = {{ type = \"tcp\", interval = \"200ms\" }}\n");
+    let slowly = format!("{checked}slow_start = \"1h\"\n");
+    let mut cluster = Cluster::start("dsr", &slowly, 1);
+    let (host, address) = (
+        cluster.balancer.host().clone(),
+        cluster.lab.backends()[0].v4().to_string(),
+    );
+    let wait_for = |cluster: &Cluster, health: &str, tenths: Option<u32>| {
+        wait_until(&format!("the first backend to be {health}"), PATIENCE, || {
+            let backend = cluster.balancer.backends().unwrap().remove(0);
+            let is_so = backend.health == health && backend.slow_start_tenths == tenths;
+            is_so.then_some(()).ok_or(format!("{backend:?}"))
+        })
+        .unwrap();
+    };
+    wait_for(&cluster, "up", None);
+    host.run(&["ip", "route", "add", "unreachable", &address])
+        .unwrap();
+    wait_for(&cluster, "down", None);
+    let mut old = cluster.hold(10_000, 100, |_| ());
+    assert_shares(&held(&mut [&mut old]), [0, 50, 50]);
+
+    host.run(&["ip", "route", "del", "unreachable", &address])
+        .unwrap();
+    wait_for(&cluster, "up", Some(1));
+    let mut new = cluster.hold(20_000, 68, |_| ());
+    assert_shares(&held(&mut [&mut old, &mut new]), [8, 80, 80]);
+
+    // Without it, the fewest are the fewest.
+    cluster.reload(&checked, 1);
+    let mut more = cluster.hold(30_000, 60, |_| ());
+    assert_shares(&held(&mut [&mut more]), [60, 0, 0]);
+    for steady in [old, new, more] {
+        assert_eq!(steady.finish().unwrap().broken, []);
+    }
+}
+
+#[test]
 fn a_change_of_placement_breaks_nothing_nor_does_a_kill() {
     let mut cluster = Cluster::start("dsr", "", 1);
     let mut by_hash = cluster.hold(10_000, 100, |options| options.short_rate = 50);
@@ -196,4 +239,20 @@ fn a_change_of_placement_breaks_nothing_nor_does_a_kill() {
         let summary = steady.finish().unwrap();
         assert_eq!((summary.broken, summary.short_failures), (vec![], 0));
     }
+}
+
+#[test]
+fn a_count_that_is_wrong_is_corrected_while_connections_live() {
+    let cluster = Cluster::start("dsr", LEAST, 1);
+    let mut steady = cluster.hold(10_000, 60, |_| ());
+    assert_shares(&held(&mut [&mut steady]), [20, 20, 20]);
+    let before = cluster.counted();
+    cluster.balancer.miscount(u32::from(BACKENDS), 5).unwrap();
+    assert_eq!(cluster.counted().values().sum::<u64>(), 75);
+    wait_until("the counts to be those of the records again", PASSES, || {
+        let counted = cluster.counted();
+        (counted == before).then_some(()).ok_or(format!("{counted:?}"))
+    })
+    .unwrap();
+    assert_eq!(steady.finish().unwrap().broken, []);
 }

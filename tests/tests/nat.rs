@@ -16,7 +16,7 @@ use lab::balancing::{
 };
 use lab::clients::hs2::Session;
 use lab::demo::workload;
-use lab::{Host, Lab};
+use lab::{Host, Lab, Network};
 use lb_ctl::core::explain::Explanation;
 use lb_ctl::core::flows::{FlowState, Flows};
 use socket2::{Domain, Socket, Type};
@@ -206,6 +206,79 @@ fn large_transfers_arrive_whole_in_both_directions_and_the_backend_sees_the_vip(
         ] {
             assert_eq!(counter(&balancer, name), 0, "{name}");
         }
+    }
+}
+
+#[test]
+fn who_sends_packets_that_are_too_long_is_told_so_on_either_side() {
+    const TO_CLIENT: u16 = 1400;
+    const TO_BACKEND: u16 = 1300;
+    for v6 in [false, true] {
+        // To the balancer, both sides are behind the router.
+        let lab = Lab::builder()
+            .backends(1)
+            .remotes(1)
+            .backends_apart()
+            .start()
+            .unwrap();
+        take_vips_off_backends(&lab).unwrap();
+        let (remote, backend, balancer_host) = (&lab.remotes()[0], &lab.backends()[0], &lab.balancers()[0]);
+        balancer_host
+            .run(&["ip", "link", "set", "dev", "eth1", "down"])
+            .unwrap();
+        let router = lab.router().unwrap().on(Network::Front).unwrap();
+        let (family, network, gateway) = if v6 {
+            ("-6", format!("{}/64", Network::Back.v6()), router.v6.to_string())
+        } else {
+            ("-4", format!("{}/24", Network::Back.v4()), router.v4.to_string())
+        };
+        balancer_host
+            .run(&["ip", family, "route", "replace", &network, "via", &gateway])
+            .unwrap();
+        lab.narrow(Network::Far, TO_CLIENT).unwrap();
+        lab.narrow(Network::Back, TO_BACKEND).unwrap();
+
+        let balancer = in_front_of_one(&lab, v6);
+        let service = service(&lab, v6);
+        let to_vip = |host: &Host| {
+            host.run(&["ip", "route", "get", &service.ip().to_string()])
+                .unwrap()
+        };
+        for host in [remote, backend] {
+            assert!(!to_vip(host).contains(" mtu "), "{}", to_vip(host));
+        }
+        let listener = listen(&lab);
+        let sent = pattern(1 << 20);
+        let answer = sent.clone();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            stream.write_all(&answer).unwrap();
+            received
+        });
+        let mut stream = connect(remote, 40_000, service);
+        stream.write_all(&sent).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut returned = Vec::new();
+        stream.read_to_end(&mut returned).unwrap();
+        assert!(
+            server.join().unwrap() == sent,
+            "what the client sends arrives whole"
+        );
+        assert!(returned == sent, "what the backend sends arrives whole");
+        // Either knows one peer only, the VIP, and has been told about that.
+        for (host, expected) in [(remote, TO_BACKEND), (backend, TO_CLIENT)] {
+            let route = to_vip(host);
+            assert!(
+                route.contains(&format!(" mtu {expected} ")),
+                "{}: {route}",
+                host.name()
+            );
+            assert_eq!(checksum_errors(host), 0, "{}", host.name());
+        }
+        assert!(counter(&balancer, "icmp_error_forwarded") >= 2);
     }
 }
 

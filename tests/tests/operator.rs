@@ -296,6 +296,62 @@ fn a_deadline_holds_whether_or_not_anybody_waits_and_over_a_kill() {
 }
 
 #[test]
+fn the_connections_of_a_backend_that_is_leaving_end_when_an_operator_says_so() {
+    let mut cluster = Cluster::new(3, "");
+    let streams = cluster.connect(20_000..20_060);
+    let homes = homes(&streams).unwrap();
+    cluster.succeed(&["drain", "impala3", "--deadline", "20s"]);
+    let only_the_first = Configuration::of(&cluster.lab, &cluster.lab.balancers()[0]).service(
+        "impala",
+        cluster.lab.vips()[0].v4.into(),
+        &[("impala1", cluster.coordinators[0].address.into(), 1)],
+    );
+    cluster.balancer.reconfigure(only_the_first).unwrap();
+    cluster.succeed(&["reload"]);
+    let leaving = |name: &str| {
+        let backends = cluster.balancer.backends().unwrap();
+        backends.into_iter().find(|it| it.name == name)
+    };
+    let second = leaving("impala2").expect("its connections live");
+    assert_eq!(
+        (second.admin.as_str(), second.deadline_seconds),
+        ("draining", None)
+    );
+    let third = leaving("impala3").expect("its connections live");
+    assert_eq!(third.admin, "draining");
+    assert!(third.deadline_seconds.is_some_and(|left| left <= 20), "{third:?}");
+
+    // A new word about one that is leaving.
+    let said = cluster.succeed(&["disable", "impala2", "--wait"]);
+    assert!(
+        said.starts_with("impala/impala2: disabled, weight 0, no new connections, existing ones are reset\n"),
+        "{said}"
+    );
+    let of = |names: [&str; 2]| -> (Vec<TcpStream>, Vec<String>) {
+        let all = streams.iter().zip(&homes);
+        let theirs = all.filter(|(_, home)| names.contains(&home.as_str()));
+        theirs
+            .map(|(stream, home)| (stream.try_clone().unwrap(), home.clone()))
+            .unzip()
+    };
+    let (first_two, their_homes) = of(["impala1", "impala2"]);
+    assert!(count_resets(&first_two, &their_homes, "impala2") > 5);
+    // The deadline that was set before it left. Nothing but the end of its connections frees it so soon.
+    wait_until("nobody to be leaving any more", 3 * PATIENCE, || {
+        let backends = cluster.balancer.backends().unwrap();
+        (backends.len() == 1).then_some(()).ok_or(format!("{backends:?}"))
+    })
+    .unwrap();
+    let log = cluster.balancer.daemon().unwrap().output().unwrap();
+    assert!(log.contains("the deadline of its drain has passed"), "{log}");
+    let (others, their_homes) = of(["impala1", "impala3"]);
+    assert!(count_resets(&others, &their_homes, "impala3") > 5);
+
+    let output = cluster.command(&["disable", "impala3"]);
+    assert_eq!(output.code, Some(2), "nobody is left to disable: {output:?}");
+}
+
+#[test]
 fn a_wait_outlasts_the_daemon_and_ends_with_the_last_connection_or_the_drain() {
     let mut cluster = Cluster::prepare(3, "forward = \"nat\"");
     take_vips_off_backends(&cluster.lab).unwrap();

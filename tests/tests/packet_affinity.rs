@@ -15,6 +15,7 @@ use std::time::Duration;
 use lab::emulation::is_emulated;
 use lab::kernel_clock::ticks;
 use lab::kernel_tables;
+use lab::xdp_action;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
 use lb_common::headers::tcp::Flags;
@@ -23,8 +24,6 @@ use lb_common::testing::tables::{AFFINE, AFFINE6};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
-
-const XDP_TX: u32 = 3;
 
 /// The program and the host's tables, filled alike. All slots of the service are the same.
 struct Twins {
@@ -49,7 +48,7 @@ impl Twins {
 
     fn set_slots(&mut self, slot: Slot) {
         let service = self.entry();
-        for index in service.first_slot..service.first_slot + service.slots {
+        for index in service.slot_indices() {
             self.host.slots[index as usize] = slot.to_bits();
             self.kernel.write_slot(index, slot).unwrap();
         }
@@ -94,7 +93,7 @@ impl Twins {
         let output = self.kernel.test_run(&frame).unwrap();
         assert_eq!(
             (output.action, output.frame),
-            (XDP_TX, expected),
+            (xdp_action::TX, expected),
             "{client}, flags {flags:#x}, sequence {sequence}"
         );
         self.compare(client);

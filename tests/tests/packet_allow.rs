@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lab::kernel_tables;
+use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::layout::{ALLOWED_ROOM, AllowedKey, Service, ServiceKey};
@@ -17,9 +18,6 @@ use lb_common::testing::tables::{RESTRICTED, RESTRICTED6};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
-
-const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
 
 /// The program and the host's tables, filled alike, but for the prefixes: there are none.
 fn twins() -> (Datapath, HostTables) {
@@ -71,8 +69,8 @@ fn kernel_and_host_allow_the_same() {
             let (client, _) = address(bits & shared | noise & !shared, v6);
             let frame = Frame::new(SocketAddr::new(client, 40000), restricted).bytes();
             let expected = match decide(frame.as_slice(), host) {
-                Verdict::Forward { .. } => XDP_TX,
-                Verdict::Drop(Counter::DropSourceNotAllowed) => XDP_DROP,
+                Verdict::Forward { .. } => xdp_action::TX,
+                Verdict::Drop(Counter::DropSourceNotAllowed) => xdp_action::DROP,
                 other => return Err(TestCaseError::fail(format!("{other:?}"))),
             };
             prop_assert_eq!(kernel.test_run(&frame).unwrap().action, expected, "{}", client);
@@ -99,7 +97,7 @@ fn there_is_room_for_as_many_prefixes_as_a_configuration_may_have_and_those_befo
         let frame = Frame::new(SocketAddr::from((client, 40000)), RESTRICTED).bytes();
         kernel.test_run(&frame).unwrap().action
     };
-    assert_eq!(action(&mut kernel, [10, 0, 0, 1]), XDP_TX);
-    assert_eq!(action(&mut kernel, [11, 255, 255, 254]), XDP_TX);
-    assert_eq!(action(&mut kernel, [12, 0, 0, 0]), XDP_DROP);
+    assert_eq!(action(&mut kernel, [10, 0, 0, 1]), xdp_action::TX);
+    assert_eq!(action(&mut kernel, [11, 255, 255, 254]), xdp_action::TX);
+    assert_eq!(action(&mut kernel, [12, 0, 0, 0]), xdp_action::DROP);
 }

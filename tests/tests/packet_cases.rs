@@ -10,21 +10,16 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 
+use lab::agreement;
 use lab::kernel_tables;
 use lab::random::Random;
+use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::layout::{ServiceKey, Slot, Traffic};
-use lb_common::packet::PacketBuffer as _;
-use lb_common::process::{Action, process};
 use lb_common::testing::tables::{TARGETS, VIP};
 use lb_common::testing::{Case, HostTables, cases};
-use lb_ctl::adapters::datapath::{Datapath, TestRunOutput};
+use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
-
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-const XDP_REDIRECT: u32 = 4;
 
 /// The program, with the tables of the host's fixture in its maps.
 fn loaded() -> (Datapath, HostTables) {
@@ -45,45 +40,6 @@ fn traffic(datapath: &Datapath) -> Vec<Traffic> {
     (0..TARGETS).map(|id| datapath.traffic(id).unwrap()).collect()
 }
 
-/// What the host makes of a frame, in the kernel's terms.
-fn on_host(tables: &mut HostTables, frame: &[u8]) -> TestRunOutput {
-    let mut packet = frame.to_owned();
-    let ingress = packet.ingress();
-    let action = process(&mut packet, tables);
-    tables.carry_out();
-    match action {
-        Action::Pass => TestRunOutput {
-            action: XDP_PASS,
-            frame: packet,
-        },
-        // What a dropped frame looks like is of no interest.
-        Action::Drop => TestRunOutput {
-            action: XDP_DROP,
-            frame: frame.to_owned(),
-        },
-        Action::Transmit { egress } => TestRunOutput {
-            action: if egress == 0 || egress == ingress {
-                XDP_TX
-            } else {
-                XDP_REDIRECT
-            },
-            frame: packet,
-        },
-    }
-}
-
-/// What the kernel makes of a frame.
-fn in_kernel(datapath: &mut Datapath, frame: &[u8]) -> TestRunOutput {
-    let output = datapath.test_run(frame).unwrap();
-    match output.action {
-        XDP_DROP => TestRunOutput {
-            action: XDP_DROP,
-            frame: frame.to_owned(),
-        },
-        _ => output,
-    }
-}
-
 /// What the host has counted.
 fn counted(tables: &HostTables) -> (Vec<u64>, Vec<Traffic>) {
     let counters = Counter::ALL
@@ -95,8 +51,9 @@ fn counted(tables: &HostTables) -> (Vec<u64>, Vec<Traffic>) {
 
 fn check(datapath: &mut Datapath, tables: &mut HostTables, case: &Case) {
     let Case { sentence, frame, .. } = case;
-    let expected = on_host(tables, frame);
-    assert_eq!(in_kernel(datapath, frame), expected, "{sentence}: {frame:02x?}");
+    if let Err(error) = agreement::send(datapath, tables, frame) {
+        panic!("{sentence}: {error}");
+    }
     assert_eq!(
         (counters(datapath), traffic(datapath)),
         counted(tables),
@@ -154,15 +111,12 @@ fn host_and_kernel_agree_on_a_million_frames() {
         .collect();
     let seed = RandomState::new().hash_one(FRAMES);
     let mut random = Random::of(seed);
-    let mut actions = BTreeMap::from([(XDP_DROP, 0), (XDP_PASS, 0), (XDP_TX, 0)]);
+    let mut actions = BTreeMap::from([(xdp_action::DROP, 0), (xdp_action::PASS, 0), (xdp_action::TX, 0)]);
     for count in 1..=FRAMES {
         let frame = damaged(&originals, &mut random);
-        let outcome = in_kernel(&mut datapath, &frame);
-        assert_eq!(
-            outcome,
-            on_host(&mut tables, &frame),
-            "frame {count} of seed {seed}: {frame:02x?}"
-        );
+        let (_, expected) = agreement::on_host(&mut tables, &frame);
+        let outcome = agreement::in_kernel(&mut datapath, &frame).unwrap();
+        assert_eq!(outcome, expected, "frame {count} of seed {seed}: {frame:02x?}");
         *actions.entry(outcome.action).or_default() += 1;
         if count % FRAMES_BETWEEN_COUNTS == 0 {
             assert_eq!(
@@ -211,7 +165,8 @@ fn host_and_kernel_agree_on_damaged_frames() {
         }
         frame.truncate(length);
         let (datapath, tables) = &mut *twins.borrow_mut();
-        prop_assert_eq!(in_kernel(datapath, &frame), on_host(tables, &frame));
+        let (_, expected) = agreement::on_host(tables, &frame);
+        prop_assert_eq!(agreement::in_kernel(datapath, &frame).unwrap(), expected);
         prop_assert_eq!((counters(datapath), traffic(datapath)), counted(tables));
     });
 }
@@ -223,7 +178,7 @@ fn a_slot_that_moves_takes_its_flow_along() {
     let service = tables.services[&ServiceKey::tcp(VIP.into(), lb_common::testing::tables::ONE.port())];
     let sent_to = |datapath: &mut Datapath| datapath.test_run(&frame).unwrap().frame[..12].to_owned();
     assert_eq!(sent_to(&mut datapath), tables.targets[1].addresses());
-    for index in service.first_slot..service.first_slot + service.slots {
+    for index in service.slot_indices() {
         datapath.write_slot(index, Slot::untracked(2)).unwrap();
     }
     assert_eq!(sent_to(&mut datapath), tables.targets[2].addresses());

@@ -7,6 +7,7 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
+use lab::xdp_action;
 use lb_common::decapsulate::{Action, Counter, process};
 use lb_common::headers::ethernet::ethertype;
 use lb_common::testing::cases;
@@ -18,9 +19,6 @@ use lb_ctl::adapters::datapath::decapsulator::Decapsulator;
 use lb_ctl::core::prefix::Prefix;
 use lb_ctl::core::tunnels::Tunnels;
 use proptest::prelude::*;
-
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
 
 fn loaded() -> (Decapsulator, HostEndpoint) {
     let tunnels = Tunnels {
@@ -66,9 +64,9 @@ fn compare(program: &mut Decapsulator, host: &HostEndpoint, frame: &[u8]) -> Res
         frame: output,
     } = program.test_run(frame).unwrap();
     match action {
-        Action::Pass => prop_assert_eq!((in_kernel, output), (XDP_PASS, after)),
+        Action::Pass => prop_assert_eq!((in_kernel, output), (xdp_action::PASS, after)),
         // What a dropped frame looks like is of no interest.
-        Action::Drop => prop_assert_eq!(in_kernel, XDP_DROP),
+        Action::Drop => prop_assert_eq!(in_kernel, xdp_action::DROP),
     }
     for &counter in Counter::ALL {
         let counted = program.counter(counter).unwrap();
@@ -97,7 +95,7 @@ fn everything_else_passes_unchanged() {
         let output = program.test_run(&case.frame).unwrap();
         assert_eq!(
             (output.action, output.frame),
-            (XDP_PASS, case.frame),
+            (xdp_action::PASS, case.frame),
             "{}",
             case.sentence
         );

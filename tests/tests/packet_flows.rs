@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 
 use lab::kernel_clock::ticks;
 use lab::kernel_tables;
+use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
@@ -24,8 +25,6 @@ use lb_common::testing::tables::{ONE, ONE6, TARGETS};
 use lb_common::testing::{Frame, HostTables, IcmpError};
 use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
-
-const XDP_TX: u32 = 3;
 
 /// The program and the host's tables, filled alike; the slots of one service are all tracked, from target 1 to target 2.
 struct Twins {
@@ -61,7 +60,7 @@ impl Twins {
     /// The service's slots.
     fn slots(&self) -> std::ops::Range<u32> {
         let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
-        service.first_slot..service.first_slot + service.slots
+        service.slot_indices()
     }
 
     fn key(&self, port: u16) -> FlowKey {
@@ -86,7 +85,7 @@ impl Twins {
         };
         self.host.carry_out();
         let output = self.kernel.test_run(&frame).unwrap();
-        assert_eq!(output.action == XDP_TX, target.is_some());
+        assert_eq!(output.action == xdp_action::TX, target.is_some());
         assert_eq!(
             output.frame, expected,
             "port {port}, flags {flags:#x}, sequence {sequence}"
@@ -103,7 +102,10 @@ impl Twins {
         let mut expected = frame.clone();
         let action = process(&mut expected, &self.host);
         let output = self.kernel.test_run(&frame).unwrap();
-        assert_eq!(output.action == XDP_TX, matches!(action, Action::Transmit { .. }));
+        assert_eq!(
+            output.action == xdp_action::TX,
+            matches!(action, Action::Transmit { .. })
+        );
         assert_eq!(output.frame, expected, "an error about port {port}");
         self.compare(port);
         let leads_there = |id: &u16| self.host.targets[usize::from(*id)].addresses() == output.frame[..12];
@@ -219,7 +221,7 @@ fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else_there() {
     twins.set_slots(before);
     twins.send(1000, Flags::ACK, 5);
     let service = twins.host.services[&ServiceKey::tcp(ONE.ip().into(), ONE.port())];
-    let indices = service.first_slot..service.first_slot + service.slots;
+    let indices = service.slot_indices();
     let changed: Vec<Slot> = indices
         .map(|index| twins.kernel.slot(index).unwrap())
         .filter(|slot| *slot != before)
@@ -274,6 +276,18 @@ fn when_records_are_short_new_connections_stay_on_the_settled_target() {
     twins.host.short = true;
     assert_eq!(twins.send(1000, Flags::SYN, 5), Some(1));
     assert_eq!(twins.send(1000, Flags::ACK, 6), Some(1));
+
+    // A drain goes before.
+    let draining = twins.host.targets[1].draining(true);
+    twins.host.targets[1] = draining;
+    twins.kernel.write_target(1, draining).unwrap();
+    assert_eq!(twins.send(1000, Flags::ACK, 7), Some(1), "it stays");
+    assert_eq!(twins.send(1001, Flags::SYN, 5), Some(2));
+    assert_eq!(twins.send(1001, Flags::ACK, 6), Some(2));
+    assert_eq!(
+        twins.kernel.flow_record(twins.key(1001)).unwrap().unwrap().target,
+        2
+    );
 }
 
 #[test]
@@ -386,7 +400,7 @@ fn an_icmp_error_follows_its_flow_and_leaves_nothing_behind() {
         let slots = twins.host.services[&ServiceKey::tcp(service.ip().into(), service.port())];
         twins.set_slots(tracked(1, 2));
         twins.send_error(3000);
-        for index in slots.first_slot..slots.first_slot + slots.slots {
+        for index in slots.slot_indices() {
             assert_eq!(
                 twins.kernel.slot(index).unwrap(),
                 tracked(1, 2),

@@ -11,16 +11,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{ClientKey, FlowKey, ServiceKey, Slot, map};
+use lb_common::layout::{ClientKey, FlowKey, Live, ServiceKey, Slot, map};
 use lb_common::testing::cases::CLIENT;
-use lb_common::testing::tables::{AFFINE, ONE, TARGETS};
+use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_TARGET, ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Loaded, Pins, Sizes};
-
-const XDP_DROP: u32 = 1;
-const XDP_TX: u32 = 3;
 
 const FLOWS: u32 = 1024;
 const OTHER_FLOWS: u32 = 2048;
@@ -117,10 +115,10 @@ impl Node {
             .sequence(sequence)
             .bytes();
         let output = datapath.test_run(&frame).unwrap();
-        if output.action == XDP_DROP {
+        if output.action == xdp_action::DROP {
             return None;
         }
-        assert_eq!(output.action, XDP_TX);
+        assert_eq!(output.action, xdp_action::TX);
         (1..TARGETS).find(|id| self.host.targets[usize::from(*id)].addresses() == output.frame[..12])
     }
 
@@ -241,6 +239,67 @@ fn what_is_opened_while_tables_are_exchanged_goes_where_it_began() {
         Some(1),
         "from before the move"
     );
+}
+
+#[test]
+fn the_end_of_a_translated_connection_waits_for_its_record() {
+    let (node, mut old) = Node::with_earlier_run("answers");
+    for index in (0..).take(node.host.slots.len()) {
+        old.write_slot(index, Slot::untracked(NAT_TARGET)).unwrap();
+    }
+    let connect = |datapath: &mut Datapath, port| {
+        let client = SocketAddr::new(CLIENT.ip(), port);
+        for (flags, sequence) in [(Flags::SYN, 100), (Flags::ACK, 101)] {
+            let target = node.send_to(NAT, datapath, client, flags, sequence);
+            assert_eq!(target, Some(NAT_TARGET), "port {port}");
+        }
+    };
+    // The client's own port stands for it.
+    let answer = |datapath: &mut Datapath, port, flags| {
+        let frame = Frame::new(NAT_BACKEND, SocketAddr::new(NAT.ip(), port)).flags(flags);
+        datapath.test_run(&frame.bytes()).unwrap().action
+    };
+    let live = |datapath: &Datapath| datapath.live(NAT_TARGET).connections();
+    let key = ServiceKey::tcp(NAT.ip().into(), NAT.port());
+    let service = node.host.services[&key].id;
+    let closing = |datapath: &Datapath, port| {
+        let flow = FlowKey::new(CLIENT.ip().into(), port, service);
+        datapath.flow_record(flow).unwrap().unwrap().closing != 0
+    };
+
+    connect(&mut old, 1000);
+    connect(&mut old, 1001);
+    let (mut new, copied) = node.migrate();
+    node.pins.pin_maps(&mut new).unwrap();
+    // Its record is in the old tables alone, its way back soon in both.
+    connect(&mut old, 1002);
+    let end = Flags::FIN | Flags::ACK;
+    assert_eq!(
+        answer(&mut new, 1000, Flags::ACK),
+        xdp_action::TX,
+        "nothing to remember"
+    );
+    assert_eq!(answer(&mut new, 1000, end), xdp_action::DROP);
+    assert_eq!(answer(&mut new, 1001, Flags::RST), xdp_action::DROP);
+    assert_eq!(answer(&mut new, 1002, end), xdp_action::DROP);
+    assert_eq!(new.counter(Counter::DropRecordsAwaited).unwrap(), 3);
+    // Whatever has come into the new count meanwhile is not what the records say.
+    let wrong = Live {
+        established: 7,
+        assigned: 0,
+    };
+    new.write_live(3, wrong);
+
+    new.catch_up_with(&copied).unwrap();
+    assert_eq!((live(&new), new.live(3)), (3, Live::default()));
+    assert_eq!(answer(&mut new, 1002, end), xdp_action::DROP, "until it is told");
+    new.set_awaits_records(false).unwrap();
+    for port in [1000, 1001, 1002] {
+        assert!(!closing(&new, port), "port {port}");
+        assert_eq!(answer(&mut new, port, end), xdp_action::TX, "sent again");
+        assert!(closing(&new, port), "port {port}");
+    }
+    assert_eq!(live(&new), 0);
 }
 
 #[test]

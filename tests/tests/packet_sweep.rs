@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use lab::kernel_clock::ticks;
 use lab::kernel_tables;
+use lab::xdp_action;
 use lb_common::headers::tcp::Flags;
 use lb_common::layout::{FlowKey, Service, ServiceKey, Slot};
 use lb_common::testing::cases::CLIENT;
@@ -57,10 +58,7 @@ impl Kernel {
     }
 
     fn set_slots(&mut self, slot: Slot) {
-        let Service {
-            first_slot, slots, ..
-        } = self.service;
-        for index in first_slot..first_slot + slots {
+        for index in self.service.slot_indices() {
             self.datapath.write_slot(index, slot).unwrap();
         }
     }
@@ -71,8 +69,7 @@ impl Kernel {
             .sequence(sequence);
         assert_eq!(
             self.datapath.test_run(&frame.bytes()).unwrap().action,
-            3,
-            "XDP_TX"
+            xdp_action::TX
         );
     }
 

@@ -1,5 +1,7 @@
 //! What the tables say about services, and about the host that all of them share.
 
+use core::ops::Range;
+
 /// What the service table says about a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -23,6 +25,13 @@ pub struct Service {
     pub candidates: u16,
     /// Always 0, which [the choice](crate::least_connections::least) reads.
     pub reserved: u16,
+}
+
+impl Service {
+    /// The indices of its slots in the slot table.
+    pub const fn slot_indices(&self) -> Range<u32> {
+        self.first_slot..self.first_slot + self.slots
+    }
 }
 
 /// What can be special about a service.

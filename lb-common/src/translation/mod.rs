@@ -245,6 +245,11 @@ pub fn to_client<E: Engine>(packet: &mut E::Frame, engine: &E) -> Action {
     let key = ReturnKey::new(segment.client, segment.client_port, segment.vip, segment.port);
     let way_back = match engine.way_back(&key) {
         Some(way_back) => {
+            // Its record may be in other tables only, and nobody may write to these. A FIN is sent again, and an RST follows the client's
+            // next packet.
+            if segment.flags.closes() && awaits_records(engine) {
+                return refuse(Counter::DropRecordsAwaited, engine);
+            }
             // Of an established connection only: the refusal of a spoofed SYN says nothing about the record in use. Nor does the end of
             // an earlier connection of the same client, whose way back is not removed yet.
             if segment.flags.closes()

@@ -159,7 +159,7 @@ impl World {
         for (service, first) in [(NAT, 1), (NAT6, 3)] {
             let key = ServiceKey::tcp(service.ip().into(), service.port());
             let service = self.tables.services[&key];
-            for index in service.first_slot..service.first_slot + service.slots {
+            for index in service.slot_indices() {
                 self.tables.slots[index as usize] = Slot::untracked(first + turn).to_bits();
             }
         }

@@ -12,7 +12,10 @@ use lb_common::{
     layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
 
-use super::slot_moves::Named;
+use super::{
+    live_counts::{Differences, Met, Reading},
+    slot_moves::Named,
+};
 
 /// After how many ticks a half-open record is over: a minute. A client sends its SYN again sooner.
 pub const HALF_OPEN_TIMEOUT: u32 = 56;
@@ -76,6 +79,8 @@ pub struct Census {
     established: u64,
     half_open: u64,
     clients: u64,
+    live: Met,
+    differences: Differences,
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +121,8 @@ impl Census {
             established: 0,
             half_open: 0,
             clients: 0,
+            live: Met::default(),
+            differences: Differences::new(),
         }
     }
 
@@ -197,15 +204,33 @@ impl Census {
     pub fn count(&mut self, key: &FlowKey, record: Record) {
         let target = record.target();
         match record {
-            Record::Established(_) => {
+            Record::Established(record) => {
                 self.established += 1;
                 *self.flows.entry(target).or_default() += 1;
+                if record.closing == 0 {
+                    self.live.live(target);
+                }
             }
-            Record::HalfOpen(_) => self.half_open += 1,
+            Record::HalfOpen(_) => {
+                self.half_open += 1;
+                self.live.half_open(target);
+            }
         }
         self.name(key.service(), target, |service| {
             slot_of(key.client(), key.client_port(), service)
         });
+    }
+
+    /// Takes in what stood in the tables for a target before and after the pass.
+    pub fn compare(&mut self, target: u16, before: Reading, after: Reading) {
+        if let Some(difference) = self.live.difference(target, before, after) {
+            self.differences.insert(target, difference);
+        }
+    }
+
+    /// By how much the counts of live connections differ from what was met, of targets of which that can be told.
+    pub const fn differences(&self) -> &Differences {
+        &self.differences
     }
 
     /// Takes in that something in a service's slot names a target.

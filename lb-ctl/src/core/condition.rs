@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use super::interfaces::Interfaces;
+use super::{
+    failures::{Failure, Work},
+    interfaces::Interfaces,
+};
 
 /// What is wrong with the balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,8 +24,8 @@ pub struct Condition {
 pub struct Signs<'a> {
     /// The interfaces.
     pub interfaces: &'a Interfaces,
-    /// What of the controller's work has failed last, if that is not long ago.
-    pub trouble: Option<&'a str>,
+    /// What of the controller's work has failed not long ago.
+    pub failures: &'a [Failure<'a>],
     /// Whether the last reload was refused or failed.
     pub reload_failed: bool,
     /// Whether new connections do without records where they can.
@@ -48,10 +51,20 @@ impl Condition {
             };
             condition.problems.push(format!("interface {name} {problem}"));
         }
-        if let Some(trouble) = signs.trouble {
-            condition
-                .problems
-                .push(format!("the controller could not do its work: {trouble}"));
+        for Failure {
+            work,
+            cause,
+            persists,
+        } in signs.failures
+        {
+            // Whoever is on the pages, those that were backends before are served on, by another balancer no better.
+            if *persists && *work != Work::Pages {
+                let problem = format!("the controller keeps failing to {work}: {cause}");
+                condition.problems.push(problem);
+            } else {
+                let warning = format!("the controller has failed to {work}: {cause}");
+                condition.warnings.push(warning);
+            }
         }
         let mut warn = |applies: bool, warning: String| {
             if applies {
@@ -106,26 +119,12 @@ impl fmt::Display for Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::interface::{Interface, Mode, XdpAttached};
-
-    fn interface(index: u32) -> Interface {
-        Interface {
-            index,
-            name: format!("eth{index}"),
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            up: true,
-            xdp: Some(XdpAttached {
-                mode: Some(Mode::Native),
-                program: Some(7),
-            }),
-        }
-    }
+    use crate::core::interface::{Interface, testing::interface};
 
     fn signs(interfaces: &Interfaces) -> Signs<'_> {
         Signs {
             interfaces,
-            trouble: None,
+            failures: &[],
             reload_failed: false,
             records_short: false,
             unserved: &[],
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn failing_work_is_a_problem_and_the_state_of_backends_is_not() {
+    fn work_that_keeps_failing_is_a_problem_and_the_state_of_backends_is_not() {
         let interfaces = Interfaces::new([interface(1)]).unwrap();
         let well = Signs {
             reload_failed: true,
@@ -182,15 +181,31 @@ mod tests {
                 .to_string()
                 .starts_with("ok\nwarning: the configuration file")
         );
-        let condition = Condition::of(&Signs {
-            trouble: Some("no memory"),
-            ..well
-        });
-        assert!(!condition.is_healthy());
+        let with = |work, persists| {
+            let cause = "no memory";
+            let failure = Failure {
+                work,
+                cause,
+                persists,
+            };
+            Condition::of(&Signs {
+                failures: &[failure],
+                ..well
+            })
+        };
+        let lasting = with(Work::Records, true);
+        assert!(!lasting.is_healthy());
         assert!(
-            condition
-                .to_string()
-                .starts_with("the controller could not do its work: no memory\nwarning: ")
+            lasting.to_string().starts_with(
+                "the controller keeps failing to pass over the records of connections: no memory\nwarning: "
+            ),
+            "{lasting}"
         );
+        for (work, persists) in [(Work::Records, false), (Work::Pages, true)] {
+            let condition = with(work, persists);
+            assert!(condition.is_healthy());
+            let said = format!("ok\nwarning: the controller has failed to {work}: no memory\n");
+            assert!(condition.to_string().starts_with(&said), "{condition}");
+        }
     }
 }

@@ -79,6 +79,26 @@ impl fmt::Display for Mode {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// An interface in order, with the program in native mode.
+    pub(in crate::core) fn interface(index: u32) -> Interface {
+        Interface {
+            index,
+            name: format!("eth{index}"),
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            up: true,
+            xdp: Some(XdpAttached {
+                mode: Some(Mode::Native),
+                program: Some(7),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -172,23 +172,9 @@ impl Interfaces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::interface::XdpAttached;
+    use crate::core::interface::{XdpAttached, testing::interface};
 
     const MAC: Mac = [2, 0, 0, 0, 0, 9];
-
-    fn interface(index: u32) -> Interface {
-        Interface {
-            index,
-            name: format!("eth{index}"),
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            up: true,
-            xdp: Some(XdpAttached {
-                mode: Some(Mode::Native),
-                program: Some(7),
-            }),
-        }
-    }
 
     fn two() -> Interfaces {
         Interfaces::new([interface(1), interface(2)]).unwrap()

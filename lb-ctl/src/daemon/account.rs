@@ -1,11 +1,11 @@
 //! What the daemon remembers of its own work, for `/metrics` and `/healthz`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use lb_common::layout::AFFINITY_ROOM;
 use tokio::time::Instant;
 
-use super::controller::{Controller, REFRESH};
+use super::controller::Controller;
 use crate::{
     adapters::{
         api::server::{Answer, Refusal},
@@ -15,12 +15,10 @@ use crate::{
         cause::chain,
         census::Census,
         condition::{Condition, Signs},
+        failures::{Failure, Failures, Work},
         metrics::{self, Beside, Fill, ReloadResult, Tally},
     },
 };
-
-/// For how long a failure counts. What is out of order for longer fails again: everything is compared anew all the time.
-const TROUBLE_LASTS: Duration = Duration::from_secs(3 * REFRESH.as_secs());
 
 /// What has happened so far.
 pub(super) struct Account {
@@ -28,7 +26,9 @@ pub(super) struct Account {
     started: SystemTime,
     pub(super) tally: Tally,
     last_reload: ReloadResult,
-    trouble: Option<(Instant, String)>,
+    /// The moment from which points in time count.
+    epoch: Instant,
+    failures: Failures,
 }
 
 impl Account {
@@ -38,14 +38,15 @@ impl Account {
             started: SystemTime::now(),
             tally: Tally::new()?,
             last_reload: ReloadResult::Accepted,
-            trouble: None,
+            epoch: Instant::now(),
+            failures: Failures::default(),
         })
     }
 
     /// Takes in that a part of the controller's work has failed.
-    pub(super) fn failure(&mut self, what: String) {
+    pub(super) fn failure(&mut self, work: Work, cause: &str) {
         self.tally.error();
-        self.trouble = Some((Instant::now(), what));
+        self.failures.take_in(work, cause, self.epoch.elapsed());
     }
 
     /// Takes in how a reload ended.
@@ -58,10 +59,9 @@ impl Account {
         self.last_reload != ReloadResult::Accepted
     }
 
-    /// What has failed last, if it was not long ago.
-    fn trouble(&self) -> Option<&str> {
-        let (when, what) = self.trouble.as_ref()?;
-        (when.elapsed() < TROUBLE_LASTS).then_some(what)
+    /// What has failed not long ago.
+    fn failures(&self) -> Vec<Failure<'_>> {
+        self.failures.at(self.epoch.elapsed()).collect()
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn condition(controller: &Controller) -> Result<Condition, DatapathEr
         .collect();
     Ok(Condition::of(&Signs {
         interfaces: controller.network.interfaces(),
-        trouble: controller.account.trouble(),
+        failures: &controller.account.failures(),
         reload_failed: controller.account.reload_failed(),
         records_short: controller.datapath.are_records_short()?,
         unserved: &unserved,

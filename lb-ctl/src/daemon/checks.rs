@@ -1,4 +1,4 @@
-//! Health checks: their reports come in, and the tables follow.
+//! Health checks: their reports come in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +22,7 @@ use crate::{
     adapters::check::{Assignment, Report, Scheduler, Target, targets},
     core::{
         config::{Backend, Config, Service},
+        discovery::Announcement,
         health::{Event, Health, Load, Start},
         plan::{Plan, Shares},
         serving::{Notice, Observation, Part, Serving},
@@ -83,7 +84,7 @@ pub(super) struct Checks {
     epoch: Instant,
     scheduler: Scheduler<BackendKey>,
     reports: Receiver<Report<BackendKey>>,
-    services: Vec<Checked>,
+    pub(super) services: Vec<Checked>,
     /// When each backend's process was last known to be the one that it is, in ticks.
     confirmed: BTreeMap<BackendKey, u32>,
     /// How busy each backend has said it is, and when the check began that has asked.
@@ -95,10 +96,10 @@ pub(super) struct Checks {
 
 /// A service, and what has been done for it.
 #[derive(Clone, Debug)]
-struct Checked {
-    serving: Serving,
-    parts: Vec<Part>,
-    next: Option<Duration>,
+pub(super) struct Checked {
+    pub(super) serving: Serving,
+    pub(super) parts: Vec<Part>,
+    pub(super) next: Option<Duration>,
     /// What operators are to be told once this is followed.
     notices: Vec<Notice>,
 }
@@ -183,11 +184,17 @@ impl Checks {
         )
     }
 
-    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns whether that is news.
-    pub(super) fn announce_quiescing(&mut self, service: usize, backend: &str, cause: Option<&str>) -> bool {
+    /// Takes in whether somebody says of a backend that it is shutting down, and who. Returns what its health has become, if that is
+    /// another.
+    pub(super) fn announce_quiescing(
+        &mut self,
+        service: usize,
+        backend: &str,
+        said: Option<&Announcement>,
+    ) -> Option<Health> {
         let now = self.now();
-        let service = self.services.get_mut(service);
-        service.is_some_and(|service| service.serving.announce_quiescing(backend, cause, now))
+        let service = self.services.get_mut(service)?;
+        service.serving.announce_quiescing(backend, said, now)
     }
 
     /// Waits for reports, and takes those that there are.
@@ -374,10 +381,8 @@ impl Controller {
         tally.check(&service.name, &key.name, result.as_ref().ok());
         for event in events {
             tell_event(service, report, event);
-            if let Event::Changed { to, .. } = event {
-                tally.health_change(&service.name, &key.name, *to);
-            }
         }
+        let before = serving.health();
         let began = report.began.saturating_duration_since(self.checks.epoch);
         let observation = Observation {
             result: result.as_ref().map_err(|_| reason.as_deref().unwrap_or_default()),
@@ -390,6 +395,20 @@ impl Controller {
         checked
             .serving
             .observe(&key.name, observation, self.checks.epoch.elapsed());
+        // As status shows it: also what pages say of it counts, and may have counted until now.
+        let after = checked.serving.backends().get(place)?.health();
+        if after != before {
+            tally.health_change(&service.name, &key.name, after);
+            // A change of its own has been told.
+            if !events.iter().any(|event| matches!(event, Event::Changed { .. })) {
+                tracing::info!(
+                    service = service.name,
+                    backend = key.name,
+                    health = %after,
+                    "what pages have said of its shutdown was about its old process"
+                );
+            }
+        }
 
         let restarted = events
             .iter()
@@ -416,123 +435,6 @@ impl Controller {
                 .insert(key.clone(), ticks().wrapping_sub(ago));
         }
         Some(index)
-    }
-
-    /// Has the services know what operators have decided.
-    pub(super) fn instruct(&mut self) {
-        for (service, checked) in self.config.services.iter().zip(&mut self.checks.services) {
-            checked
-                .serving
-                .instruct(|backend| self.operator.orders(&service.name, backend));
-        }
-    }
-
-    /// Decides anew for all services.
-    pub(super) async fn decide_all(&mut self) -> anyhow::Result<()> {
-        self.decide((0..self.config.services.len()).collect()).await
-    }
-
-    /// Decides anew for these services, and has the tables follow. One service's trouble is no other's.
-    pub(super) async fn decide(&mut self, services: BTreeSet<usize>) -> anyhow::Result<()> {
-        let mut result = Ok(());
-        for index in services {
-            let decided = self.decide_service(index).await;
-            result = result.and(decided);
-        }
-        result
-    }
-
-    async fn decide_service(&mut self, index: usize) -> anyhow::Result<()> {
-        let now = self.checks.now();
-        let (Some(service), Some(checked)) = (
-            self.config.services.get(index),
-            self.checks.services.get_mut(index),
-        ) else {
-            return Ok(());
-        };
-        let decision = checked.serving.decide(now);
-        checked.next = decision.next;
-        tell(service, &decision.notices);
-        if decision.backends == checked.parts {
-            return Ok(());
-        }
-        self.carry_out(index, decision.backends).await
-    }
-
-    /// Has the tables follow a decision. One that fails is made again with the next report.
-    async fn carry_out(&mut self, index: usize, parts: Vec<Part>) -> anyhow::Result<()> {
-        let ids = self
-            .plan
-            .services
-            .get(index)
-            .map(|it| it.targets.clone())
-            .unwrap_or_default();
-        let serves = |id: &u16, part: &Part| (part.weight > 0).then_some(*id);
-        let mut serving = ids.iter().zip(&parts).filter_map(|(id, part)| serves(id, part));
-        if let Some(sweeping) = &self.sweeping
-            && serving.any(|id| sweeping.reset.contains(&id))
-        {
-            // That pass would delete the records of its new connections.
-            self.finish_sweep().await?;
-        }
-        // First, so that no client is at home any more with who is taken out when the slots move.
-        self.write_shedding(index, &parts)?;
-        let Some(service) = self.config.services.get(index) else {
-            return Ok(());
-        };
-        let (Some(planned), Some(checked)) = (
-            self.plan.services.get_mut(index),
-            self.checks.services.get_mut(index),
-        ) else {
-            return Ok(());
-        };
-        let weights = |parts: &[Part]| parts.iter().map(|part| part.weight).collect::<Vec<_>>();
-        let wanted = weights(&parts);
-        if wanted != weights(&checked.parts) {
-            planned.share_out(&service.backends, &wanted);
-            let moved = self.placement.share_out(planned, ticks(), &mut self.datapath)?;
-            planned.are_placed();
-            let serving = wanted.iter().filter(|weight| **weight > 0).count();
-            tracing::info!(
-                service = service.name,
-                slots_moved = moved.moved,
-                slots = moved.slots,
-                serving,
-                "new connections are shared out anew"
-            );
-            if serving == 0 {
-                tracing::error!(service = service.name, "no backend is left for new connections");
-            }
-        }
-        let gives_up = |(before, after): (&Part, &Part)| after.reset && !before.reset;
-        if checked.parts.iter().zip(&parts).any(gives_up) {
-            self.next_sweep = Instant::now();
-        }
-        checked.parts = parts;
-        Ok(())
-    }
-
-    /// Tells the program who of a service takes no new flows.
-    fn write_shedding(&mut self, index: usize, parts: &[Part]) -> anyhow::Result<()> {
-        if let Some(planned) = self.plan.services.get(index) {
-            for (id, part) in planned.targets.iter().zip(parts) {
-                self.placement.avoid(*id, part.sheds, &mut self.datapath)?;
-                self.placement.withdraw(*id, part.drains, &mut self.datapath)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The targets whose connections are to be reset: those that are down, and those that an operator has taken out so.
-    pub(super) fn given_up(&self) -> BTreeSet<u16> {
-        let released = self.released.iter().copied();
-        let services = self.plan.services.iter().zip(&self.checks.services);
-        services
-            .flat_map(|(planned, checked)| planned.targets.iter().zip(&checked.parts))
-            .filter(|(_, part)| part.reset)
-            .map(|(id, _)| *id)
-            .chain(released)
-            .collect()
     }
 }
 
@@ -561,7 +463,7 @@ fn tell_event(service: &Service, report: &Report<BackendKey>, event: &Event) {
     }
 }
 
-fn tell(service: &Service, notices: &[Notice]) {
+pub(super) fn tell(service: &Service, notices: &[Notice]) {
     let service = &service.name;
     for notice in notices {
         match notice {

@@ -32,7 +32,10 @@ use crate::{
         datapath::{Attachment, Datapath, Pins},
         netlink::{Event, Netlink, Watch},
     },
-    core::{cause::chain, census::Census, config::Config, placement::Placement, plan::Plan},
+    core::{
+        cause::chain, census::Census, config::Config, failures::Work, live_counts::Reconciliation,
+        placement::Placement, plan::Plan,
+    },
 };
 
 /// How often backends are asked to confirm their MAC address, and everything is compared anew. The kernel by itself asks a
@@ -68,17 +71,29 @@ pub(super) struct Controller {
     pub(super) added_vips: Vec<IpAddr>,
     /// What the last pass over the records has found.
     pub(super) census: Option<Census>,
+    /// What earlier passes have found wrong about the counts of live connections.
+    pub(super) reconciliation: Reconciliation,
     pub(super) sweeping: Option<Sweeping>,
     pub(super) next_sweep: Instant,
     /// No pass that begins earlier frees an id: packets may still name it.
     pub(super) ids_free_from: Instant,
     /// Targets that are no longer configured and whose connections are given up.
     pub(super) released: BTreeSet<u16>,
+    /// The targets whose connections the latest pass over the records gives up, or has given up.
+    pub(super) giving_up: BTreeSet<u16>,
     pub(super) checks: Checks,
     pub(super) account: Account,
     pub(super) supervisor: Supervisor,
     pub(super) discovering: Discovering,
     pub(super) operator: Operator,
+}
+
+/// A backend that is no longer configured, but on which connections live.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving<'a> {
+    pub(super) id: u16,
+    pub(super) service: &'a str,
+    pub(super) backend: &'a str,
 }
 
 impl Controller {
@@ -118,13 +133,30 @@ impl Controller {
             found_tables: false,
             added_vips: Vec::new(),
             census: None,
+            reconciliation: Reconciliation::default(),
             sweeping: None,
             next_sweep: Instant::now(),
             account,
             supervisor: Supervisor::of_environment(),
             ids_free_from: Instant::now(),
             released: BTreeSet::new(),
+            giving_up: BTreeSet::new(),
         }
+    }
+
+    /// The backends that are no longer configured, but on which connections live.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = Leaving<'_>> {
+        let services = self.config.services.iter().zip(&self.plan.services);
+        services.flat_map(|(service, planned)| {
+            let leaving = self.placement.leaving(planned.entry.id);
+            leaving.filter_map(|(id, name)| {
+                Some(Leaving {
+                    id,
+                    service: &service.name,
+                    backend: name.name()?,
+                })
+            })
+        })
     }
 
     /// The next thing that the kernel says about the network.
@@ -144,33 +176,33 @@ impl Controller {
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let deadline = self.operator.due();
-            let result = tokio::select! {
+            let (work, result) = tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
                     // The log says what came of it.
-                    Signal::Reload => self.reload(&ReloadQuery::default()).await.map(drop).or(Ok(())),
+                    Signal::Reload => { drop(self.reload(&ReloadQuery::default()).await); continue }
                 },
-                Some(request) = requests.recv() => { self.on_request(request).await; Ok(()) }
-                event = self.events.next() => match event {
+                Some(request) = requests.recv() => { self.on_request(request).await; continue }
+                event = self.events.next() => (Work::Network, match event {
                     Some(event) => self.on_network(event).await,
                     None => self.watch_again().await,
-                },
-                _ = refresh.tick() => self.refresh().await,
-                _ = self.checks.next_reports(&mut reports) => self.on_reports(&mut reports).await,
-                () = self.supervisor.beat_due() => { self.supervisor.beat(); Ok(()) }
-                _ = self.discovering.next_answers(&mut answers) => self.on_answers(&mut answers).await,
-                () = until(checks_due) => self.on_checks_due().await,
-                () = until(deadline) => self.refresh_decisions().await,
-                () = end_of_writing(&mut self.operator) => Ok(()),
-                () = until(self.routes_due) => self.refresh_routes().await,
-                () = sleep_until(self.next_sweep), if !is_sweeping => self.begin_sweep(),
-                census = end_of(&mut self.sweeping) => self.on_census(census),
+                }),
+                _ = refresh.tick() => (Work::Network, self.refresh().await),
+                _ = self.checks.next_reports(&mut reports) => (Work::Checks, self.on_reports(&mut reports).await),
+                () = self.supervisor.beat_due() => { self.supervisor.beat(); continue }
+                _ = self.discovering.next_answers(&mut answers) => (Work::Pages, self.on_answers(&mut answers).await),
+                () = until(checks_due) => (Work::Checks, self.on_checks_due().await),
+                () = until(deadline) => (Work::Decisions, self.refresh_decisions().await),
+                () = end_of_writing(&mut self.operator) => continue,
+                () = until(self.routes_due) => (Work::Network, self.refresh_routes().await),
+                () = sleep_until(self.next_sweep), if !is_sweeping => (Work::Records, self.begin_sweep()),
+                census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),
             };
             if let Err(error) = result {
                 // The tables stay as they are, packets keep flowing, and the next refresh tries again.
-                let what = chain(error.as_ref());
-                tracing::error!("{what}");
-                self.account.failure(what);
+                let cause = chain(error.as_ref());
+                tracing::error!("the controller has failed to {work}: {cause}");
+                self.account.failure(work, &cause);
             }
         }
     }

@@ -13,12 +13,18 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{checks::check_targets, controller::Controller, host::misplacement, reconfiguration::Arrivals};
+use super::{
+    checks::check_targets,
+    controller::Controller,
+    host::misplacement,
+    reconfiguration::{Arrivals, Wanted},
+};
 use crate::{
     adapters::discovery::{Answer, Order, Reader, orders},
     core::{
         config::{Config, Service},
         discovery::{Joined, MOST_COORDINATORS, Membership, Notice, Refused, join},
+        operator::Orders,
         placement::NoRoom,
         plan::Shares,
     },
@@ -145,17 +151,28 @@ impl Discovering {
         self.members = members;
     }
 
-    fn observe(&mut self, answer: Answer<Key>, now: Duration) {
+    /// Returns which backends have got another name: before and now.
+    #[must_use]
+    fn observe(&mut self, answer: Answer<Key>, now: Duration) -> Vec<(String, String)> {
         let Answer { service, seed, page } = answer;
         let services = self.configured.services.iter().zip(&mut self.members.services);
         for (configured, membership) in services {
             if key(configured) == service
                 && let Some(membership) = membership
             {
-                tell(configured, &membership.observe(&seed, page, now));
-                return;
+                let notices = membership.observe(&seed, page, now);
+                tell(configured, &notices);
+                let renamed = |notice: Notice| match notice {
+                    // One of the file has the name that it has there.
+                    Notice::Renamed { from, to, address } if !is_in_file(configured, address) => {
+                        Some((from, to))
+                    }
+                    _ => None,
+                };
+                return notices.into_iter().filter_map(renamed).collect();
             }
         }
+        Vec::new()
     }
 
     /// Whether all seeds of all services have been asked once.
@@ -170,7 +187,7 @@ impl Discovering {
 
 impl Controller {
     /// The members with another configuration: those of services that stay. A service whose backends are discovered from now on
-    /// keeps those that serve, until the pages say otherwise.
+    /// keeps those that it had, until the pages say otherwise.
     pub(super) fn members_of(&self, configured: &Config, serving: &BTreeMap<TargetName, u32>) -> Members {
         let running = self.discovering.configured.services.iter().map(key);
         let before = running
@@ -192,8 +209,10 @@ impl Controller {
             let Some(entry) = self.placement.service(&id) else {
                 continue;
             };
-            for target in serving.keys() {
-                if (target.service(), target.port()) == (entry.id, discovery.port)
+            let is_decided =
+                |backend: &str| self.operator.orders(&service.name, backend) != Orders::default();
+            for target in self.placement.known_backends(entry.id, serving, is_decided) {
+                if target.port() == discovery.port
                     && let Some(name) = target.name()
                 {
                     membership.remember(name, target.address());
@@ -214,8 +233,7 @@ impl Controller {
         for (service, membership) in configured.services.iter().zip(&members.services) {
             for (name, address) in membership.iter().flat_map(Membership::members) {
                 let place = (key(service), address);
-                let is_configured = service.backends.iter().any(|it| it.address == address);
-                if is_configured || members.known.contains(&place) {
+                if is_in_file(service, address) || members.known.contains(&place) {
                     continue;
                 }
                 let Some(backend) = service.discovered_backend(name, address) else {
@@ -276,14 +294,12 @@ impl Controller {
                 tracing::warn!("not all seeds have answered yet: starting with whom the others list");
                 break;
             }
-            for answer in answers.drain(..) {
-                self.discovering.observe(answer, self.checks.now());
-            }
+            self.observe(&mut answers);
         }
         self.take_in_members(self.discovering.members.clone()).await
     }
 
-    /// Goes on with the members of an earlier run: those that serve.
+    /// Goes on with the members of an earlier run.
     pub(super) async fn remember_members(
         &mut self,
         serving: &BTreeMap<TargetName, u32>,
@@ -301,12 +317,18 @@ impl Controller {
 
     /// Takes in what seeds have answered. Empties `answers`.
     pub(super) async fn on_answers(&mut self, answers: &mut Vec<Answer<Key>>) -> anyhow::Result<()> {
-        for answer in answers.drain(..) {
-            self.discovering.observe(answer, self.checks.now());
-        }
+        self.observe(answers);
         let followed = self.follow_members().await;
         let announced = self.announce_quiescing().await;
         followed.and(announced)
+    }
+
+    fn observe(&mut self, answers: &mut Vec<Answer<Key>>) {
+        for answer in answers.drain(..) {
+            for (from, to) in self.discovering.observe(answer, self.checks.now()) {
+                self.operator.rename(&from, &to);
+            }
+        }
     }
 
     /// Makes the members backends, and those backends no longer that are members no longer. What fails is tried again with the next
@@ -315,10 +337,18 @@ impl Controller {
         let mut members = self.discovering.members.clone();
         let configured = self.discovering.configured.clone();
         let config = self.join_members(&configured, &mut members).await?;
-        if config != self.config {
-            let targets = check_targets(&config)?;
+        if config == self.config {
+            self.discovering.adopt(configured, members);
+        } else {
+            let wanted = Wanted {
+                targets: check_targets(&config)?,
+                config,
+                configured,
+                members,
+                seeds: None,
+            };
             let changes = self
-                .follow_config(config, targets, Arrivals::Later)
+                .follow_config(wanted, Arrivals::Later)
                 .await
                 .map_err(|refusal| anyhow::anyhow!("members could not be followed: {refusal}"))?;
             tracing::info!(
@@ -329,7 +359,6 @@ impl Controller {
                 "follows the pages of the seeds"
             );
         }
-        self.discovering.adopt(configured, members);
         Ok(())
     }
 
@@ -339,8 +368,10 @@ impl Controller {
         for (index, service) in self.config.services.iter().enumerate() {
             let membership = self.discovering.membership(index);
             for backend in &service.backends {
-                let cause = membership.and_then(|membership| membership.quiescing(backend.address));
-                if self.checks.announce_quiescing(index, &backend.name, cause) {
+                let said = membership.and_then(|membership| membership.quiescing(backend.address));
+                if let Some(health) = self.checks.announce_quiescing(index, &backend.name, said) {
+                    let tally = &self.account.tally;
+                    tally.health_change(&service.name, &backend.name, health);
                     touched.insert(index);
                 }
             }
@@ -349,8 +380,12 @@ impl Controller {
     }
 }
 
+fn is_in_file(service: &Service, address: IpAddr) -> bool {
+    service.backends.iter().any(|it| it.address == address)
+}
+
 fn tell(service: &Service, notices: &[Notice]) {
-    let in_file = |address: &IpAddr| service.backends.iter().any(|it| it.address == *address);
+    let in_file = |address: &IpAddr| is_in_file(service, *address);
     let service = &service.name;
     for notice in notices {
         match notice {

@@ -89,10 +89,7 @@ impl Survey {
             // Who has been taken out of the configuration drains too, until nothing leads there.
             let leaving = controller.placement.leaving(planned.entry.id);
             for (id, _) in leaving.filter(|(_, name)| name.name() == Some(backend)) {
-                let orders = Orders {
-                    admin: Admin::Draining,
-                    ..Orders::default()
-                };
+                let orders = operator.orders(&configured.name, backend).of_leaving();
                 targets.push((target(id, orders), planned.entry));
             }
         }
@@ -109,7 +106,7 @@ impl Survey {
         let Self { listing, targets } = self;
         listing.read(|tables, context| {
             let targets = targets.into_iter().map(|(target, entry)| {
-                let indices = entry.first_slot..entry.first_slot + entry.slots;
+                let indices = entry.slot_indices();
                 let slots = indices.filter_map(|index| listing.reader.slot(index));
                 let slots = SlotsOfTarget::count(slots, target.id, tables.now);
                 TargetOfDrain { slots, ..target }

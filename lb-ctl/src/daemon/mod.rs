@@ -12,6 +12,7 @@ mod network;
 mod operator;
 mod reconfiguration;
 mod report;
+mod sharing_out;
 mod start;
 mod supervisor;
 mod sweeping;

@@ -11,10 +11,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{clock::unix_milliseconds, controller::Controller};
+use super::{
+    clock::unix_milliseconds,
+    controller::{Controller, Leaving},
+};
 use crate::{
     adapters::{
         api::server::{Answer, Refusal},
+        datapath::DatapathError,
         decisions_file::DecisionsFile,
     },
     core::{
@@ -90,6 +94,20 @@ impl Operator {
     /// What holds for a backend of a service, as it has been carried out.
     pub(super) fn orders(&self, service: &str, backend: &str) -> Orders {
         self.decisions.orders(service, backend, self.carried_out)
+    }
+
+    /// Takes in that a backend has got another name.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(decisions) = self.decisions.after_renaming(from, to) {
+            tracing::info!(
+                from,
+                to,
+                "what operators have decided about this backend holds under its new name"
+            );
+            self.decisions = decisions;
+            self.generation += 1;
+            self.keep();
+        }
     }
 
     /// When the time alone changes something.
@@ -220,7 +238,11 @@ impl Controller {
     async fn try_to_operate(&mut self, command: &Command) -> Result<Vec<DecidedBackend>, Refusal> {
         let now = unix_milliseconds();
         let scope = command
-            .scope(&self.config, &self.operator.decisions)
+            .scope(
+                &self.config,
+                &self.operator.decisions,
+                self.leaving_of(command).next().is_some(),
+            )
             .map_err(|unknown| Refusal::Usage(unknown.to_string()))?;
         let decisions = self
             .operator
@@ -254,10 +276,22 @@ impl Controller {
                 chain(error.as_ref())
             ))
         })?;
-        Ok(scope
-            .iter()
-            .filter_map(|place| self.decided_backend(*place))
-            .collect())
+        let leaving = self
+            .leaving_of(command)
+            .map(|leaving| self.decided_leaving(leaving));
+        let mut decided = self
+            .decided_backends(&scope)
+            .map_err(|error| Refusal::Failed(format!("the decision is in force, but {}", chain(&error))))?;
+        decided.extend(leaving);
+        Ok(decided)
+    }
+
+    /// The backends that a command is about and that are leaving.
+    fn leaving_of(&self, command: &Command) -> impl Iterator<Item = Leaving<'_>> {
+        self.leaving().filter(|leaving| {
+            let mut service = command.service.iter();
+            leaving.backend == command.backend && service.all(|name| name == leaving.service)
+        })
     }
 
     /// Refuses what would leave a service without anybody for new connections that has somebody now.
@@ -293,7 +327,9 @@ impl Controller {
     async fn carry_out_decisions(&mut self, now: u64) -> anyhow::Result<()> {
         let before = self.operator.carried_out;
         self.operator.carried_out = now;
-        for (service, backend) in self.backends() {
+        let leaving = self.leaving().map(|it| (it.service, it.backend));
+        let about: BTreeSet<(&str, &str)> = self.backends().chain(leaving).collect();
+        for (service, backend) in about {
             let decisions = &self.operator.decisions;
             let (then, now) = (
                 decisions.orders(service, backend, before),
@@ -308,7 +344,12 @@ impl Controller {
             }
         }
         self.instruct();
-        self.decide_all().await
+        let decided = self.decide_all().await;
+        // Of those that are leaving nobody else decides.
+        if !self.given_up().is_subset(&self.giving_up) {
+            self.next_sweep = Instant::now();
+        }
+        decided
     }
 
     /// The names of all configured services and backends.
@@ -319,26 +360,45 @@ impl Controller {
         })
     }
 
-    fn decided_backend(&self, (index, place): (usize, usize)) -> Option<DecidedBackend> {
-        let service = self.config.services.get(index)?;
-        let backend = service.backends.get(place)?;
-        let planned = self.plan.services.get(index)?;
-        let id = *planned.targets.get(place)?;
-        let indices = planned.entry.first_slot..planned.entry.first_slot + planned.entry.slots;
-        let slots = indices
-            .filter_map(|index| self.datapath.slot(index).ok())
-            .filter(|slot| slot.current == id)
-            .count();
-        let orders = self.operator.orders(&service.name, &backend.name);
-        Some(DecidedBackend {
-            service: service.name.clone(),
-            backend: backend.name.clone(),
+    fn decided_leaving(&self, leaving: Leaving<'_>) -> DecidedBackend {
+        let Leaving { service, backend, .. } = leaving;
+        let orders = self.operator.orders(service, backend).of_leaving();
+        DecidedBackend {
+            service: service.to_owned(),
+            backend: backend.to_owned(),
             admin: orders.admin,
-            weight: orders.weight.unwrap_or(backend.weight),
-            configured_weight: backend.weight,
-            slots: u32::try_from(slots).unwrap_or(u32::MAX),
             deadline_seconds: Operator::seconds_left(orders),
-            soft: orders.soft,
-        })
+            // No slot gives it new flows.
+            ..DecidedBackend::default()
+        }
+    }
+
+    fn decided_backends(&self, scope: &Scope) -> Result<Vec<DecidedBackend>, DatapathError> {
+        let reader = self.datapath.count_reader()?;
+        let mut decided = Vec::new();
+        for (index, place) in scope {
+            let (Some(service), Some(planned)) =
+                (self.config.services.get(*index), self.plan.services.get(*index))
+            else {
+                continue;
+            };
+            let (Some(backend), Some(id)) = (service.backends.get(*place), planned.targets.get(*place))
+            else {
+                continue;
+            };
+            let slots = reader.slots(planned.entry.first_slot, planned.entry.slots)?;
+            let orders = self.operator.orders(&service.name, &backend.name);
+            decided.push(DecidedBackend {
+                service: service.name.clone(),
+                backend: backend.name.clone(),
+                admin: orders.admin,
+                weight: orders.weight.unwrap_or(backend.weight),
+                configured_weight: backend.weight,
+                slots: slots.current(*id),
+                deadline_seconds: Operator::seconds_left(orders),
+                soft: orders.soft,
+            });
+        }
+        Ok(decided)
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     adapters::{
         api::server::{PlanQuery, Refusal, ReloadQuery},
         config_file::{self, ConfigFileError},
+        memory,
     },
     core::{
         cause::chain,
@@ -41,18 +42,19 @@ pub(super) enum Arrivals {
     Later,
 }
 
-/// The configuration of a file that fits this host, and everything that follows from it. Nothing is done yet.
-struct PreparedFile {
-    configured: Config,
-    members: Members,
-    orders: SeedOrders,
-    joined: Prepared,
+/// A configuration to follow, that of the file with the members of its services, and what both are.
+pub(super) struct Wanted {
+    pub(super) config: Config,
+    pub(super) configured: Config,
+    pub(super) members: Members,
+    /// `None` if the seeds are what they were.
+    pub(super) seeds: Option<SeedOrders>,
+    pub(super) targets: CheckTargets,
 }
 
-/// A configuration with the members of its services, and everything that follows from it. Nothing is done yet.
+/// A configuration, and everything that follows from it. Nothing is done yet.
 struct Prepared {
-    config: Config,
-    targets: CheckTargets,
+    wanted: Wanted,
     next: Next,
     plan: Plan,
     changes: Changes,
@@ -100,18 +102,11 @@ impl Controller {
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let PreparedFile {
-            configured,
-            members,
-            orders,
-            joined,
-        } = self.prepare_file(config).await?;
-        let changes = self.follow_prepared(joined, Arrivals::Awaited).await?;
+        let prepared = self.prepare_file(config).await?;
+        let changes = self.follow_prepared(prepared, Arrivals::Awaited).await?;
         if query.now {
             self.release_leaving();
         }
-        self.discovering.adopt(configured, members);
-        self.discovering.begin(orders);
         self.announce_quiescing().await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
@@ -136,19 +131,19 @@ impl Controller {
             })?;
         Ok(Changes {
             needs_restart,
-            ..prepared.joined.changes
+            ..prepared.changes
         })
     }
 
     /// Looks at everything that the configuration of a file needs, and at what it changes. Both a reload and a plan begin so.
-    async fn prepare_file(&mut self, configured: Config) -> Result<PreparedFile, Refusal> {
+    async fn prepare_file(&mut self, configured: Config) -> Result<Prepared, Refusal> {
         match Host::examine(&configured, self.network.netlink()).await {
             Ok(_) => {}
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
         }
         let unusable = |error: anyhow::Error| Refusal::Configuration(chain(error.as_ref()));
-        let orders = seed_orders(&configured).map_err(unusable)?;
+        let seeds = seed_orders(&configured).map_err(unusable)?;
         let serving = self
             .placement
             .serving(&self.datapath)
@@ -159,27 +154,29 @@ impl Controller {
             .await
             .map_err(failed)?;
         let targets = check_targets(&config).map_err(unusable)?;
-        Ok(PreparedFile {
-            joined: self.prepare(config, targets).await?,
+        self.prepare(Wanted {
+            config,
             configured,
             members,
-            orders,
+            seeds: Some(seeds),
+            targets,
         })
+        .await
     }
 
-    async fn prepare(&mut self, config: Config, targets: CheckTargets) -> Result<Prepared, Refusal> {
+    async fn prepare(&mut self, wanted: Wanted) -> Result<Prepared, Refusal> {
         // It may free ids, and settle slots.
         self.finish_sweep().await.map_err(failed)?;
-        let next = self.checks.follow(&self.config, &config, &self.operator);
+        let config = &wanted.config;
+        let next = self.checks.follow(&self.config, config, &self.operator);
         let plan = self
             .placement
-            .plan(&config, &next.shares())
+            .plan(config, &next.shares())
             .map_err(|error| config.refusal(error.key(), error.to_string()))
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let changes = self.changes(&config, &next, &plan).map_err(failed)?;
+        let changes = self.changes(config, &next, &plan).map_err(failed)?;
         Ok(Prepared {
-            config,
-            targets,
+            wanted,
             next,
             plan,
             changes,
@@ -210,26 +207,37 @@ impl Controller {
     /// Follows another configuration, with what is known of its backends' health.
     pub(super) async fn follow_config(
         &mut self,
-        config: Config,
-        targets: CheckTargets,
+        wanted: Wanted,
         arrivals: Arrivals,
     ) -> Result<Changes, Refusal> {
-        let prepared = self.prepare(config, targets).await?;
+        let prepared = self.prepare(wanted).await?;
         self.follow_prepared(prepared, arrivals).await
     }
 
     async fn follow_prepared(&mut self, prepared: Prepared, arrivals: Arrivals) -> Result<Changes, Refusal> {
         let Prepared {
-            config,
-            targets,
+            wanted,
             next,
             plan,
             mut changes,
         } = prepared;
+        let Wanted {
+            config,
+            configured,
+            members,
+            seeds,
+            targets,
+        } = wanted;
         let Moved { moved, slots, .. } = self.follow(config, plan, arrivals).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);
+        // Slots have moved: whatever fails from here on, this is what is followed, or the next page would take it back.
         self.checks.adopt(next, &self.config);
-        self.begin_checks(targets).map_err(failed)?;
+        self.discovering.adopt(configured, members);
+        if let Some(seeds) = seeds {
+            self.discovering.begin(seeds);
+        }
+        let checked = self.begin_checks(targets);
+        self.write_translation().and(checked).map_err(failed)?;
         Ok(changes)
     }
 
@@ -249,7 +257,7 @@ impl Controller {
     }
 
     /// Makes the tables what a plan says, for a configuration with which the old one can be replaced. No pass over the
-    /// records may be under way.
+    /// records may be under way. What [translates](Self::write_translation) afterwards is to be said then.
     pub(super) async fn follow(
         &mut self,
         config: Config,
@@ -270,17 +278,22 @@ impl Controller {
         let translates = self.placement.translates() || plan.translates();
         self.network.set_translates(translates, &mut self.datapath)?;
         let moved = self.placement.apply(&plan, ticks(), &mut self.datapath)?;
-        self.network
-            .set_translates(self.placement.translates(), &mut self.datapath)?;
         // One that is configured again keeps what it has left.
         self.released
             .retain(|id| plan.targets.iter().all(|target| target.id != *id));
         self.config = config;
         self.plan = plan.placed();
+        memory::give_back();
         // What a pass takes to be free has not been named by a packet for as long as that.
         self.ids_free_from = Instant::now() + SWEEP;
         self.next_sweep = self.ids_free_from;
         Ok(moved)
+    }
+
+    /// Has the program look for answers as long as a service translates.
+    pub(super) fn write_translation(&mut self) -> anyhow::Result<()> {
+        let translates = self.placement.translates();
+        self.network.set_translates(translates, &mut self.datapath)
     }
 
     /// Follows the backends of a plan too. Returns the addresses that are new and not resolved.

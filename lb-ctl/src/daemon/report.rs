@@ -19,7 +19,6 @@ use crate::{
         discovery::Membership,
         health::Health,
         interface::{Interface, format_mac},
-        operator::Admin,
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
@@ -155,7 +154,7 @@ fn service_outline(
     let leaving = controller
         .placement
         .leaving(planned.entry.id)
-        .map(|(id, name)| (leaving_outline(name, id, controller), id));
+        .map(|(id, name)| (leaving_outline(service, name, id, controller), id));
     let (backends, targets) = configured.chain(leaving).unzip();
     let status = ServiceStatus {
         name: service.name.clone(),
@@ -293,7 +292,11 @@ impl HealthStatus {
 }
 
 /// A backend that is no longer configured, but on which connections live.
-fn leaving_outline(name: &TargetName, id: u16, controller: &Controller) -> BackendStatus {
+fn leaving_outline(service: &Service, name: &TargetName, id: u16, controller: &Controller) -> BackendStatus {
+    let orders = controller
+        .operator
+        .orders(&service.name, name.name().unwrap_or_default())
+        .of_leaving();
     let health = HealthStatus::unchecked("is no longer configured, and not checked any more");
     BackendStatus {
         name: name.name().unwrap_or_default().to_owned(),
@@ -307,8 +310,8 @@ fn leaving_outline(name: &TargetName, id: u16, controller: &Controller) -> Backe
         health_seconds: health.seconds,
         slow_start_tenths: health.slow_start_tenths,
         load: health.load,
-        admin: Admin::Draining.to_string(),
-        deadline_seconds: None,
+        admin: orders.admin.to_string(),
+        deadline_seconds: Operator::seconds_left(orders),
         soft_drain: false,
         slots: 0,
         packets: 0,

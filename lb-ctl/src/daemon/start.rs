@@ -18,6 +18,7 @@ use crate::{
         api::server::Socket,
         datapath::{Attachment, Datapath, DatapathError, Loaded, Pins, Sizes},
         http::Listeners,
+        memory,
         netlink::{Netlink, Watch},
     },
     core::{
@@ -148,8 +149,7 @@ impl Controller {
                 self.plan = plan.placed();
                 self.begin_checks(check_targets(&self.config)?)?;
                 self.announce_quiescing().await?;
-                self.network
-                    .set_translates(self.placement.translates(), &mut self.datapath)?;
+                self.write_translation()?;
                 tokio::select! {
                     // Answers are worth waiting for: a packet for an unresolved backend would be dropped.
                     resolved = timeout(RESOLUTION_GRACE, self.resolve(&unknown)) => resolved.unwrap_or(Ok(()))?,
@@ -247,6 +247,7 @@ impl Controller {
         let shares = self.begin_serving(&earlier);
         let plan = self.placement.plan(&self.config, &shares)?;
         let moved = self.follow(self.config.clone(), plan, Arrivals::Awaited).await?;
+        self.write_translation()?;
         self.begin_checks(check_targets(&self.config)?)?;
         let records = self.census.as_ref().map_or(0, Census::established);
         tracing::info!(
@@ -427,6 +428,7 @@ impl Controller {
             }
         }
         self.network.tell_unresolved();
+        memory::give_back();
         tracing::info!(
             services = self.config.services.len(),
             backends = self.plan.targets.len(),

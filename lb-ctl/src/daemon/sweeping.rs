@@ -57,6 +57,7 @@ impl Controller {
             departing = Departing::default();
         }
         let (reset, replaced) = (self.given_up(), self.checks.replaced.clone());
+        self.giving_up.clone_from(&reset);
         self.sweeping = Some(Sweeping {
             census: self.spawn_sweep(reset.clone(), replaced.clone())?,
             departing,
@@ -116,6 +117,7 @@ impl Controller {
             let (backend, address) = (name.name().unwrap_or_default(), name.address());
             tracing::info!(backend, %address, "drained: nothing goes to this backend any more");
         }
+        self.mend_live_counts(&census);
         self.watch_room(&census)?;
         self.census = Some(census);
         Ok(())
@@ -128,6 +130,18 @@ impl Controller {
             self.on_census(census)?;
         }
         Ok(())
+    }
+
+    /// Adds what the counts of live connections lack.
+    fn mend_live_counts(&mut self, census: &Census) {
+        for (id, missing) in self.reconciliation.after(census.differences()) {
+            self.datapath.correct_live(id, missing);
+            tracing::warn!(
+                target = id,
+                missing,
+                "a count of live connections was wrong; corrected it"
+            );
+        }
     }
 
     /// Has new connections do without records while these are running short.

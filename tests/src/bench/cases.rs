@@ -8,7 +8,7 @@ use lb_common::harness::{FRAME_LENGTH, Stimulus};
 use lb_common::headers::tcp::Flags;
 use lb_common::testing::Frame;
 
-use super::harness::{XDP_DROP, XDP_PASS, XDP_TX};
+use crate::xdp_action;
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
 const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10));
@@ -252,9 +252,9 @@ impl Fate {
     /// The XDP action.
     pub(super) const fn action(self) -> u32 {
         match self {
-            Self::Pass => XDP_PASS,
-            Self::Drop(_) => XDP_DROP,
-            Self::Answer(_) | Self::Forward { .. } => XDP_TX,
+            Self::Pass => xdp_action::PASS,
+            Self::Drop(_) => xdp_action::DROP,
+            Self::Answer(_) | Self::Forward { .. } => xdp_action::TX,
         }
     }
 

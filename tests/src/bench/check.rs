@@ -6,14 +6,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 use lb_common::harness::{FRAME_LENGTH, Stimulus, Variation};
 use lb_common::headers::{Parsed, Segment, parse};
 use lb_common::layout::FlowRecord;
-use lb_common::process::{Action, process};
 use lb_common::testing::Frame;
+use lb_ctl::adapters::datapath::TestRunOutput;
 
 use super::cases::{Case, Fate, Forward, SlotState, answers};
-use super::harness::{Called, Output, Timed, XDP_DROP, XDP_PASS, XDP_TX};
+use super::harness::{Called, Timed};
 use super::subject::Counts;
 use super::{Answers, Bench};
+use crate::agreement::{self, without_dropped};
 use crate::kernel_clock::ticks;
+use crate::xdp_action;
 
 /// How many packets of each case are checked one by one.
 const PACKETS: u32 = 32;
@@ -154,9 +156,9 @@ impl Bench {
     /// Lets the floor show a frame as the harness makes it, as the frame that comes after `made` others.
     pub fn frame(&mut self, case: &Case, made: u32) -> Result<Vec<u8>> {
         self.harness.prepare(&self.stimulus(case)?, Called::Floor, made)?;
-        let Output { action, mut frame } = self.harness.once()?;
+        let TestRunOutput { action, mut frame } = self.harness.once()?;
         ensure!(
-            action == XDP_TX,
+            action == xdp_action::TX,
             "{case}: expected the floor to transmit, found the action {action}"
         );
         // The floor has swapped the MAC addresses.
@@ -168,7 +170,7 @@ impl Bench {
 
     /// What must come out of the frame after `made` others, and what the program must have counted then: by the same code on
     /// the host, and by what the case says.
-    fn expect(&mut self, case: &Case, made: u32, counts: &Counts) -> Result<(Output, Counts)> {
+    fn expect(&mut self, case: &Case, made: u32, counts: &Counts) -> Result<(TestRunOutput, Counts)> {
         let flow = case.stimulus.flow_after(made);
         if case.forward == Forward::Nat {
             self.subject.adopt(&segment_of(&case.stimulus.frame(flow))?)?;
@@ -181,7 +183,7 @@ impl Bench {
         let output = self.on_host(&frame);
         let after = self.subject.host_counts();
         let fate = match self.fate(case, &frame, &before, &after)? {
-            Fate::Drop(counter) if output.action == XDP_TX => Fate::Answer(counter),
+            Fate::Drop(counter) if output.action == xdp_action::TX => Fate::Answer(counter),
             fate => fate,
         };
         ensure!(
@@ -193,16 +195,10 @@ impl Bench {
     }
 
     /// What the host's tables make of a frame.
-    fn on_host(&mut self, frame: &[u8]) -> Output {
+    fn on_host(&mut self, frame: &[u8]) -> TestRunOutput {
         self.subject.host.now = ticks();
-        let mut frame = frame.to_vec();
-        let action = match process(&mut frame, &self.subject.host) {
-            Action::Pass => XDP_PASS,
-            Action::Drop => XDP_DROP,
-            Action::Transmit { .. } => XDP_TX,
-        };
-        self.subject.host.carry_out();
-        without_dropped(Output { action, frame })
+        let (_, output) = agreement::on_host(&mut self.subject.host, frame);
+        output
     }
 
     /// What has become of a frame, by what was counted.
@@ -238,15 +234,6 @@ impl Bench {
             new_flow: after.new_flows != before.new_flows,
         })
     }
-}
-
-/// What a dropped frame looks like is of no interest.
-fn without_dropped(output: Output) -> Output {
-    let frame = match output.action {
-        XDP_DROP => Vec::new(),
-        _ => output.frame,
-    };
-    Output { frame, ..output }
 }
 
 /// The segment in a frame.

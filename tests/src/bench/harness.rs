@@ -7,12 +7,9 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use lb_common::harness::{FRAME_LENGTH, Stimulus, Variation, map, program};
+use lb_ctl::adapters::datapath::TestRunOutput;
 
 use super::cpu_time;
-
-pub(super) const XDP_DROP: u32 = 1;
-pub(super) const XDP_PASS: u32 = 2;
-pub(super) const XDP_TX: u32 = 3;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/harness"));
 /// The names of the programs in the object file.
@@ -29,13 +26,6 @@ pub(super) enum Called {
 /// The loaded harness.
 pub(super) struct Harness {
     ebpf: Ebpf,
-}
-
-/// What became of one frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Output {
-    pub(super) action: u32,
-    pub(super) frame: Vec<u8>,
 }
 
 /// What came of many frames.
@@ -126,7 +116,7 @@ impl Harness {
     }
 
     /// Makes one frame and shows what became of it.
-    pub(super) fn once(&mut self) -> Result<Output> {
+    pub(super) fn once(&mut self) -> Result<TestRunOutput> {
         self.begin()?;
         // Room for what forwarding may add.
         let mut frame = vec![0; FRAME_LENGTH + 256];
@@ -136,7 +126,7 @@ impl Harness {
             ..TestRunOptions::default()
         })?;
         frame.truncate(result.data_size_out as usize);
-        Ok(Output {
+        Ok(TestRunOutput {
             action: result.return_value,
             frame,
         })

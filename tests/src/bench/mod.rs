@@ -28,6 +28,8 @@ use report::{Figures, Instructions};
 use statistics::Sample;
 use subject::Subject;
 
+use crate::xdp_action;
+
 pub use controller::{Options as ControllerOptions, run as run_controller};
 pub use tables::{Options as TablesOptions, run as run_tables};
 
@@ -140,7 +142,7 @@ impl Bench {
         let after = self.subject.counts()?;
 
         let (action, counted) = match called {
-            Called::Floor => (harness::XDP_TX, 0),
+            Called::Floor => (xdp_action::TX, 0),
             Called::UnderTest => (case.fate.action(), case.fate.counted() * u64::from(PACKETS)),
         };
         ensure!(

@@ -213,8 +213,7 @@ fn mirror(plan: &Plan, datapath: &Datapath) -> Result<HostTables> {
         host.services.insert(service.key, entry);
         host.services
             .insert(service.vip_key, layout::Service { slots: 0, ..entry });
-        let end = entry.first_slot + entry.slots;
-        for index in u32::try_from(host.slots.len())?..end {
+        for index in u32::try_from(host.slots.len())?..entry.slot_indices().end {
             host.slots.push(datapath.slot(index)?.to_bits());
         }
     }

@@ -5,3 +5,4 @@ pub mod held;
 pub mod hs2;
 pub mod http;
 pub mod iperf3;
+pub mod queries;

@@ -285,10 +285,10 @@ impl Lab {
             .context("this lab has one network and no router: ask for remote clients or backends apart")
     }
 
-    /// Makes the way from the router to the remote clients narrower than their links: the router answers each packet to
+    /// Makes the way from the router to a network's hosts narrower than their links: the router answers each packet to
     /// there that is longer than `mtu`, and may not be fragmented, by ICMP. The other way is as wide as ever.
-    pub fn narrow_far_side(&self, mtu: u16) -> Result<()> {
-        network::narrow_far_side(self.router()?, mtu)
+    pub fn narrow(&self, network: Network, mtu: u16) -> Result<()> {
+        network::narrow(self.router()?, network, mtu)
     }
 
     /// The virtual addresses.

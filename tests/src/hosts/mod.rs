@@ -1,5 +1,6 @@
 //! The hosts of a lab: network namespaces around a switch, and the processes in them.
 
+pub(crate) mod capture;
 pub(crate) mod iproute;
 pub(crate) mod lab;
 pub(crate) mod namespace;

@@ -161,11 +161,13 @@ fn host_commands(host: &Host, vips: &[Vip], router: Option<&Host>) -> Vec<String
     commands
 }
 
-/// Makes the router find the far network narrower than its cable: a packet to there that is longer than `mtu` is
+/// Makes the router find a network narrower than its cable: a packet to there that is longer than `mtu` is
 /// answered by ICMP "fragmentation needed" or "packet too big". Packets from there may be as long as ever.
-pub(crate) fn narrow_far_side(router: &Host, mtu: u16) -> Result<()> {
-    let far = router.on(Network::Far).context("the router has no far side")?;
-    let (v4, v6, name) = (Network::Far.v4(), Network::Far.v6(), &far.name);
+pub(crate) fn narrow(router: &Host, network: Network, mtu: u16) -> Result<()> {
+    let there = router
+        .on(network)
+        .with_context(|| format!("the router is not on the network {network:?}"))?;
+    let (v4, v6, name) = (network.v4(), network.v6(), &there.name);
     // The kernel's own route to the network has no metric in IPv4, which is replaced, and a worse one in IPv6.
     router.ip_batch(&[
         format!("route replace {v4}/{PREFIX_V4} dev {name} mtu {mtu}"),

@@ -12,10 +12,11 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 
+use crate::xdp_action;
+
 // From linux/bpf.h and linux/if_link.h.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TYPE_XDP: u32 = 6;
-const XDP_PASS: u32 = 2;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
@@ -25,7 +26,7 @@ type Instruction = u64;
 const INSTRUCTIONS: u32 = 2;
 
 /// `r0 = XDP_PASS; exit`
-const PROGRAM: [Instruction; INSTRUCTIONS as usize] = [(XDP_PASS as u64) << 32 | 0xb7, 0x95];
+const PROGRAM: [Instruction; INSTRUCTIONS as usize] = [(xdp_action::PASS as u64) << 32 | 0xb7, 0x95];
 
 /// The beginning of `union bpf_attr` as `BPF_PROG_LOAD` uses it. The kernel takes what is beyond its end as zero.
 #[repr(C)]
@@ -90,8 +91,8 @@ fn load() -> io::Result<OwnedFd> {
     let mut attributes = ProgramLoad {
         program_type: BPF_PROG_TYPE_XDP,
         instruction_count: INSTRUCTIONS,
-        instructions: PROGRAM.as_ptr().addr() as u64,
-        license: license.as_ptr().addr() as u64,
+        instructions: PROGRAM.as_ptr().expose_provenance() as u64,
+        license: license.as_ptr().expose_provenance() as u64,
         // Or a veth would refuse it, and a large MTU with it.
         flags: BPF_F_XDP_HAS_FRAGS,
         ..ProgramLoad::default()

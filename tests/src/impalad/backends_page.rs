@@ -24,6 +24,13 @@ pub enum BackendsPage {
     Without(BTreeSet<String>),
     /// With these as quiescing.
     Quiescing(BTreeSet<String>),
+    /// With this one registered under another host name.
+    Renamed {
+        /// Its name.
+        coordinator: String,
+        /// The host name.
+        host: String,
+    },
     /// A page of an application server.
     Garbage,
     /// A page that never says anything wrong, and does not end soon.
@@ -45,6 +52,10 @@ impl FromStr for BackendsPage {
             ("whole", "") => Self::Whole,
             ("without", list) => Self::Without(names(list)),
             ("quiescing", list) => Self::Quiescing(names(list)),
+            ("renamed", names) if let Some((coordinator, host)) = names.split_once(',') => Self::Renamed {
+                coordinator: coordinator.to_owned(),
+                host: host.to_owned(),
+            },
             ("garbage", "") => Self::Garbage,
             ("huge", "") => Self::Huge,
             ("dripping", "") => Self::Dripping,
@@ -52,7 +63,7 @@ impl FromStr for BackendsPage {
             ("unavailable", "") => Self::Unavailable,
             _ => {
                 return Err(format!(
-                    "expected whole, without=NAME,…, quiescing=NAME,…, garbage, huge, dripping, mute or unavailable, found {text:?}"
+                    "expected whole, without=NAME,…, quiescing=NAME,…, renamed=NAME,HOST, garbage, huge, dripping, mute or unavailable, found {text:?}"
                 ));
             }
         })
@@ -72,6 +83,14 @@ impl BackendsPage {
         };
         match self {
             Self::Without(names) => backends.retain(|backend| !is_one_of(backend, names)),
+            Self::Renamed { coordinator, host } => {
+                let it = BTreeSet::from([coordinator.clone()]);
+                for backend in backends.iter_mut().filter(|backend| is_one_of(backend, &it)) {
+                    let address = backend["address"].as_str().unwrap_or_default();
+                    let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+                    backend["address"] = format!("{host}:{port}").into();
+                }
+            }
             Self::Quiescing(names) => {
                 for backend in backends.iter_mut().filter(|backend| is_one_of(backend, names)) {
                     backend["is_quiescing"] = true.into();
@@ -85,7 +104,7 @@ impl BackendsPage {
     /// The answer, where it is not just the document.
     pub(super) async fn trouble(&self, document: &Value) -> Option<Response> {
         Some(match self {
-            Self::Whole | Self::Without(_) | Self::Quiescing(_) => return None,
+            Self::Whole | Self::Without(_) | Self::Quiescing(_) | Self::Renamed { .. } => return None,
             Self::Garbage => "<html><body>It works!</body></html>".into_response(),
             Self::Huge => vec![b' '; HUGE].into_response(),
             Self::Dripping => {

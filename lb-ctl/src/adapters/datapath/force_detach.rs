@@ -44,7 +44,7 @@ pub(super) fn force_detach(path: &Path) -> io::Result<()> {
 
 fn open(path: &CStr) -> io::Result<OwnedFd> {
     let mut attributes = ObjectGet {
-        path: path.as_ptr().addr() as u64,
+        path: path.as_ptr().expose_provenance() as u64,
         descriptor: 0,
         flags: 0,
     };

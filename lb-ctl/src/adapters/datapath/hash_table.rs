@@ -107,7 +107,7 @@ where
             let mut batch = Batch {
                 begin: place
                     .as_ref()
-                    .map_or(0, |place| std::ptr::from_ref(place).addr() as u64),
+                    .map_or(0, |place| std::ptr::from_ref(place).expose_provenance() as u64),
                 end: std::ptr::from_mut(&mut next).expose_provenance() as u64,
                 keys: keys.as_mut_ptr().expose_provenance() as u64,
                 values: values.as_mut_ptr().expose_provenance() as u64,
@@ -149,8 +149,8 @@ where
         let mut element = Element {
             map: self.map.as_raw_fd(),
             reserved: 0,
-            key: std::ptr::from_ref(key).addr() as u64,
-            value: std::ptr::from_ref(value).addr() as u64,
+            key: std::ptr::from_ref(key).expose_provenance() as u64,
+            value: std::ptr::from_ref(value).expose_provenance() as u64,
             flags: update as u64,
         };
         // SAFETY: the attributes are those of the command; key and value have the map's sizes and are only read.
@@ -213,7 +213,7 @@ where
         let mut element = Element {
             map: self.map.as_raw_fd(),
             reserved: 0,
-            key: std::ptr::from_ref(key).addr() as u64,
+            key: std::ptr::from_ref(key).expose_provenance() as u64,
             value: value.as_mut_ptr().expose_provenance() as u64,
             flags: 0,
         };

@@ -23,6 +23,11 @@ impl LiveTable {
         })
     }
 
+    /// The ids that have an entry.
+    pub(super) fn targets(&self) -> impl Iterator<Item = u16> + use<> {
+        (0..=u16::MAX).take(self.words.words().len() / WORDS)
+    }
+
     /// The live connections of a target.
     pub(super) fn get(&self, target: u16) -> Live {
         match self.entry(target) {
@@ -48,6 +53,13 @@ impl LiveTable {
             && let Some([established, _]) = self.entry(record.target)
         {
             established.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds to the established connections of a target what its count lacks.
+    pub(super) fn correct(&self, target: u16, missing: i32) {
+        if let Some([established, _]) = self.entry(target) {
+            established.fetch_add(missing.cast_unsigned(), Ordering::Relaxed);
         }
     }
 

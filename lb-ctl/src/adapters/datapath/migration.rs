@@ -78,9 +78,10 @@ impl Datapath {
             }
             Ok(())
         })?;
-        for (target, established) in counts {
+        // Of all targets, also those without a record: whatever stands there is not what the records say.
+        for target in self.live.targets() {
             let live = Live {
-                established,
+                established: counts.get(&target).copied().unwrap_or_default(),
                 assigned: 0,
             };
             self.live.set(target, live);

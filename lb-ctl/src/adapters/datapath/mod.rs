@@ -292,6 +292,11 @@ impl Datapath {
         self.live.set(id, live);
     }
 
+    /// Adds to the live connections of a target what their count lacks, whoever counts meanwhile.
+    pub fn correct_live(&self, id: u16, missing: i32) {
+        self.live.correct(id, missing);
+    }
+
     /// Begins to count a target's traffic anew.
     fn reset_traffic(&mut self, id: u16) -> Result<(), DatapathError> {
         let cpus = nr_cpus().map_err(|(_, source)| DatapathError::Access {

@@ -68,10 +68,10 @@ impl SlotTable {
     }
 
     fn word(&self, index: u32) -> Result<&AtomicU64, DatapathError> {
-        let beyond = DatapathError::NoSuchSlot {
+        let beyond = || DatapathError::NoSuchSlot {
             index,
             slots: self.length,
         };
-        self.words.words().get(index as usize).ok_or(beyond)
+        self.words.words().get(index as usize).ok_or_else(beyond)
     }
 }

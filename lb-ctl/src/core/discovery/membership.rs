@@ -31,7 +31,7 @@ pub struct Membership {
     /// By name.
     members: BTreeMap<String, Member>,
     /// Who is shutting down, and who says so.
-    quiescing: BTreeMap<IpAddr, String>,
+    quiescing: BTreeMap<IpAddr, Announcement>,
     /// Coordinators that no address is known of at which the service could use them.
     without_address: BTreeSet<String>,
     /// More than half of the members are on no page.
@@ -58,6 +58,17 @@ struct Member {
     address: IpAddr,
     /// By seed: how many of its pages in a row have lacked the member.
     missing: Vec<u32>,
+}
+
+/// What pages say of a coordinator that is shutting down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// When the process started that it is about, in its own words; empty if no page says so.
+    pub process: String,
+    /// When the last page that says so was read.
+    pub read: Duration,
+    /// Who says so, in a sentence that continues the coordinator's name.
+    pub cause: String,
 }
 
 /// Something about a service's members that operators should know.
@@ -238,15 +249,19 @@ impl Membership {
     }
 
     /// Who says that the coordinator at this address is shutting down, if anybody does.
-    pub fn quiescing(&self, address: IpAddr) -> Option<&str> {
-        self.quiescing.get(&address).map(String::as_str)
+    pub fn quiescing(&self, address: IpAddr) -> Option<&Announcement> {
+        self.quiescing.get(&address)
     }
 
     /// The seeds that answer, with their last pages.
     fn pages(&self) -> impl Iterator<Item = (&str, &[Coordinator])> {
+        self.answering().map(|(asked, page)| (asked.seed.as_str(), page))
+    }
+
+    fn answering(&self) -> impl Iterator<Item = (&Asked, &[Coordinator])> {
         self.seeds.iter().filter_map(|asked| {
             let page = asked.answer.as_ref()?.as_ref().ok()?;
-            Some((asked.seed.as_str(), page.as_slice()))
+            Some((asked, page.as_slice()))
         })
     }
 
@@ -388,10 +403,10 @@ impl Membership {
 
     fn take_in_quiescing(&mut self, notices: &mut Vec<Notice>) {
         // By address: when the newest process started that a page knows, and who says that it is shutting down.
-        let mut newest: BTreeMap<IpAddr, (&str, Vec<&str>)> = BTreeMap::new();
-        for (seed, coordinator) in self
-            .pages()
-            .flat_map(|(seed, page)| page.iter().map(move |it| (seed, it)))
+        let mut newest: BTreeMap<IpAddr, (&str, Vec<&Asked>)> = BTreeMap::new();
+        for (asked, coordinator) in self
+            .answering()
+            .flat_map(|(asked, page)| page.iter().map(move |it| (asked, it)))
         {
             let known = self.members.get(&coordinator.name).map(|member| member.address);
             let own = coordinator.addresses.iter().copied();
@@ -401,13 +416,13 @@ impl Membership {
                 own.collect()
             };
             for address in addresses {
-                let (started, seeds) = newest.entry(address).or_default();
+                let (started, saying) = newest.entry(address).or_default();
                 if coordinator.started.as_str() > *started {
                     *started = &coordinator.started;
-                    seeds.clear();
+                    saying.clear();
                 }
                 if coordinator.started == *started && coordinator.is_quiescing {
-                    seeds.push(seed);
+                    saying.push(asked);
                 }
             }
         }
@@ -424,21 +439,22 @@ impl Membership {
             }
             counts
         });
-        for (address, (_, seeds)) in newest {
-            let cause = format!("is shutting down, as listed by {}", seeds.join(", "));
-            match (seeds.is_empty(), quiescing.contains_key(&address)) {
-                (true, true) => {
-                    quiescing.remove(&address);
+        for (address, (process, saying)) in newest {
+            let Some(read) = saying.iter().map(|asked| asked.at).max() else {
+                if quiescing.remove(&address).is_some() {
                     notices.push(Notice::NotQuiescing { address });
                 }
-                (true, false) => {}
-                (false, was) => {
-                    if !was {
-                        let cause = cause.clone();
-                        notices.push(Notice::Quiescing { address, cause });
-                    }
-                    quiescing.insert(address, cause);
-                }
+                continue;
+            };
+            let seeds: Vec<&str> = saying.iter().map(|asked| asked.seed.as_str()).collect();
+            let announcement = Announcement {
+                process: process.to_owned(),
+                read,
+                cause: format!("is shutting down, as listed by {}", seeds.join(", ")),
+            };
+            let cause = announcement.cause.clone();
+            if quiescing.insert(address, announcement).is_none() {
+                notices.push(Notice::Quiescing { address, cause });
             }
         }
         self.quiescing = quiescing;

@@ -15,5 +15,5 @@ mod membership;
 mod page;
 
 pub use join::{Joined, Refused, join};
-pub use membership::{Asked, Membership, Notice};
+pub use membership::{Announcement, Asked, Membership, Notice};
 pub use page::{Coordinator, MOST_COORDINATORS, PAGE_LIMIT, PageError, parse};

@@ -161,7 +161,7 @@ impl<'a> Found<'a> {
             } else {
                 Vec::new()
             },
-            saves_records: records.is_short() && records.is_alive(seen.settled),
+            saves_records: records.is_short() && records.takes_new_flows(seen.settled),
             records_all: translates || places_each && slot.tracked && slot.settled == NO_TARGET,
         }
     }

@@ -335,6 +335,7 @@ proptest! {
         candidates in proptest::sample::select(vec![0u16, 0, 1, 3]),
         live: [u16; 3],
         shedding in proptest::option::of(1u16..4),
+        draining in proptest::option::of(1u16..4),
         short: bool,
         opens: bool,
         sequence: u32,
@@ -364,6 +365,10 @@ proptest! {
         if let Some(id) = shedding {
             let target = &mut tables.targets[usize::from(id)];
             *target = target.shedding(true);
+        }
+        if let Some(id) = draining {
+            let target = &mut tables.targets[usize::from(id)];
+            *target = target.draining(true);
         }
         let found = explained(client, service, &tables);
         let decided = |opens| {

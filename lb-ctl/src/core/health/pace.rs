@@ -26,9 +26,11 @@ impl Pace {
 
     /// When the check after this one begins.
     ///
-    /// Checks begin one interval after another, give or take a tenth, lest those of many backends, or those of two
-    /// balancers, fall into step. What "a tenth" is follows from the seed and the check's number alone. After a check that
-    /// took longer than that, a tenth of the interval is waited: a backend that answers slowly is not helped by more checks.
+    /// Checks begin one interval after another, or up to a tenth earlier, lest those of many backends, or those of two
+    /// balancers, fall into step. How much follows from the seed and the check's number alone. After a check that took as long
+    /// as that, a tenth of the interval is waited: a backend that answers slowly is not helped by more checks. Not so while a change
+    /// is to be confirmed. So whoever dies gets no new connections any more after `fall` intervals and a time limit, if this
+    /// is not longer than an interval.
     pub(super) fn next_check(
         &self,
         changing: bool,
@@ -43,9 +45,14 @@ impl Pace {
             self.interval
         };
         let tenth = base / 10;
-        let jitter = fraction_of(tenth * 2, hash::mix(seed ^ hash::mix(sequence)));
+        let jitter = fraction_of(tenth, hash::mix(seed ^ hash::mix(sequence)));
         let regular = began.saturating_add(tenth * 9).saturating_add(jitter);
-        regular.max(ended.saturating_add(tenth.max(SHORTEST_PAUSE)))
+        let pause = if changing {
+            SHORTEST_PAUSE
+        } else {
+            tenth.max(SHORTEST_PAUSE)
+        };
+        regular.max(ended.saturating_add(pause))
     }
 }
 
@@ -103,8 +110,9 @@ mod tests {
             let base = if changing { pace.fast_interval } else { pace.interval };
             prop_assert!(next > ended);
             prop_assert!(next >= began + base * 9 / 10);
-            let slow_check = ended + (base / 10).max(SHORTEST_PAUSE);
-            prop_assert!(next <= (began + base * 11 / 10).max(slow_check));
+            let pause = if changing { Duration::ZERO } else { base / 10 };
+            let slow_check = ended + pause.max(SHORTEST_PAUSE);
+            prop_assert!(next <= (began + base).max(slow_check));
             prop_assert_eq!(next, pace.next_check(changing, seed, sequence, began, ended));
             prop_assert!(pace.first_delay(seed) <= pace.fast_interval);
         }

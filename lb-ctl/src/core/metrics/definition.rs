@@ -124,7 +124,7 @@ metrics! {
     BackendHealthAge = Gauge "lb_backend_health_age_seconds" ["service", "backend"]
         "For how long a backend's health has been what it is; absent if it is not checked.";
     BackendHealthChanges = Counter "lb_backend_health_changes_total" ["service", "backend", "health"]
-        "Changes of a backend's health since the daemon started, by what it became.";
+        "Changes of a backend's health since the daemon started, by what it became, checks and pages taken together.";
     BackendAdmin = Gauge "lb_backend_admin" ["service", "backend", "admin"]
         "1 for what operators have decided about a backend, 0 for the others: enabled, draining, disabled.";
     BackendSoftDrain = Gauge "lb_backend_drains_softly" ["service", "backend"]

@@ -62,7 +62,7 @@ pub struct DecidedBackend {
     pub backend: String,
     /// What the operator lets it do.
     pub admin: Admin,
-    /// The weight that counts.
+    /// The weight that counts; 0 if it is leaving.
     pub weight: u32,
     /// The weight that is configured.
     pub configured_weight: u32,
@@ -75,7 +75,7 @@ pub struct DecidedBackend {
 }
 
 /// The backends that a command is about, by their places in the configuration: service and backend. Empty if only decisions
-/// know of them.
+/// know of them, or the tables.
 pub type Scope = Vec<(usize, usize)>;
 
 /// A command names what is not there, or asks for what cannot be.
@@ -111,19 +111,23 @@ fn of(service: Option<&str>) -> String {
 }
 
 impl Command {
-    /// Whom the command is about. What only takes back may also be about a backend that is not configured any more.
-    pub fn scope(&self, config: &Config, decisions: &Decisions) -> Result<Scope, Unknown> {
+    /// Whom the command is about. It may also be about a backend that is not configured any more: what only takes back, and, of one that
+    /// is leaving, what decides about the connections that it has left.
+    pub fn scope(&self, config: &Config, decisions: &Decisions, is_leaving: bool) -> Result<Scope, Unknown> {
         if let Action::Weight(Some(weight)) = self.action
             && weight > MAX_WEIGHT
         {
             return Err(Unknown::Weight(weight));
         }
-        let takes_back = matches!(
-            self.action,
-            Action::Undrain | Action::Enable | Action::Weight(None)
-        );
+        let has_subject = match self.action {
+            Action::Drain { .. } | Action::Disable => is_leaving,
+            Action::Undrain | Action::Enable | Action::Weight(None) => {
+                decisions.mentions(&self.backend, self.service.as_deref())
+            }
+            Action::Weight(Some(_)) => false,
+        };
         scope(config, &self.backend, self.service.as_deref()).or_else(|unknown| {
-            if takes_back && decisions.mentions(&self.backend, self.service.as_deref()) {
+            if has_subject {
                 Ok(Scope::new())
             } else {
                 Err(unknown)

@@ -59,6 +59,23 @@ pub struct Orders {
     pub soft: bool,
 }
 
+impl Orders {
+    /// The same for a backend that is leaving: it gets no new flows, whatever has been decided. What has been decided about those that
+    /// it has left counts.
+    #[must_use]
+    pub fn of_leaving(self) -> Self {
+        Self {
+            admin: match self.admin {
+                Admin::Enabled | Admin::Draining => Admin::Draining,
+                Admin::Disabled => Admin::Disabled,
+            },
+            weight: None,
+            deadline: self.deadline,
+            soft: false,
+        }
+    }
+}
+
 /// All decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decisions {
@@ -175,6 +192,31 @@ impl Decisions {
         }
         after.tidy(backend);
         Ok(after)
+    }
+
+    /// The decisions after a backend has got another name, under which it is the same machine: what was decided about it holds on, except
+    /// where something has been decided about the new name. The old name keeps its decisions too: elsewhere the machine may still be
+    /// called so. `None` if that changes nothing.
+    pub fn after_renaming(&self, from: &str, to: &str) -> Option<Self> {
+        let about = |backend: &str| {
+            let decisions = self.decisions.iter();
+            let about: Vec<_> = decisions.filter(|(it, _)| it.backend == backend).collect();
+            about
+        };
+        let (old, new) = (about(from), about(to));
+        let takes_admin = new.iter().all(|(_, decision)| decision.admin.is_none());
+        let takes_weight = new.iter().all(|(_, decision)| decision.weight.is_none());
+        let mut after = self.clone();
+        for (subject, decision) in old {
+            let known = after
+                .decisions
+                .entry(Subject::new(to, subject.service.as_deref()));
+            let known = known.or_default();
+            known.admin = decision.admin.filter(|_| takes_admin).or(known.admin);
+            known.weight = decision.weight.filter(|_| takes_weight).or(known.weight);
+        }
+        after.tidy(to);
+        Some(after).filter(|after| after != self)
     }
 
     /// The first deadline of a drain after a time.

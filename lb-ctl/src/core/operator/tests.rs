@@ -67,6 +67,60 @@ fn the_newest_word_about_every_service_takes_back_those_about_one() {
 }
 
 #[test]
+fn what_was_decided_about_a_backend_holds_when_it_has_got_another_name() {
+    let before = after(&[
+        (None, Action::Disable),
+        (Some("s"), DRAIN),
+        (Some("t"), Action::Weight(Some(3))),
+    ]);
+    let renamed = before.after_renaming("b", "c").unwrap();
+    for name in ["b", "c"] {
+        for service in ["s", "t", "u"] {
+            assert_eq!(
+                renamed.orders(service, name, NOW),
+                before.orders(service, "b", NOW),
+                "{name} in {service}"
+            );
+        }
+    }
+    assert_eq!(renamed.after_renaming("b", "c"), None, "once is enough");
+    assert_eq!(before.after_renaming("stranger", "b"), None);
+
+    // What has been decided about the new name is newer.
+    let about_the_new_one = Command {
+        backend: "c".to_owned(),
+        ..command(Some("s"), DRAIN)
+    };
+    let decided = before.after(&about_the_new_one, NOW).unwrap();
+    let renamed = decided.after_renaming("b", "c").unwrap();
+    assert_eq!(renamed.orders("u", "c", NOW).admin, Admin::Enabled);
+    assert_eq!(renamed.orders("s", "c", NOW).admin, Admin::Draining);
+    assert_eq!(renamed.orders("t", "c", NOW).weight, Some(3));
+}
+
+#[test]
+fn who_is_leaving_gets_nothing_new_and_loses_what_is_left_when_that_was_decided() {
+    let of = |commands: &[(Option<&str>, Action)], now| after(commands).orders("s", "b", now).of_leaving();
+    let draining = Orders {
+        admin: Admin::Draining,
+        ..Orders::default()
+    };
+    assert_eq!(of(&[], NOW), draining);
+    assert_eq!(of(&[(None, Action::Weight(Some(3)))], NOW), draining);
+    let until = Action::Drain {
+        deadline_ms: Some(1000),
+        soft: true,
+    };
+    let with_deadline = Orders {
+        deadline: Some(NOW + 1000),
+        ..draining
+    };
+    assert_eq!(of(&[(None, until)], NOW), with_deadline);
+    assert_eq!(of(&[(None, until)], NOW + 1000).admin, Admin::Disabled);
+    assert_eq!(of(&[(Some("s"), Action::Disable)], NOW).admin, Admin::Disabled);
+}
+
+#[test]
 fn undrain_does_not_enable_who_is_disabled() {
     let decisions = after(&[(None, Action::Disable)]);
     for service in [None, Some("s")] {
@@ -134,7 +188,7 @@ fn whoever_names_what_is_not_there_is_told_what_there_is() {
             ..command(service, action)
         };
         command
-            .scope(&config, decisions)
+            .scope(&config, decisions, false)
             .map_err(|unknown| unknown.to_string())
     };
     let none = Decisions::default();
@@ -160,6 +214,16 @@ fn whoever_names_what_is_not_there_is_told_what_there_is() {
     assert_eq!(scope("b", None, Action::Undrain, &decided), Ok(vec![]));
     assert!(scope("b", None, DRAIN, &decided).is_err());
     assert!(scope("b", None, Action::Undrain, &none).is_err());
+    // Of one whose connections live, what becomes of these can be decided.
+    for (action, is_known) in [
+        (Action::Disable, true),
+        (DRAIN, true),
+        (Action::Weight(Some(3)), false),
+        (Action::Undrain, false),
+    ] {
+        let scope = command(None, action).scope(&config, &none, true);
+        assert_eq!(scope.is_ok(), is_known, "{action:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Reading back what an earlier run has left in the tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::layout::{AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
@@ -158,6 +158,32 @@ impl Placement {
         }
     }
 
+    /// The targets of a service that may have been backends when its tables were last written, as far as these tell: `is_decided` says of
+    /// which names operators have spoken. First those that get new flows, then those that would but for their health or tier, last
+    /// those that may only be decided about: whether one that drains was configured is written nowhere.
+    pub fn known_backends(
+        &self,
+        service: u16,
+        serving: &BTreeMap<TargetName, u32>,
+        is_decided: impl Fn(&str) -> bool,
+    ) -> Vec<&TargetName> {
+        let rank = |id: u16, name: &TargetName| {
+            if serving.contains_key(name) {
+                Some(0)
+            } else if !self.drains(id) {
+                Some(1)
+            } else {
+                name.name().is_some_and(&is_decided).then_some(2)
+            }
+        };
+        let targets = self.targets().filter(|(_, name)| name.service() == service);
+        let mut ranked: Vec<(u8, &TargetName)> = targets
+            .filter_map(|(id, name)| Some((rank(id, name)?, name)))
+            .collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, name)| name).collect()
+    }
+
     /// Frees the ids of targets whose service is not in the table. Only after [`Placement::adopt`] and a pass over the records,
     /// when none of them can name such a target.
     pub fn forget_orphans<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), T::Error> {
@@ -166,5 +192,69 @@ impl Placement {
             self.targets.remove(&id);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulation::{configuration::configuration, kernel::Kernel};
+    use super::*;
+    use crate::core::plan::Shares;
+
+    #[test]
+    fn who_was_a_backend_is_known_by_slots_health_and_decisions() {
+        let weights = |first| [[first, Some(1), Some(1), Some(1)], [None; 4], [None; 4]];
+        let config = configuration(&weights(Some(1))).expect("a service");
+        let mut kernel = Kernel::new();
+        let mut placement = Placement::empty(&config.datapath);
+        // Only the last one serves, and the first one is no longer configured.
+        for first in [Some(1), None] {
+            let config = configuration(&weights(first)).expect("a service");
+            let serving: Vec<u32> = config.services[0]
+                .backends
+                .iter()
+                .map(|backend| u32::from(backend.name == "b3"))
+                .collect();
+            let plan = placement
+                .plan(&config, &Shares::from_iter([serving]))
+                .expect("room");
+            placement.introduce(&plan, &mut kernel).expect("it lives");
+            placement.apply(&plan, 0, &mut kernel).expect("it lives");
+        }
+        let id = |placement: &Placement, name: &str| {
+            let mut targets = placement.targets();
+            let found = targets.find(|(_, target)| target.name() == Some(name));
+            found.expect("a target").0
+        };
+        let (down, drained) = (id(&placement, "b1"), id(&placement, "b2"));
+        placement.avoid(down, true, &mut kernel).expect("it lives");
+        placement.withdraw(drained, true, &mut kernel).expect("it lives");
+
+        let known = |placement: &Placement, decided: &str| -> Vec<String> {
+            let serving = placement.serving(&kernel).expect("it lives");
+            let known = placement.known_backends(0, &serving, |name| name == decided);
+            known
+                .iter()
+                .map(|it| it.name().unwrap_or_default().to_owned())
+                .collect()
+        };
+        let mut next = Placement::adopt(&config.datapath, &kernel.found()).expect("the same sizes");
+        let ids = |has: fn(&lb_common::layout::Target) -> bool| -> Vec<u16> {
+            let targets = (0..).zip(&kernel.tables.targets);
+            targets
+                .filter(|(_, target)| has(target))
+                .map(|(id, _)| id)
+                .collect()
+        };
+        next.go_on_avoiding(ids(lb_common::layout::Target::sheds));
+        next.go_on_withdrawing(ids(lb_common::layout::Target::drains));
+        for placement in [&placement, &next] {
+            assert_eq!(known(placement, "b2"), ["b3", "b1", "b2"]);
+            assert_eq!(known(placement, ""), ["b3", "b1"], "it may be leaving");
+            assert_eq!(
+                placement.known_backends(1, &BTreeMap::new(), |_| true),
+                Vec::<&TargetName>::new()
+            );
+        }
     }
 }

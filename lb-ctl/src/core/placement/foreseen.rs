@@ -79,16 +79,20 @@ impl Placement {
             // Nobody uses it yet.
             return Ok(foreseen);
         }
+        // By id. There may be millions of slots, which name few targets.
+        let mut untracked = vec![(0, 0); usize::from(u16::MAX) + 1];
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
             let after = slot_moves::following(before, target, now, &service.entry);
             if !before.tracked {
-                let (slots, leaving) = foreseen.untracked.entry(before.current).or_default();
+                let (slots, leaving) = &mut untracked[usize::from(before.current)];
                 *slots += 1;
                 *leaving += u64::from(after.is_some_and(|after| becomes_tracked(before, after)));
             }
             foreseen.moved.count(before, after);
         }
+        let named = (0..=u16::MAX).zip(untracked);
+        foreseen.untracked = named.filter(|(_, (slots, _))| *slots > 0).collect();
         Ok(foreseen)
     }
 }

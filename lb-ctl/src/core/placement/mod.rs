@@ -237,7 +237,7 @@ impl Placement {
         // By id: there are millions of slots.
         let mut serving = vec![0_u32; usize::from(u16::MAX) + 1];
         for service in self.services.values() {
-            for index in service.first_slot..service.first_slot + service.slots {
+            for index in service.slot_indices() {
                 serving[usize::from(tables.slot(index)?.current)] += 1;
             }
         }

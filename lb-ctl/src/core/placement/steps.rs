@@ -228,7 +228,7 @@ impl Placement {
             tables.remove_service(key)?;
             self.services.remove(&key);
             self.leaving_services.insert(entry.id);
-            for index in entry.first_slot..entry.first_slot + entry.slots {
+            for index in entry.slot_indices() {
                 tables.store_slot(index, Slot::untracked(NO_TARGET))?;
             }
         }
@@ -259,11 +259,16 @@ impl Placement {
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
         Self::weigh(service, tables)?;
+        let mut is_noted = false;
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
             let after = slot_moves::following(before, target, now, &service.entry);
             if let Some(slot) = after {
-                self.moved.insert(service.entry.id);
+                // Before the first of them, and not for each of so many.
+                if !is_noted {
+                    self.moved.insert(service.entry.id);
+                    is_noted = true;
+                }
                 tables.store_slot(index, slot)?;
             }
             moved.count(before, after);
@@ -291,7 +296,7 @@ impl Placement {
             // By id. There may be millions of slots, which name few targets.
             let mut named = vec![false; usize::from(u16::MAX) + 1];
             for service in self.services.values() {
-                for index in service.first_slot..service.first_slot + service.slots {
+                for index in service.slot_indices() {
                     let slot = tables.slot(index)?;
                     for id in [slot.settled, slot.current] {
                         named[usize::from(id)] = true;

@@ -4,6 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::core::{
     config::Backend,
+    discovery::Announcement,
     health::{Event, Failure, Health, Member, Outcome, Standing, Start, Verdict},
     load::{self, Average, Level},
     operator::{Admin, Orders},
@@ -37,13 +38,30 @@ pub struct ServingBackend {
     /// How much of its weight it has by its load.
     level: Level,
     announced: Option<Announced>,
+    refuted: Refuted,
 }
 
 /// Somebody else says that a backend is shutting down.
 #[derive(Clone, Debug)]
 struct Announced {
-    cause: String,
+    announcement: Announcement,
     since: Duration,
+}
+
+/// What its own checks have shown to be out of date of what others say: it has been away, and is back.
+#[derive(Clone, Debug, Default)]
+struct Refuted {
+    /// Whatever was read up to then.
+    until: Option<Duration>,
+    /// Whatever is said of a process that is known to have ended, also by pages that are read later.
+    process: Option<String>,
+}
+
+impl Refuted {
+    fn covers(&self, announcement: &Announcement) -> bool {
+        self.until.is_some_and(|until| announcement.read <= until)
+            || self.process.as_ref() == Some(&announcement.process)
+    }
 }
 
 /// A row of checks that nobody answered.
@@ -123,6 +141,7 @@ impl ServingBackend {
             load: None,
             level: Level::CONFIGURED,
             announced: None,
+            refuted: Refuted::default(),
         }
     }
 
@@ -161,12 +180,27 @@ impl ServingBackend {
     pub(super) fn observe(&mut self, observation: Observation<'_>, stale: Duration, now: Duration) {
         for event in observation.events {
             match event {
-                Event::Changed { cause, .. } | Event::OtherFailure { cause, .. } => {
+                Event::Changed { from, cause, .. } => {
+                    self.cause.clone_from(cause);
+                    self.since = now;
+                    // Not by whether its process is another one: not every check is told.
+                    if *from == Health::Down {
+                        self.refuted.until = Some(now);
+                    }
+                }
+                Event::OtherFailure { cause, .. } => {
                     self.cause.clone_from(cause);
                     self.since = now;
                 }
-                // The load was the old process's.
-                Event::Restarted { .. } => (self.load, self.level) = (None, Level::CONFIGURED),
+                Event::Restarted { .. } => {
+                    // The load was the old process's.
+                    (self.load, self.level) = (None, Level::CONFIGURED);
+                    self.refuted.until = Some(now);
+                    let process = self.announced.as_ref().map(|it| it.announcement.process.clone());
+                    if let Some(process) = process.filter(|process| !process.is_empty()) {
+                        self.refuted.process = Some(process);
+                    }
+                }
             }
         }
         let figures = observation.result.ok().and_then(|outcome| outcome.load);
@@ -203,20 +237,26 @@ impl ServingBackend {
         self.up_since = None;
     }
 
-    /// Takes in whether somebody else says that it is shutting down, and who. Returns whether that is news.
-    pub(super) fn announce_quiescing(&mut self, cause: Option<&str>, now: Duration) -> bool {
-        let is_news = self.announced.is_some() != cause.is_some();
-        let since = self.announced.as_ref().map_or(now, |announced| announced.since);
-        self.announced = cause.map(|cause| Announced {
-            cause: cause.to_owned(),
+    /// Takes in whether somebody else says that it is shutting down, and who. Returns what its health has become, if that is another.
+    pub(super) fn announce_quiescing(
+        &mut self,
+        said: Option<&Announcement>,
+        now: Duration,
+    ) -> Option<Health> {
+        let before = self.health();
+        let since = self.announced().map_or(now, |announced| announced.since);
+        self.announced = said.map(|announcement| Announced {
+            announcement: announcement.clone(),
             since,
         });
-        is_news
+        Some(self.health()).filter(|health| *health != before)
     }
 
-    /// What others say of it, as far as that counts: of one that is down, its own check knows more.
+    /// What others say of it, as far as that counts: of one that is down, or has come back, its own check knows more.
     fn announced(&self) -> Option<&Announced> {
-        self.announced.as_ref().filter(|_| self.health != Health::Down)
+        self.announced
+            .as_ref()
+            .filter(|it| self.health != Health::Down && !self.refuted.covers(&it.announcement))
     }
 
     /// Takes in a check that nobody answered, and when the latest check began that any other backend answered.
@@ -340,7 +380,8 @@ impl ServingBackend {
 
     /// Why its health is what it is, in a sentence that continues its name.
     pub fn cause(&self) -> &str {
-        self.announced().map_or(&self.cause, |announced| &announced.cause)
+        self.announced()
+            .map_or(&self.cause, |announced| &announced.announcement.cause)
     }
 
     /// Since when it has been up, if it was not from the start.

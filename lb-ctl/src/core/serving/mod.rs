@@ -22,10 +22,11 @@ mod backend;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     config::{Backend, Balance, CheckKind, HealthPolicy, OnDown, Service},
+    discovery::Announcement,
     health::{Guard, Health, Member, Selection, Standing, Start, healthy_weights, select, slow_start},
     load::{self, Level, Levels},
     operator::{Admin, Orders},
@@ -103,6 +104,17 @@ pub struct Part {
     pub drains: bool,
     /// Its connections are given up.
     pub reset: bool,
+}
+
+/// Whether a pass over the records that gives up these targets' connections must have ended before their parts are these: it would
+/// reset connections that may come. They come to whoever has a weight, but with affinity also to whoever has none.
+pub fn must_await_pass<'a>(
+    gives_up: &BTreeSet<u16>,
+    parts: impl IntoIterator<Item = (u16, &'a Part)>,
+) -> bool {
+    parts
+        .into_iter()
+        .any(|(id, part)| !part.reset && gives_up.contains(&id))
 }
 
 /// Something about a service that operators should know.
@@ -237,11 +249,17 @@ impl Serving {
         backend.observe(observation, stale, now);
     }
 
-    /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns whether that is news.
-    pub fn announce_quiescing(&mut self, name: &str, cause: Option<&str>, now: Duration) -> bool {
+    /// Takes in whether somebody else says of a backend that it is shutting down, and who. Returns what its health has become, if that
+    /// is another.
+    pub fn announce_quiescing(
+        &mut self,
+        name: &str,
+        said: Option<&Announcement>,
+        now: Duration,
+    ) -> Option<Health> {
         let mut backends = self.backends.iter_mut();
-        let backend = backends.find(|backend| backend.name() == name);
-        backend.is_some_and(|backend| backend.announce_quiescing(cause, now))
+        let backend = backends.find(|backend| backend.name() == name)?;
+        backend.announce_quiescing(said, now)
     }
 
     /// Decides who serves from now on.

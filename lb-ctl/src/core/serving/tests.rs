@@ -1,6 +1,9 @@
 //! Services through their lives, in simulated time: the monitors of their backends check when they are due.
 
+mod announcements;
+mod load;
 mod orders;
+mod reload;
 
 use super::*;
 use crate::core::{
@@ -54,6 +57,8 @@ struct World {
     truth: Vec<Verdict>,
     /// How many connections each backend has, if it tells.
     loads: Vec<Option<u64>>,
+    /// When the process of each backend started, if it tells.
+    processes: Vec<Option<&'static str>>,
     now: Duration,
     decision: Decision,
     notices: Vec<Notice>,
@@ -68,6 +73,7 @@ impl World {
             monitors: service.backends.iter().map(monitor).collect(),
             truth: vec![Healthy; service.backends.len()],
             loads: vec![None; service.backends.len()],
+            processes: vec![None; service.backends.len()],
             decision: serving.decide(now),
             serving,
             now,
@@ -115,6 +121,7 @@ impl World {
         });
         let outcome = Outcome {
             load,
+            process_start_time: self.processes[index].map(str::to_owned),
             ..Outcome::new(self.truth[index], LATENCY, "found")
         };
         let monitor = &mut self.monitors[index];
@@ -380,160 +387,6 @@ fn who_comes_back_gets_its_share_in_steps() {
     assert_eq!(seen, expected, "no step back, and none left out");
 }
 
-#[test]
-fn a_reload_keeps_what_is_known_of_backends_that_stay() {
-    let mut world = World::up("", &[0, 0, 0]);
-    world.truth[1] = REFUSED;
-    world.pass(A_WHILE);
-    let mut new = service("", &[0, 0, 0, 0]);
-    new.backends[0].weight = 5;
-    new.backends[2].address = [10, 0, 0, 77].into();
-    let mut followed = world.serving.follow(&new, world.now);
-    let healths: Vec<Health> = followed.backends().iter().map(ServingBackend::health).collect();
-    assert_eq!(
-        healths,
-        [Health::Up, Health::Down, Health::Checking, Health::Checking],
-        "another address is another backend"
-    );
-    assert_eq!(
-        followed.backends()[1].since(),
-        world.serving.backends()[1].since()
-    );
-    let weights: Vec<u32> = followed
-        .decide(world.now)
-        .backends
-        .iter()
-        .map(|part| part.weight)
-        .collect();
-    assert_eq!(weights, [5, 0, 0, 0]);
-    assert_eq!(followed.backends()[3].start(), Start::Added);
-}
-
-#[test]
-fn what_weights_there_will_be_once_those_that_are_new_are_up() {
-    let world = World::up("slow_start = \"90s\"", &[0, 0]);
-    let mut new = service("slow_start = \"90s\"", &[0, 0, 0]);
-    new.backends[1].weight = 3;
-    let mut followed = world.serving.follow(&new, world.now);
-    let at_once: Vec<u32> = followed
-        .decide(world.now)
-        .backends
-        .iter()
-        .map(|part| part.weight)
-        .collect();
-    assert_eq!(at_once, [10, 30, 0]);
-    assert_eq!(followed.weights_once_up(world.now), [10, 30, 10]);
-    assert_eq!(
-        followed.backends()[2].health(),
-        Health::Checking,
-        "it was only asked"
-    );
-}
-
-#[test]
-fn backends_that_have_served_unchecked_go_on_when_checks_begin() {
-    let mut unchecked = service("", &[0, 0]);
-    unchecked.check.kind = CheckKind::None;
-    let serving = Serving::new(&unchecked, |_| Start::Cold, Duration::ZERO);
-    assert!(!serving.is_checked() && !serving.waits());
-    let mut checked = serving.follow(&service("", &[0, 0]), Duration::ZERO);
-    let weights: Vec<u32> = checked
-        .decide(Duration::ZERO)
-        .backends
-        .iter()
-        .map(|part| part.weight)
-        .collect();
-    assert_eq!(weights, [1, 1]);
-    assert_eq!(checked.backends()[0].start(), Start::Warm(Health::Up));
-}
-
-/// What there is after a long time with these loads.
-fn after_an_hour_of(world: &mut World, loads: &[Option<u64>]) -> Vec<u32> {
-    world.loads = loads.to_vec();
-    world.pass(Duration::from_hours(1));
-    world.weights()
-}
-
-#[test]
-fn weights_follow_the_load() {
-    let mut world = World::up(BY_LOAD, &[0, 0, 0, 1]);
-    assert_eq!(world.weights(), [1000, 1000, 1000, 0]);
-    let equal = [Some(30), Some(30), Some(30), Some(9999)];
-    assert_eq!(after_an_hour_of(&mut world, &equal), [1000, 1000, 1000, 0]);
-    assert_eq!(world.notices, []);
-    let weights = after_an_hour_of(&mut world, &[Some(300), Some(5), Some(30), None]);
-    assert!(
-        weights[0] < 600 && weights[1] == 2000 && weights[3] == 0,
-        "{weights:?}"
-    );
-    let told = world.notices.iter().rev().find_map(|notice| match notice {
-        Notice::Load {
-            name, thousandths, ..
-        } if name == "b1" => Some(*thousandths),
-        _ => None,
-    });
-    assert_eq!(told, Some(2000), "{:?}", world.notices);
-    let loaded = world.serving.loaded(&world.serving.backends()[0], world.now);
-    let loaded = loaded.expect("weights follow the load");
-    assert_eq!((loaded.load, loaded.level.thousandths()), (Some(300), weights[0]));
-    assert_eq!(after_an_hour_of(&mut world, &equal), [1000, 1000, 1000, 0]);
-}
-
-#[test]
-fn who_does_not_tell_its_load_has_its_configured_weight() {
-    let mut world = World::up(BY_LOAD, &[0, 0, 0]);
-    let weights = after_an_hour_of(&mut world, &[Some(300), Some(30), Some(30)]);
-    assert!(weights[0] < 600, "{weights:?}");
-    let weights = after_an_hour_of(&mut world, &[None, Some(30), Some(30)]);
-    assert_eq!(weights, [1000, 1000, 1000]);
-    let unknown = world.serving.loaded(&world.serving.backends()[0], world.now);
-    assert_eq!(unknown.map(|loaded| loaded.load), Some(None));
-}
-
-#[test]
-fn load_slow_start_and_tiers_go_together() {
-    let mut world = World::up(&format!("{BY_LOAD}\nslow_start = \"90s\""), &[0, 0, 1]);
-    let weights = after_an_hour_of(&mut world, &[Some(300), Some(30), Some(30)]);
-    assert!(weights[0] < 8000 && weights[1] > 10_000, "{weights:?}");
-    world.truth[0] = REFUSED;
-    world.pass(A_WHILE);
-    assert_eq!(world.weights()[0], 0);
-    world.truth[0] = Healthy;
-    world.pass(Duration::from_secs(5));
-    assert_eq!(
-        world.weights()[0],
-        weights[0] / 10,
-        "the first tenth of what it had by its load"
-    );
-    world.truth[..2].fill(REFUSED);
-    world.pass(A_WHILE);
-    assert_eq!(world.weights()[..2], [0, 0]);
-    assert!(world.weights()[2] > 0);
-}
-
-#[test]
-fn a_reload_and_a_restart_keep_the_levels() {
-    let mut world = World::up(BY_LOAD, &[0, 0, 0]);
-    let weights = after_an_hour_of(&mut world, &[Some(300), Some(30), Some(30)]);
-    let of = |serving: &mut Serving| -> Vec<u32> {
-        let parts = serving.decide(world.now).backends;
-        parts.iter().map(|part| part.weight).collect()
-    };
-    let mut followed = world.serving.follow(&service(BY_LOAD, &[0, 0, 0]), world.now);
-    assert_eq!(of(&mut followed), weights);
-    let mut by_hash = followed.follow(&service("", &[0, 0, 0]), world.now);
-    assert_eq!(of(&mut by_hash), [1, 1, 1]);
-
-    let service = service(BY_LOAD, &[0, 0, 0]);
-    let mut restarted = Serving::new(&service, |_| Start::Warm(Health::Up), world.now);
-    let total: u32 = weights.iter().sum();
-    restarted.adopt_slots(|backend| {
-        let index = usize::from(backend.name().as_bytes()[1] - b'0');
-        65_537 * weights[index] / total
-    });
-    assert_eq!(of(&mut restarted), weights);
-}
-
 fn any_verdict() -> impl Strategy<Value = Verdict> {
     prop::sample::select(vec![
         Healthy, Healthy, Healthy, Saturated, Quiescing, FAILING, REFUSED, SILENT, STANDBY,
@@ -580,79 +433,4 @@ proptest! {
         prop_assert_eq!(world.weights(), expected);
         prop_assert_eq!(world.reset(), vec![false; tiers.len()]);
     }
-}
-
-#[test]
-fn another_name_for_a_backend_does_not_take_it_out() {
-    let mut world = World::up("", &[0, 0]);
-    world.truth[1] = SILENT;
-    world.pass(A_WHILE);
-    let mut renamed = service("", &[0, 0]);
-    for backend in &mut renamed.backends {
-        backend.name = format!("new-{}", backend.name);
-    }
-    let mut serving = world.serving.follow(&renamed, world.now);
-    let weights: Vec<u32> = serving
-        .decide(world.now)
-        .backends
-        .iter()
-        .map(|it| it.weight)
-        .collect();
-    assert_eq!(weights, [1, 0]);
-    let starts: Vec<(&str, Start)> = serving
-        .backends()
-        .iter()
-        .map(|it| (it.name(), it.start()))
-        .collect();
-    assert_eq!(
-        starts,
-        [
-            ("new-b0", Start::Warm(Health::Up)),
-            ("new-b1", Start::Warm(Health::Down))
-        ]
-    );
-}
-
-#[test]
-fn who_is_said_to_shut_down_gets_no_new_connections_and_keeps_its_own() {
-    let mut world = World::up("on_down = \"reset\"", &[0, 0]);
-    assert!(
-        world
-            .serving
-            .announce_quiescing("b0", Some("is shutting down"), world.now)
-    );
-    assert!(
-        !world
-            .serving
-            .announce_quiescing("b0", Some("is still shutting down"), world.now)
-    );
-    assert!(
-        !world
-            .serving
-            .announce_quiescing("stranger", Some("is shutting down"), world.now)
-    );
-    world.pass(A_WHILE);
-    let part = |world: &World, index: usize| world.decision.backends[index];
-    let shed = Part {
-        weight: 0,
-        sheds: true,
-        drains: false,
-        reset: false,
-    };
-    assert_eq!(part(&world, 0), shed);
-    let backend = &world.serving.backends()[0];
-    assert_eq!(
-        (backend.health(), backend.cause()),
-        (Health::Quiescing, "is still shutting down")
-    );
-    assert_eq!(part(&world, 1).weight, 1);
-    // Once it is down, it is down.
-    world.truth[0] = REFUSED;
-    world.pass(A_WHILE);
-    assert_eq!(world.serving.backends()[0].health(), Health::Down);
-    assert!(part(&world, 0).reset);
-    world.truth[0] = Healthy;
-    assert!(world.serving.announce_quiescing("b0", None, world.now));
-    world.pass(A_WHILE);
-    assert_eq!(part(&world, 0).weight, 1);
 }

@@ -243,14 +243,22 @@ fn who_shuts_down_is_told_by_the_page_that_knows_its_newest_process() {
         Ok(page)
     };
     members.observe("s1", saying(false, "2026-01-01"), Duration::ZERO);
-    members.observe("s2", saying(true, "2026-01-01"), Duration::ZERO);
-    let cause = members.quiescing(address(1)).expect("one page says so");
-    assert_eq!(cause, "is shutting down, as listed by s2");
+    members.observe("s2", saying(true, "2026-01-01"), Duration::from_secs(2));
+    let expected = Announcement {
+        process: "2026-01-01".into(),
+        read: Duration::from_secs(2),
+        cause: "is shutting down, as listed by s2".into(),
+    };
+    assert_eq!(members.quiescing(address(1)), Some(&expected));
     assert_eq!(members.quiescing(address(2)), None);
     // It is gone from the pages, but still a member: what was last known of it counts.
     members.hears("s1", &[2]);
     members.hears_nothing("s2");
-    assert!(members.quiescing(address(1)).is_some());
+    assert_eq!(
+        members.quiescing(address(1)),
+        Some(&expected),
+        "and when that was"
+    );
     // A page that is out of date goes on saying so; its process has ended.
     members.observe("s2", saying(true, "2026-01-01"), Duration::ZERO);
     let notices = members.observe("s1", saying(false, "2026-01-02"), Duration::ZERO);

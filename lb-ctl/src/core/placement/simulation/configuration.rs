@@ -10,7 +10,7 @@ pub(super) fn service_address(service: u16) -> SocketAddr {
 }
 
 /// The configuration; `None` if no service is left.
-pub(super) fn configuration(weights: &Weights) -> Option<Config> {
+pub(in crate::core::placement) fn configuration(weights: &Weights) -> Option<Config> {
     use std::fmt::Write as _;
     let mut text = "[datapath]\ninterfaces = [\"eth0\"]\n".to_owned();
     let mut services = 0;

@@ -85,7 +85,7 @@ impl Kernel {
     /// Invariant 4: whether a slot or a record names a target.
     fn names_target(&self, id: u16) -> bool {
         let slots = self.services().any(|service| {
-            (service.first_slot..service.first_slot + service.slots).any(|index| {
+            service.slot_indices().any(|index| {
                 let slot = self.load(index);
                 slot.settled == id || slot.current == id
             })

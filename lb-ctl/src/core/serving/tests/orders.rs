@@ -123,3 +123,25 @@ fn the_operators_weight_counts_until_it_is_taken_back_whatever_is_configured() {
     world.decide();
     assert_eq!(world.weights(), [1, 1]);
 }
+
+#[test]
+fn who_is_enabled_again_waits_for_the_pass_that_gives_it_up_whether_its_tier_serves_or_not() {
+    let mut world = World::up("affinity = \"client\"", &[0, 1]);
+    let ids = [7, 8];
+    let must_await = |world: &World, gives_up: &[u16]| {
+        let gives_up = gives_up.iter().copied().collect();
+        must_await_pass(&gives_up, ids.into_iter().zip(&world.decision.backends))
+    };
+    world.instruct(&[Enabled, Disabled]);
+    assert!(world.decision.backends[1].reset);
+    assert!(!must_await(&world, &[8]), "it is given up all the same");
+    world.instruct(&[]);
+    let spare = world.decision.backends[1];
+    assert_eq!(
+        (spare.weight, spare.sheds),
+        (0, false),
+        "affinity brings clients there"
+    );
+    assert!(must_await(&world, &[8]));
+    assert!(!must_await(&world, &[9]), "another service's");
+}
