@@ -75,6 +75,11 @@ impl ServiceKey {
         self.address
     }
 
+    /// The port, in host byte order.
+    pub const fn port(&self) -> u16 {
+        u16::from_be(self.port)
+    }
+
     /// Whether it is the key of a service, and not the one that says that its address is a VIP.
     pub const fn is_service(&self) -> bool {
         self.protocol != 0

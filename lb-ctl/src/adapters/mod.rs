@@ -10,5 +10,6 @@ pub mod discovery;
 pub mod http;
 pub mod memory;
 pub mod netlink;
+pub mod peer;
 pub mod programs;
 pub mod vrrp;

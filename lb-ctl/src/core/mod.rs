@@ -24,6 +24,7 @@ pub mod prefix;
 pub mod serving;
 pub mod slot_moves;
 pub mod status;
+pub mod sync;
 pub mod time;
 pub mod tunnels;
 pub mod vrrp;

@@ -136,6 +136,17 @@ pub fn grace_over(slot: Slot, now: u32, timeout: u32) -> Option<Slot> {
     (slot.grace != 0 && ticks >= timeout).then_some(Slot { grace: 0, ..slot })
 }
 
+/// For how many ticks a slot's grace period has lasted, as exactly as the slot knows; `None` if it is in none.
+pub fn grace_age(slot: Slot, now: u32) -> Option<u32> {
+    let quarters = quarter(now).wrapping_sub(slot.grace) & QUARTERS;
+    (slot.grace != 0).then_some(u32::from(quarters) * 4)
+}
+
+/// What a slot keeps of a grace period that has lasted for so many ticks.
+pub const fn grace_of(age: u32, now: u32) -> u16 {
+    GRACE | quarter(now.wrapping_sub(age))
+}
+
 /// What to store into a tracked slot once all its flows are on `current`; `None` as long as that is not certain.
 ///
 /// `named` is what its records and its clients' affinity name; `idle_timeout` is in ticks; `unrecorded` says what flows without a
@@ -188,7 +199,7 @@ const fn quarter(ticks: u32) -> u16 {
 }
 
 /// A time as a slot keeps it.
-fn truncated(ticks: u32) -> u16 {
+pub(super) fn truncated(ticks: u32) -> u16 {
     let [low, high, ..] = ticks.to_le_bytes();
     u16::from_le_bytes([low, high])
 }
@@ -259,6 +270,25 @@ mod tests {
         assert_eq!(grace_over(tracked(1, 2, 0), NOW, 0), None, "there was none");
         let later = moved(Slot { grace: 0, ..first }, 3, NOW + 500, true).unwrap();
         assert_eq!(later.grace, 0, "it does not come back while the slot is tracked");
+    }
+
+    #[test]
+    fn a_grace_period_goes_on_by_another_clock_as_long_as_by_its_own() {
+        assert_eq!(grace_age(tracked(1, 2, 0), NOW), None);
+        let begun = moved(Slot::untracked(1), 2, NOW, true).unwrap();
+        for lasted in [0, 1, 3, 4, 839, 60_000] {
+            let age = grace_age(begun, NOW + lasted).unwrap();
+            assert!(age.abs_diff(lasted) < 4, "{age} {lasted}");
+            for other in [0, 5, NOW, u32::MAX] {
+                let there = Slot {
+                    grace: grace_of(age, other),
+                    ..begun
+                };
+                assert!(grace_age(there, other).unwrap().abs_diff(lasted) < 4);
+                assert_eq!(grace_over(there, other, lasted + 4), None);
+                assert!(grace_over(there, other.wrapping_add(16), lasted + 4).is_some());
+            }
+        }
     }
 
     #[test]

@@ -202,14 +202,14 @@ impl Instance {
             interval: self.config.settings.interval,
             addresses: self.config.addresses.clone(),
         };
-        let send = |to| {
+        let advertise_to = |to| {
             let payload = advertisement.encode(source, to, self.config.checksum);
             port.channel.send(source, to, &payload)
         };
         // One peer that cannot be reached must not keep the others from hearing us.
         let sent: Vec<Result<(), VrrpError>> = match &self.config.audience {
-            Audience::Multicast => vec![send(group_address(self.config.is_ipv4()))],
-            Audience::Unicast { peers, .. } => peers.iter().copied().map(send).collect(),
+            Audience::Multicast => vec![advertise_to(group_address(self.config.is_ipv4()))],
+            Audience::Unicast { peers, .. } => peers.iter().copied().map(advertise_to).collect(),
         };
         self.complain_of_first("send", sent);
     }

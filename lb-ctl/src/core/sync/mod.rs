@@ -1,0 +1,31 @@
+//! What two balancers tell each other, so that either can take over from the other without breaking a connection.
+//!
+//! The *owner* of a service, which its clients' packets reach, tells the other one what decides where they go: slots, records of
+//! flows, where clients are at home. Names cross the wire, ids do not: each side has given out its own.
+//!
+//! Nothing is told as an event. The owner's [`Outbox`] knows *what* the peer has not heard of yet, and looks up how it is when there
+//! is room to send: what changes ten times meanwhile is sent once, a peer that is slow costs no memory, and one that connects is
+//! told everything by the same way. In this order, so that the peer can take over between any two batches that it has taken:
+//!
+//! - a slot's tracked move before the records that depend on it: a record in a slot that is not tracked is not looked at;
+//! - the settling of a slot before the end of the records that it made superfluous.
+//!
+//! Hence flows are looked up before slots, and slots are sent before flows; see [`Outbox::next_batch`].
+//!
+//! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
+
+mod changes;
+mod conversation;
+mod inbox;
+mod outbox;
+mod slot_set;
+mod wire;
+
+#[cfg(test)]
+mod simulation;
+
+pub use changes::Changes;
+pub use conversation::{Conversation, Heard, PATIENCE, PULSE, Shape};
+pub use inbox::{ApplyError, Inbox, Mirror};
+pub use outbox::{Outbox, Source};
+pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};
