@@ -24,7 +24,6 @@ use crate::{
     core::{
         config::{Config, Service},
         discovery::{Joined, MOST_COORDINATORS, Membership, Notice, Refused, join},
-        operator::Orders,
         placement::NoRoom,
         plan::Shares,
     },
@@ -209,9 +208,11 @@ impl Controller {
             let Some(entry) = self.placement.service(&id) else {
                 continue;
             };
-            let is_decided =
-                |backend: &str| self.operator.orders(&service.name, backend) != Orders::default();
-            for target in self.placement.known_backends(entry.id, serving, is_decided) {
+            let is_kept_away = |backend: &str| {
+                let orders = self.operator.orders(&service.name, backend);
+                orders.keep_new_flows_away()
+            };
+            for target in self.placement.known_backends(entry.id, serving, is_kept_away) {
                 if target.port() == discovery.port
                     && let Some(name) = target.name()
                 {

@@ -60,6 +60,11 @@ pub struct Orders {
 }
 
 impl Orders {
+    /// Whether they are why a backend gets no new flows. Another weight alone is not.
+    pub fn keep_new_flows_away(&self) -> bool {
+        self.admin != Admin::Enabled || self.weight == Some(0)
+    }
+
     /// The same for a backend that is leaving: it gets no new flows, whatever has been decided. What has been decided about those that
     /// it has left counts.
     #[must_use]

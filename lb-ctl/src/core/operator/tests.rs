@@ -121,6 +121,26 @@ fn who_is_leaving_gets_nothing_new_and_loses_what_is_left_when_that_was_decided(
 }
 
 #[test]
+fn only_what_lets_no_new_flows_to_a_backend_keeps_them_away() {
+    let keep_away = |action, now| {
+        after(&[(None, action)])
+            .orders("s", "b", now)
+            .keep_new_flows_away()
+    };
+    for action in [DRAIN, Action::Disable, Action::Weight(Some(0))] {
+        assert!(keep_away(action, NOW), "{action:?}");
+    }
+    let until = Action::Drain {
+        deadline_ms: Some(1000),
+        soft: false,
+    };
+    assert!(keep_away(until, NOW + 1000), "its deadline has passed");
+    for action in [Action::Enable, Action::Weight(Some(3)), Action::Weight(None)] {
+        assert!(!keep_away(action, NOW), "{action:?}");
+    }
+}
+
+#[test]
 fn undrain_does_not_enable_who_is_disabled() {
     let decisions = after(&[(None, Action::Disable)]);
     for service in [None, Some("s")] {
