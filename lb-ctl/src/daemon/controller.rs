@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
+use lb_common::layout::TargetName;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -33,8 +34,14 @@ use crate::{
         netlink::{Event, Netlink, Watch},
     },
     core::{
-        cause::chain, census::Census, config::Config, failures::Work, live_counts::Reconciliation,
-        placement::Placement, plan::Plan,
+        cause::chain,
+        census::Census,
+        config::{Config, Service},
+        failures::Work,
+        live_counts::Reconciliation,
+        operator::stands_on_as,
+        placement::Placement,
+        plan::Plan,
     },
 };
 
@@ -94,6 +101,25 @@ pub(super) struct Leaving<'a> {
     pub(super) id: u16,
     pub(super) service: &'a str,
     pub(super) backend: &'a str,
+    /// The name under which its machine is a backend of the service still.
+    pub(super) stands_on_as: Option<&'a str>,
+}
+
+impl<'a> Leaving<'a> {
+    /// A target of a service that is none of its configuration.
+    pub(super) fn of(service: &'a Service, id: u16, name: &'a TargetName) -> Option<Self> {
+        Some(Self {
+            id,
+            service: &service.name,
+            backend: name.name()?,
+            stands_on_as: stands_on_as(service, name),
+        })
+    }
+
+    /// The name under which operators decide about its connections.
+    pub(super) fn subject(self) -> &'a str {
+        self.stands_on_as.unwrap_or(self.backend)
+    }
 }
 
 impl Controller {
@@ -149,13 +175,7 @@ impl Controller {
         let services = self.config.services.iter().zip(&self.plan.services);
         services.flat_map(|(service, planned)| {
             let leaving = self.placement.leaving(planned.entry.id);
-            leaving.filter_map(|(id, name)| {
-                Some(Leaving {
-                    id,
-                    service: &service.name,
-                    backend: name.name()?,
-                })
-            })
+            leaving.filter_map(|(id, name)| Leaving::of(service, id, name))
         })
     }
 

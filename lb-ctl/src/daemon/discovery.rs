@@ -174,6 +174,14 @@ impl Discovering {
         Vec::new()
     }
 
+    /// Whether a member of any service has this name.
+    fn calls_anybody(&self, name: &str) -> bool {
+        let memberships = self.members.services.iter().flatten();
+        memberships
+            .flat_map(Membership::members)
+            .any(|(it, _)| it == name)
+    }
+
     /// Whether all seeds of all services have been asked once.
     fn is_complete(&self) -> bool {
         self.members
@@ -320,6 +328,15 @@ impl Controller {
     pub(super) async fn on_answers(&mut self, answers: &mut Vec<Answer<Key>>) -> anyhow::Result<()> {
         self.observe(answers);
         let followed = self.follow_members().await;
+        let Self {
+            config, discovering, ..
+        } = self;
+        let is_followed = |name: &str| {
+            let mut services = config.services.iter();
+            services.any(|it| it.backends.iter().any(|it| it.name == name))
+        };
+        self.operator
+            .drop_former_names(|name| is_followed(name) || discovering.calls_anybody(name));
         let announced = self.announce_quiescing().await;
         followed.and(announced)
     }
