@@ -84,6 +84,8 @@ enum Change {
     Remove(usize),
     /// Weight 0.
     Drain(usize),
+    /// By `lb-ctl drain`; by `undrain` if it is drained so.
+    Toggle(usize),
     Reweight(usize, u32),
     /// SIGKILL, and a start.
     Kill,
@@ -94,7 +96,7 @@ enum Change {
 impl Change {
     fn any(random: &mut Random) -> Self {
         let backend = random.below(usize::from(BACKENDS));
-        match random.below(12) {
+        match random.below(14) {
             0..3 => Self::Add(backend),
             3..6 => Self::Remove(backend),
             6..8 => Self::Drain(backend),
@@ -102,46 +104,60 @@ impl Change {
                 let weight = 1 + random.below(HIGHEST_WEIGHT);
                 Self::Reweight(backend, u32::try_from(weight).unwrap())
             }
-            10 => Self::Kill,
+            10..12 => Self::Toggle(backend),
+            12 => Self::Kill,
             _ => Self::Restart,
         }
     }
 }
 
-/// The weights of the backends that are configured.
+/// What is wanted of the backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Weights([Option<u32>; BACKENDS as usize]);
+struct Wanted {
+    /// The weights of those that are configured.
+    weights: [Option<u32>; BACKENDS as usize],
+    /// Which are drained by the operator, configured or not.
+    drained: [bool; BACKENDS as usize],
+}
 
-impl Weights {
-    /// What they are after a change; `None` if it changes nothing, or leaves no backend for new connections.
+impl Wanted {
+    const FIRST: Self = Self {
+        weights: [Some(1); BACKENDS as usize],
+        drained: [false; BACKENDS as usize],
+    };
+
+    /// What it is after a change; `None` if it changes nothing, or leaves no backend for new connections.
     fn after(&self, change: Change) -> Option<Self> {
-        let mut weights = self.clone();
+        let mut after = self.clone();
         match change {
             Change::Add(backend) => {
-                weights.0[backend].get_or_insert(1);
+                after.weights[backend].get_or_insert(1);
             }
-            Change::Remove(backend) => weights.0[backend] = None,
-            Change::Drain(backend) => weights.0[backend] = weights.0[backend].map(|_| 0),
+            Change::Remove(backend) => after.weights[backend] = None,
+            Change::Drain(backend) => after.weights[backend] = after.weights[backend].map(|_| 0),
             Change::Reweight(backend, weight) => {
-                weights.0[backend] = weights.0[backend].map(|_| weight);
+                after.weights[backend] = after.weights[backend].map(|_| weight);
             }
+            // A command is about somebody who is there.
+            Change::Toggle(backend) => after.drained[backend] ^= after.weights[backend].is_some(),
             Change::Kill | Change::Restart => {}
         }
-        let is_served = weights.0.iter().flatten().any(|&weight| weight > 0);
-        (is_served && weights != *self).then_some(weights)
+        let mut backends = after.weights.iter().zip(after.drained);
+        let is_served = backends.any(|(weight, drained)| weight.is_some_and(|it| it > 0) && !drained);
+        (is_served && after != *self).then_some(after)
     }
 }
 
-impl fmt::Display for Weights {
+impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        write!(f, "weights {:?}, drained {:?}", self.weights, self.drained)
     }
 }
 
 /// A balancer in front of servers that say who they are.
 struct Cluster {
     mode: Mode,
-    weights: Weights,
+    wanted: Wanted,
     balancer: Balancer,
     _decaps: Vec<Decap>,
     _servers: Vec<Server>,
@@ -161,11 +177,11 @@ impl Cluster {
             Vec::new()
         };
         let servers = start_servers(&lab, HS2_PORT).unwrap();
-        let weights = Weights([Some(1); BACKENDS as usize]);
-        let configuration = configuration(&lab, &mode, &weights);
+        let wanted = Wanted::FIRST;
+        let configuration = configuration(&lab, &mode, &wanted);
         Self {
             mode,
-            weights,
+            wanted,
             balancer: Balancer::start(&lab, &lab.balancers()[0], configuration).unwrap(),
             _decaps: decaps,
             _servers: servers,
@@ -195,25 +211,42 @@ impl Cluster {
                 self.balancer.run(&[])?;
             }
             Change::Add(_) | Change::Remove(_) | Change::Drain(_) | Change::Reweight(..) => {
-                let Some(weights) = self.weights.after(change) else {
+                let Some(wanted) = self.wanted.after(change) else {
                     return Ok(false);
                 };
                 self.balancer
-                    .reconfigure(configuration(&self.lab, &self.mode, &weights))?;
-                let output = self.balancer.lb_ctl(&["reload"])?;
-                ensure!(output.code == Some(0), "reload said {output:?}");
-                self.weights = weights;
+                    .reconfigure(configuration(&self.lab, &self.mode, &wanted))?;
+                self.order(&["reload"])?;
+                self.wanted = wanted;
+            }
+            Change::Toggle(backend) => {
+                let Some(wanted) = self.wanted.after(change) else {
+                    return Ok(false);
+                };
+                let command = if wanted.drained[backend] {
+                    "drain"
+                } else {
+                    "undrain"
+                };
+                self.order(&[command, self.lab.backends()[backend].name()])?;
+                self.wanted = wanted;
             }
         }
         Ok(true)
     }
+
+    fn order(&self, command: &[&str]) -> Result<()> {
+        let output = self.balancer.lb_ctl(command)?;
+        ensure!(output.code == Some(0), "{command:?} said {output:?}");
+        Ok(())
+    }
 }
 
 /// All services of the mode, with the same backends.
-fn configuration(lab: &Lab, mode: &Mode, weights: &Weights) -> Configuration {
+fn configuration(lab: &Lab, mode: &Mode, wanted: &Wanted) -> Configuration {
     let empty = Configuration::of(lab, &lab.balancers()[0]);
     mode.services.iter().fold(empty, |configuration, service| {
-        let hosts = lab.backends().iter().zip(weights.0);
+        let hosts = lab.backends().iter().zip(wanted.weights);
         let backends: Vec<(&str, IpAddr, u32)> = hosts
             .filter_map(|(host, weight)| Some((host.name(), (service.backend)(host), weight?)))
             .collect();
@@ -251,8 +284,8 @@ fn two_thousand_connections_outlast_a_hundred_kills() {
     for kill in 1..=KILLS {
         // Each start finds slots to move.
         let weight = 1 + u32::try_from(random.below(HIGHEST_WEIGHT)).unwrap();
-        cluster.weights.0[random.below(usize::from(BACKENDS))] = Some(weight);
-        let configuration = configuration(&cluster.lab, &cluster.mode, &cluster.weights);
+        cluster.wanted.weights[random.below(usize::from(BACKENDS))] = Some(weight);
+        let configuration = configuration(&cluster.lab, &cluster.mode, &cluster.wanted);
         cluster.balancer.reconfigure(configuration).unwrap();
         cluster.balancer.begin(&[]).unwrap();
         thread::sleep(Duration::from_millis(random.below(600).try_into().unwrap()));
@@ -285,7 +318,7 @@ fn outlast(mode: Mode) {
     let mut done = 0;
     while done < changes {
         let change = Change::any(&mut random);
-        let context = format!("change {done}, {change:?}, before it {}", cluster.weights);
+        let context = format!("change {done}, {change:?}, before it {}", cluster.wanted);
         if !cluster.apply(change).context(context.clone()).unwrap() {
             continue;
         }

@@ -76,6 +76,8 @@ impl Queries {
         rate: u32,
         clients: u16,
     ) -> Result<Self> {
+        // Each session leaves a port behind that is free again after a minute.
+        client.run(&["sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=1024 65535"])?;
         let shared = Arc::new(Shared {
             from: client.v4(),
             service,

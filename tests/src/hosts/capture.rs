@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use rustix::net::netdevice::name_to_index;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{AddressFamily, SocketType, socket};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
@@ -27,7 +28,7 @@ const TCP: u32 = 6;
 /// Where the client's port is in an Ethernet frame with TCP in IPv4 without options.
 const SOURCE_PORT: usize = 34;
 /// How often the thread looks whether it is to end.
-const PATIENCE: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 /// For a burst of SYNs that comes while the thread does not run.
 const BUFFER: usize = 4 << 20;
 
@@ -48,6 +49,8 @@ pub struct SynCapture {
     seen: Arc<Mutex<Vec<Syn>>>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// The same socket as the thread's.
+    socket: Socket,
 }
 
 impl SynCapture {
@@ -58,6 +61,7 @@ impl SynCapture {
             .switch()
             .enter(|| open(port, to))?
             .with_context(|| format!("cannot capture on the switch's port {port}"))?;
+        let same = socket.try_clone()?;
         let (seen, ends) = (Arc::<Mutex<Vec<Syn>>>::default(), Arc::<AtomicBool>::default());
         let thread = thread::spawn({
             let (seen, ends) = (Arc::clone(&seen), Arc::clone(&ends));
@@ -83,7 +87,30 @@ impl SynCapture {
             seen,
             ends,
             thread: Some(thread),
+            socket: same,
         })
+    }
+
+    /// For how many SYNs the kernel had no room since this was last asked.
+    pub fn lost(&self) -> Result<u32> {
+        // struct tpacket_stats: the number of packets, and how many of them were dropped.
+        let mut statistics = [0_u32; 2];
+        let mut length = libc::socklen_t::try_from(size_of_val(&statistics))?;
+        // SAFETY: the kernel writes no more than `length` bytes of the counters, and its true length; both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut length,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error()).context("cannot ask what a capture has lost");
+        }
+        let [_, lost] = statistics;
+        Ok(lost)
     }
 
     /// The SYNs so far, in the order in which they were seen. More than one of a connection if it was sent again.
@@ -116,8 +143,9 @@ fn open(interface: &str, to: Ipv4Addr) -> Result<Socket> {
     let index = name_to_index(&any, interface)?;
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ETH_P_ALL)))?;
     socket.attach_filter(&filter(index, to))?;
-    socket.set_recv_buffer_size(BUFFER)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    // Whatever the host's limit for others is.
+    set_socket_recv_buffer_size_force(&socket, BUFFER)?;
+    socket.set_read_timeout(Some(LOOK))?;
     // What came before there was a filter.
     socket.set_nonblocking(true)?;
     while (&socket).read(&mut [0; 1]).is_ok() {}
