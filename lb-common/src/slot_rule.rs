@@ -61,7 +61,8 @@ pub trait Records {
     fn is_short(&self) -> bool;
     /// Whether a target can and may be sent what has begun there: a SYN again.
     fn is_alive(&self, target: u16) -> bool;
-    /// Whether it may also be given new connections that its slot's `current` should get: it is alive, and not being drained.
+    /// Whether it may also be given new connections that its slot's `current` should get: it is alive, and not being drained. One that is drained
+    /// softly takes them: its clients may go on coming.
     fn takes_new_flows(&self, target: u16) -> bool;
 }
 

@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -338,7 +339,7 @@ fn a_backend_that_is_drained_stays_so_under_another_name() {
     cluster.wait_for_all_up(&ALL);
     let streams = cluster.connect(24);
     let mut held = hold_sessions(&streams).unwrap();
-    cluster.succeed(&["drain", "impala3"]);
+    cluster.succeed(&["drain", "impala3", "--deadline", "1h"]);
     cluster.seeds_answer("renamed=impala3,coordinator3");
     let is_drained = |backends: &[BackendStatus]| {
         let backend = backends.iter().find(|it| it.name == "coordinator3");
@@ -360,6 +361,27 @@ fn a_backend_that_is_drained_stays_so_under_another_name() {
             .any(|it| it.name == "coordinator3" && it.slots > 0)
     });
     all_live(&mut held, "after the drain was taken back").unwrap();
+    // Connections that began under the old name follow what is decided about the new one.
+    let backends = cluster.service().backends;
+    let left = backends.iter().find(|it| it.name == "impala3");
+    let left = left.expect("its connections live");
+    assert_eq!((left.admin.as_str(), left.deadline_seconds), ("draining", None));
+    let homes: Vec<String> = held.into_iter().map(|(_, home)| home).collect();
+    cluster.succeed(&["disable", "coordinator3", "--wait"]);
+    let mut resets = 0;
+    for (mut stream, home) in streams.iter().zip(&homes) {
+        if home == "impala3" {
+            let error = stream
+                .write_all(&[0; 4])
+                .and_then(|()| stream.read(&mut [0; 1]))
+                .expect_err("nobody answers");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            resets += 1;
+        } else {
+            assert_eq!(&coordinator_name(stream).unwrap(), home);
+        }
+    }
+    assert!(resets > 0, "{homes:?}");
 }
 
 #[test]

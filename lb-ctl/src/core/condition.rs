@@ -57,7 +57,8 @@ impl Condition {
             persists,
         } in signs.failures
         {
-            // Whoever is on the pages, those that were backends before are served on, by another balancer no better.
+            // Whoever is on the pages, those that were backends before are served on, by another balancer no better. That those who can
+            // be backends are not followed is this one's own trouble.
             if *persists && *work != Work::Pages {
                 let problem = format!("the controller keeps failing to {work}: {cause}");
                 condition.problems.push(problem);
@@ -201,6 +202,7 @@ mod tests {
             ),
             "{lasting}"
         );
+        assert!(!with(Work::Members, true).is_healthy());
         for (work, persists) in [(Work::Records, false), (Work::Pages, true)] {
             let condition = with(work, persists);
             assert!(condition.is_healthy());

@@ -1,7 +1,8 @@
 //! Which parts of the controller's work fail, and for how long.
 //!
 //! Whatever fails is tried again, by the next event of its kind or when everything is compared anew, every few seconds. A failure that
-//! comes once is a hiccup: nobody should put another balancer in charge for that. One that comes again is none.
+//! comes once is a hiccup: nobody should put another balancer in charge for that. One that comes again, without a success of the same
+//! piece of work in between, is none.
 //!
 //! Pure: points in time are durations since some fixed moment of the caller's monotonic clock.
 
@@ -13,18 +14,32 @@ const COUNTS: Duration = Duration::from_secs(15);
 /// How long after the first failure another one is no part of it: a little less than it takes until everything is compared anew.
 const PERSISTS: Duration = Duration::from_secs(4);
 
-/// A part of the controller's work.
+/// A part of the controller's work: one for each event that has it begin, since the success of one says nothing about another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// Interfaces, VIPs, routes and neighbours, and what operators have decided.
-    Network,
-    /// Health.
-    Checks,
-    /// Discovery.
+    /// What the kernel says about the network.
+    Events,
+    /// That the kernel goes on saying it.
+    Watch,
+    /// Interfaces, VIPs, routes and neighbours, and what operators have decided: all of it, every few seconds.
+    Refresh,
+    /// The ways to backends, after routes have changed.
+    Routes,
+    /// Health, when checks have ended.
+    Reports,
+    /// Health, when time alone changes something.
+    Health,
+    /// Discovery: who is on the pages, and whether they can be backends.
     Pages,
+    /// Discovery: that those on the pages are backends.
+    Members,
+    /// Discovery: who is shutting down.
+    Quiescing,
     /// Deadlines.
     Decisions,
-    /// Passes over the records.
+    /// The begin of passes over the records.
+    Pass,
+    /// What follows from passes over the records.
     Records,
 }
 
@@ -32,10 +47,19 @@ pub enum Work {
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Network => "compare interfaces, VIPs, routes and neighbours with what is in the tables",
-            Self::Checks => "have new connections follow the health of backends",
-            Self::Pages => "follow the pages of the seeds",
+            Self::Events => "take in what the kernel says about the network",
+            Self::Watch => "listen to what the kernel says about the network",
+            Self::Refresh => {
+                "compare interfaces, VIPs, routes, neighbours and what operators have decided with what is in the tables"
+            }
+            Self::Routes => "follow the kernel's routes to backends",
+            Self::Reports => "have new connections follow the health of backends",
+            Self::Health => "have new connections follow what time changes about the health of backends",
+            Self::Pages => "make out whom the pages of the seeds name",
+            Self::Members => "follow the pages of the seeds",
+            Self::Quiescing => "have new connections follow what the pages of the seeds say of who is shutting down",
             Self::Decisions => "carry out what operators have decided",
+            Self::Pass => "begin a pass over the records of connections",
             Self::Records => "pass over the records of connections",
         })
     }
@@ -50,6 +74,8 @@ struct Failing {
     since: Duration,
     last: Duration,
     cause: String,
+    /// The same has succeeded since.
+    is_over: bool,
 }
 
 /// A part of the work that has failed not long ago.
@@ -66,14 +92,23 @@ pub struct Failure<'a> {
 impl Failures {
     /// Takes in that a part of the work has failed.
     pub fn take_in(&mut self, work: Work, cause: &str, now: Duration) {
-        let earlier = self.0.get(&work).filter(|earlier| earlier.counts(now));
+        let earlier = self.0.get(&work);
+        let earlier = earlier.filter(|earlier| earlier.counts(now) && !earlier.is_over);
         let since = earlier.map_or(now, |earlier| earlier.since);
         let failing = Failing {
             since,
             last: now,
             cause: cause.lines().collect::<Vec<_>>().join("; "),
+            is_over: false,
         };
         self.0.insert(work, failing);
+    }
+
+    /// Takes in that a part of the work has succeeded: what it failed of before persists no longer.
+    pub fn succeeded(&mut self, work: Work) {
+        if let Some(failing) = self.0.get_mut(&work) {
+            failing.is_over = true;
+        }
     }
 
     /// What has failed not long ago.
@@ -82,7 +117,7 @@ impl Failures {
         counting.map(|(work, failing)| Failure {
             work: *work,
             cause: &failing.cause,
-            persists: failing.last.saturating_sub(failing.since) >= PERSISTS,
+            persists: !failing.is_over && failing.last.saturating_sub(failing.since) >= PERSISTS,
         })
     }
 }
@@ -108,17 +143,17 @@ mod tests {
     #[test]
     fn a_failure_is_a_hiccup_until_it_comes_again_and_is_forgotten_when_it_does_not() {
         let mut failures = Failures::default();
-        failures.take_in(Work::Network, "no memory", seconds(100));
+        failures.take_in(Work::Refresh, "no memory", seconds(100));
         // A burst of events is one.
-        failures.take_in(Work::Network, "no buffers\nat all", seconds(101));
-        assert_eq!(persisting(&failures, seconds(110)), [(Work::Network, false)]);
+        failures.take_in(Work::Refresh, "no buffers\nat all", seconds(101));
+        assert_eq!(persisting(&failures, seconds(110)), [(Work::Refresh, false)]);
         assert_eq!(
             failures.at(seconds(110)).next().map(|it| it.cause),
             Some("no buffers; at all")
         );
         failures.take_in(Work::Records, "no memory", seconds(103));
-        failures.take_in(Work::Network, "no memory", seconds(105));
-        let both = [(Work::Network, true), (Work::Records, false)];
+        failures.take_in(Work::Refresh, "no memory", seconds(105));
+        let both = [(Work::Refresh, true), (Work::Records, false)];
         assert_eq!(persisting(&failures, seconds(106)), both);
         // Passes come every ten seconds.
         failures.take_in(Work::Records, "no memory", seconds(113));
@@ -130,5 +165,30 @@ mod tests {
             [(Work::Records, false)],
             "what was long ago does not count"
         );
+    }
+
+    #[test]
+    fn a_success_in_between_makes_two_hiccups_of_two_failures_and_says_nothing_about_other_work() {
+        let mut failures = Failures::default();
+        for work in [Work::Events, Work::Refresh] {
+            failures.take_in(work, "no memory", seconds(100));
+        }
+        failures.succeeded(Work::Events);
+        failures.succeeded(Work::Records);
+        let hiccups = [(Work::Events, false), (Work::Refresh, false)];
+        assert_eq!(
+            persisting(&failures, seconds(101)),
+            hiccups,
+            "it is shown all the same"
+        );
+        for work in [Work::Events, Work::Refresh] {
+            failures.take_in(work, "no memory", seconds(105));
+        }
+        let both = [(Work::Events, false), (Work::Refresh, true)];
+        assert_eq!(persisting(&failures, seconds(105)), both);
+        failures.take_in(Work::Events, "no memory", seconds(109));
+        failures.succeeded(Work::Refresh);
+        let both = [(Work::Events, true), (Work::Refresh, false)];
+        assert_eq!(persisting(&failures, seconds(110)), both);
     }
 }

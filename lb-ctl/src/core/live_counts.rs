@@ -85,6 +85,11 @@ impl Reconciliation {
         }
         corrections
     }
+
+    /// Forgets a target whose id is free again: what is suspected of it says nothing about the next one.
+    pub fn forget(&mut self, target: u16) {
+        self.suspected.remove(&target);
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +167,15 @@ mod tests {
         );
         assert_eq!(after(&[(1, 0), (2, 0), (3, 1), (4, 0)]), [(3, 1)]);
         assert_eq!(reconciliation, Reconciliation::default());
+    }
+
+    #[test]
+    fn what_is_suspected_of_a_target_says_nothing_about_the_next_one_of_its_id() {
+        let mut reconciliation = Reconciliation::default();
+        let found = Differences::from([(1, 2), (2, 1)]);
+        assert_eq!(reconciliation.after(&found), Differences::new());
+        reconciliation.forget(1);
+        assert_eq!(reconciliation.after(&found), Differences::from([(2, 1)]));
     }
 
     /// A connection, as far as the count is concerned.

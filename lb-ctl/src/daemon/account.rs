@@ -43,10 +43,18 @@ impl Account {
         })
     }
 
-    /// Takes in that a part of the controller's work has failed.
-    pub(super) fn failure(&mut self, work: Work, cause: &str) {
-        self.tally.error();
-        self.failures.take_in(work, cause, self.epoch.elapsed());
+    /// Takes in how a part of the controller's work has ended. Where it has failed, the tables stay as they are, packets keep flowing,
+    /// and it is tried again.
+    pub(super) fn take_in(&mut self, work: Work, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.failures.succeeded(work),
+            Err(error) => {
+                let cause = chain(error.as_ref());
+                tracing::error!("the controller has failed to {work}: {cause}");
+                self.tally.error();
+                self.failures.take_in(work, &cause, self.epoch.elapsed());
+            }
+        }
     }
 
     /// Takes in how a reload ended.

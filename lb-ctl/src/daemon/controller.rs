@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
+use lb_common::layout::TargetName;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -34,8 +35,14 @@ use crate::{
         netlink::{Event, Netlink, Watch},
     },
     core::{
-        cause::chain, census::Census, config::Config, failures::Work, live_counts::Reconciliation,
-        placement::Placement, plan::Plan,
+        cause::chain,
+        census::Census,
+        config::{Config, Service},
+        failures::Work,
+        live_counts::Reconciliation,
+        operator::stands_on_as,
+        placement::Placement,
+        plan::Plan,
     },
 };
 
@@ -96,6 +103,25 @@ pub(super) struct Leaving<'a> {
     pub(super) id: u16,
     pub(super) service: &'a str,
     pub(super) backend: &'a str,
+    /// The name under which its machine is a backend of the service still.
+    pub(super) stands_on_as: Option<&'a str>,
+}
+
+impl<'a> Leaving<'a> {
+    /// A target of a service that is none of its configuration.
+    pub(super) fn of(service: &'a Service, id: u16, name: &'a TargetName) -> Option<Self> {
+        Some(Self {
+            id,
+            service: &service.name,
+            backend: name.name()?,
+            stands_on_as: stands_on_as(service, name),
+        })
+    }
+
+    /// The name under which operators decide about its connections.
+    pub(super) fn subject(self) -> &'a str {
+        self.stands_on_as.unwrap_or(self.backend)
+    }
 }
 
 impl Controller {
@@ -152,13 +178,7 @@ impl Controller {
         let services = self.config.services.iter().zip(&self.plan.services);
         services.flat_map(|(service, planned)| {
             let leaving = self.placement.leaving(planned.entry.id);
-            leaving.filter_map(|(id, name)| {
-                Some(Leaving {
-                    id,
-                    service: &service.name,
-                    backend: name.name()?,
-                })
-            })
+            leaving.filter_map(|(id, name)| Leaving::of(service, id, name))
         })
     }
 
@@ -186,27 +206,22 @@ impl Controller {
                     Signal::Reload => { drop(self.reload(&ReloadQuery::default()).await); continue }
                 },
                 Some(request) = requests.recv() => { self.on_request(request).await; continue }
-                event = self.events.next() => (Work::Network, match event {
-                    Some(event) => self.on_network(event).await,
-                    None => self.watch_again().await,
-                }),
-                _ = refresh.tick() => (Work::Network, self.refresh().await),
-                _ = self.checks.next_reports(&mut reports) => (Work::Checks, self.on_reports(&mut reports).await),
+                event = self.events.next() => match event {
+                    Some(event) => (Work::Events, self.on_network(event).await),
+                    None => (Work::Watch, self.watch_again().await),
+                },
+                _ = refresh.tick() => (Work::Refresh, self.refresh().await),
+                _ = self.checks.next_reports(&mut reports) => (Work::Reports, self.on_reports(&mut reports).await),
                 () = self.supervisor.beat_due() => { self.supervisor.beat(); continue }
-                _ = self.discovering.next_answers(&mut answers) => (Work::Pages, self.on_answers(&mut answers).await),
-                () = until(checks_due) => (Work::Checks, self.on_checks_due().await),
+                _ = self.discovering.next_answers(&mut answers) => { self.on_answers(&mut answers).await; continue }
+                () = until(checks_due) => (Work::Health, self.on_checks_due().await),
                 () = until(deadline) => (Work::Decisions, self.refresh_decisions().await),
                 () = end_of_writing(&mut self.operator) => continue,
-                () = until(self.routes_due) => (Work::Network, self.refresh_routes().await),
-                () = sleep_until(self.next_sweep), if !is_sweeping => (Work::Records, self.begin_sweep()),
+                () = until(self.routes_due) => (Work::Routes, self.refresh_routes().await),
+                () = sleep_until(self.next_sweep), if !is_sweeping => (Work::Pass, self.begin_sweep()),
                 census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),
             };
-            if let Err(error) = result {
-                // The tables stay as they are, packets keep flowing, and the next refresh tries again.
-                let cause = chain(error.as_ref());
-                tracing::error!("the controller has failed to {work}: {cause}");
-                self.account.failure(work, &cause);
-            }
+            self.account.take_in(work, result);
         }
     }
 
@@ -298,17 +313,18 @@ impl Controller {
         self.network.refresh_routes(&mut self.datapath).await
     }
 
-    /// Compares everything anew: interfaces, VIPs, routes, neighbours.
+    /// Compares everything anew: interfaces, VIPs, routes, neighbours, decisions. The trouble of one is no other's.
     async fn refresh(&mut self) -> anyhow::Result<()> {
-        self.network.refresh_interfaces(&mut self.datapath).await?;
-        let attached = self.attach_again();
+        let interfaces = self.network.refresh_interfaces(&mut self.datapath).await;
+        let attached = self.attach_again().map(drop);
         let restored = self.restore_vips().await;
-        self.refresh_routes().await?;
-        self.network.refresh_neighbours(&mut self.datapath).await?;
+        let routes = self.refresh_routes().await;
+        let neighbours = self.network.refresh_neighbours(&mut self.datapath).await;
         self.network.tell_unresolved();
         self.supervisor.status(self.checks.sentence());
-        self.refresh_decisions().await?;
-        attached.and(restored)
+        let decisions = self.refresh_decisions().await;
+        let all = [interfaces, attached, restored, routes, neighbours, decisions];
+        all.into_iter().collect()
     }
 
     /// Adds VIPs that somebody has removed, or that went with the first interface.

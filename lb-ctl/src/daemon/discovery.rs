@@ -24,7 +24,7 @@ use crate::{
     core::{
         config::{Config, Service},
         discovery::{Joined, MOST_COORDINATORS, Membership, Notice, Refused, join},
-        operator::Orders,
+        failures::Work,
         placement::NoRoom,
         plan::Shares,
     },
@@ -175,6 +175,14 @@ impl Discovering {
         Vec::new()
     }
 
+    /// Whether a member of any service has this name.
+    fn calls_anybody(&self, name: &str) -> bool {
+        let memberships = self.members.services.iter().flatten();
+        memberships
+            .flat_map(Membership::members)
+            .any(|(it, _)| it == name)
+    }
+
     /// Whether all seeds of all services have been asked once.
     fn is_complete(&self) -> bool {
         self.members
@@ -209,9 +217,11 @@ impl Controller {
             let Some(entry) = self.placement.service(&id) else {
                 continue;
             };
-            let is_decided =
-                |backend: &str| self.operator.orders(&service.name, backend) != Orders::default();
-            for target in self.placement.known_backends(entry.id, serving, is_decided) {
+            let is_kept_away = |backend: &str| {
+                let orders = self.operator.orders(&service.name, backend);
+                orders.keep_new_flows_away()
+            };
+            for target in self.placement.known_backends(entry.id, serving, is_kept_away) {
                 if target.port() == discovery.port
                     && let Some(name) = target.name()
                 {
@@ -315,12 +325,33 @@ impl Controller {
         Ok(())
     }
 
-    /// Takes in what seeds have answered. Empties `answers`.
-    pub(super) async fn on_answers(&mut self, answers: &mut Vec<Answer<Key>>) -> anyhow::Result<()> {
+    /// Takes in what seeds have answered. Empties `answers`. What fails is tried again with the next one.
+    pub(super) async fn on_answers(&mut self, answers: &mut Vec<Answer<Key>>) {
         self.observe(answers);
-        let followed = self.follow_members().await;
+        match self.joined_members().await {
+            Ok((config, members)) => {
+                self.account.take_in(Work::Pages, Ok(()));
+                let followed = self.follow_members(config, members).await;
+                self.account.take_in(Work::Members, followed);
+            }
+            Err(error) => self.account.take_in(Work::Pages, Err(error)),
+        }
+        self.drop_former_names();
         let announced = self.announce_quiescing().await;
-        followed.and(announced)
+        self.account.take_in(Work::Quiescing, announced);
+    }
+
+    /// Once nobody has them any more.
+    fn drop_former_names(&mut self) {
+        let Self {
+            config, discovering, ..
+        } = self;
+        let is_followed = |name: &str| {
+            let mut services = config.services.iter();
+            services.any(|it| it.backends.iter().any(|it| it.name == name))
+        };
+        self.operator
+            .drop_former_names(|name| is_followed(name) || discovering.calls_anybody(name));
     }
 
     fn observe(&mut self, answers: &mut Vec<Answer<Key>>) {
@@ -331,12 +362,18 @@ impl Controller {
         }
     }
 
-    /// Makes the members backends, and those backends no longer that are members no longer. What fails is tried again with the next
-    /// answer.
-    async fn follow_members(&mut self) -> anyhow::Result<()> {
+    /// The configuration with the members as they are now, and these.
+    async fn joined_members(&self) -> anyhow::Result<(Config, Members)> {
         let mut members = self.discovering.members.clone();
+        let config = self
+            .join_members(&self.discovering.configured, &mut members)
+            .await?;
+        Ok((config, members))
+    }
+
+    /// Makes the members backends, and those backends no longer that are members no longer.
+    async fn follow_members(&mut self, config: Config, members: Members) -> anyhow::Result<()> {
         let configured = self.discovering.configured.clone();
-        let config = self.join_members(&configured, &mut members).await?;
         if config == self.config {
             self.discovering.adopt(configured, members);
         } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb_common::layout::Service as Entry;
 
 use super::{
-    controller::Controller,
+    controller::{Controller, Leaving},
     inspect::{Listing, failed},
     operator::Operator,
 };
@@ -71,10 +71,10 @@ impl Survey {
             if service.as_ref().is_some_and(|name| *name != configured.name) {
                 continue;
             }
-            let target = |id, orders: Orders| TargetOfDrain {
+            let target = |id, backend: &str, orders: Orders| TargetOfDrain {
                 id,
                 service: configured.name.clone(),
-                backend: backend.clone(),
+                backend: backend.to_owned(),
                 admin: orders.admin,
                 deadline_seconds: Operator::seconds_left(orders),
                 records_every_flow: records_every_flow(&planned.entry),
@@ -84,13 +84,19 @@ impl Survey {
             let backends = configured.backends.iter().zip(&planned.targets);
             for (_, id) in backends.filter(|(it, _)| it.name == *backend) {
                 let orders = operator.orders(&configured.name, backend);
-                targets.push((target(*id, orders), planned.entry));
+                targets.push((target(*id, backend, orders), planned.entry));
             }
-            // Who has been taken out of the configuration drains too, until nothing leads there.
+            // Who has been taken out of the configuration drains too, until nothing leads there; and so does who has another name now, as
+            // long as that one does.
             let leaving = controller.placement.leaving(planned.entry.id);
-            for (id, _) in leaving.filter(|(_, name)| name.name() == Some(backend)) {
-                let orders = operator.orders(&configured.name, backend).of_leaving();
-                targets.push((target(id, orders), planned.entry));
+            for leaving in leaving.filter_map(|(id, name)| Leaving::of(configured, id, name)) {
+                if leaving.backend == backend || leaving.subject() == backend {
+                    let orders = match leaving.stands_on_as {
+                        Some(name) => operator.orders(&configured.name, name),
+                        None => operator.orders_of_leaving(leaving),
+                    };
+                    targets.push((target(leaving.id, leaving.backend, orders), planned.entry));
+                }
             }
         }
         match unknown {

@@ -187,10 +187,12 @@ impl Network {
     /// Takes in what is true of all our interfaces now.
     pub(super) async fn refresh_interfaces(&mut self, datapath: &mut Datapath) -> anyhow::Result<()> {
         let names: Vec<String> = self.interfaces.names().map(ToOwned::to_owned).collect();
+        let mut result = Ok(());
         for name in names {
-            self.refresh_interface(&name, datapath).await?;
+            let refreshed = self.refresh_interface(&name, datapath).await;
+            result = result.and(refreshed);
         }
-        Ok(())
+        result
     }
 
     /// Asks the kernel for the ways to all backends, and for those on them.

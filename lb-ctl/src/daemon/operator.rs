@@ -44,9 +44,13 @@ pub(super) struct Operator {
     kept: watch::Sender<Kept>,
     /// How many times something had to be kept.
     generation: u64,
+    /// Since when there has been something that is not on the disk, if there is.
+    unkept_since: Instant,
     writing: Option<oneshot::Receiver<Kept>>,
     /// What is wrong with what an earlier run has kept.
     unusable: Option<String>,
+    /// Names that backends had in this run, of which there may be decisions.
+    former_names: BTreeSet<String>,
 }
 
 /// What has become of the decisions of a generation.
@@ -86,8 +90,10 @@ impl Operator {
             file,
             kept: watch::Sender::new(Kept::default()),
             generation: 0,
+            unkept_since: Instant::now(),
             writing: None,
             unusable,
+            former_names: BTreeSet::new(),
         }
     }
 
@@ -96,18 +102,46 @@ impl Operator {
         self.decisions.orders(service, backend, self.carried_out)
     }
 
+    /// What holds for the connections of a backend that is leaving.
+    pub(super) fn orders_of_leaving(&self, leaving: Leaving<'_>) -> Orders {
+        self.orders(leaving.service, leaving.subject()).of_leaving()
+    }
+
     /// Takes in that a backend has got another name.
     pub(super) fn rename(&mut self, from: &str, to: &str) {
+        self.former_names.insert(from.to_owned());
         if let Some(decisions) = self.decisions.after_renaming(from, to) {
             tracing::info!(
                 from,
                 to,
                 "what operators have decided about this backend holds under its new name"
             );
-            self.decisions = decisions;
-            self.generation += 1;
-            self.keep();
+            self.replace(decisions);
         }
+    }
+
+    /// Drops what has been decided about names that backends had, once none has them any more. Until the new names are followed, the
+    /// old ones count.
+    pub(super) fn drop_former_names(&mut self, is_called: impl Fn(&str) -> bool) {
+        let (kept, gone) = std::mem::take(&mut self.former_names)
+            .into_iter()
+            .partition(|name| is_called(name));
+        self.former_names = kept;
+        for name in gone {
+            if let Some(decisions) = self.decisions.without(&name) {
+                self.replace(decisions);
+            }
+        }
+    }
+
+    /// From now on these are the decisions, and to be kept.
+    fn replace(&mut self, decisions: Decisions) {
+        if !self.is_to_be_kept() {
+            self.unkept_since = Instant::now();
+        }
+        self.decisions = decisions;
+        self.generation += 1;
+        self.keep();
     }
 
     /// When the time alone changes something.
@@ -136,7 +170,7 @@ impl Operator {
             .subjects()
             .filter(|(service, backend)| !is_configured(*service, backend));
         // As long as a write that hangs has not ended, nobody has said that anything is wrong.
-        let hangs = self.is_to_be_kept() && self.decided.elapsed() > KEEPING;
+        let hangs = self.is_to_be_kept() && self.unkept_since.elapsed() > KEEPING;
         let problem = self.kept.borrow().problem.clone();
         DecisionsStatus {
             not_kept: problem.or_else(|| hangs.then(|| "the disk does not answer".to_owned())),
@@ -264,10 +298,8 @@ impl Controller {
             ?action,
             "an operator has decided"
         );
-        self.operator.decisions = decisions;
         self.operator.decided = Instant::now();
-        self.operator.generation += 1;
-        self.operator.keep();
+        self.operator.replace(decisions);
         let carried_out = self.carry_out_decisions(now).await;
         carried_out.map_err(|error| {
             Refusal::Failed(format!(
@@ -290,7 +322,7 @@ impl Controller {
     fn leaving_of(&self, command: &Command) -> impl Iterator<Item = Leaving<'_>> {
         self.leaving().filter(|leaving| {
             let mut service = command.service.iter();
-            leaving.backend == command.backend && service.all(|name| name == leaving.service)
+            leaving.subject() == command.backend && service.all(|name| name == leaving.service)
         })
     }
 
@@ -327,7 +359,7 @@ impl Controller {
     async fn carry_out_decisions(&mut self, now: u64) -> anyhow::Result<()> {
         let before = self.operator.carried_out;
         self.operator.carried_out = now;
-        let leaving = self.leaving().map(|it| (it.service, it.backend));
+        let leaving = self.leaving().map(|it| (it.service, it.subject()));
         let about: BTreeSet<(&str, &str)> = self.backends().chain(leaving).collect();
         for (service, backend) in about {
             let decisions = &self.operator.decisions;
@@ -362,7 +394,7 @@ impl Controller {
 
     fn decided_leaving(&self, leaving: Leaving<'_>) -> DecidedBackend {
         let Leaving { service, backend, .. } = leaving;
-        let orders = self.operator.orders(service, backend).of_leaving();
+        let orders = self.operator.orders_of_leaving(leaving);
         DecidedBackend {
             service: service.to_owned(),
             backend: backend.to_owned(),
@@ -400,5 +432,51 @@ impl Controller {
             });
         }
         Ok(decided)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        config::{HostDefaults, parse},
+        operator::Action,
+    };
+
+    #[test]
+    fn a_disk_that_has_only_just_been_asked_is_not_taken_to_hang() {
+        let directory = std::env::temp_dir().join(format!("lb-ctl-operator-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let text = format!(
+            "[node]\nstate_dir = {directory:?}\n[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\n\
+             vip = \"10.0.0.99\"\nport = 1\n[[service.backend]]\nname = \"a\"\naddress = \"10.0.0.1\"\n"
+        );
+        let host = HostDefaults {
+            node_name: "lb".into(),
+        };
+        let config = parse("lb.toml", &text, &host).unwrap();
+        let mut operator = Operator::of(&config);
+        let drain = Command {
+            backend: "a".to_owned(),
+            service: None,
+            action: Action::Disable,
+            force: false,
+        };
+        // Long ago, and it has been kept.
+        operator.decisions = operator.decisions.after(&drain, 0).unwrap();
+        let long_ago = Instant::now().checked_sub(2 * KEEPING).unwrap();
+        (operator.decided, operator.unkept_since) = (long_ago, long_ago);
+        operator.rename("a", "b");
+        assert!(operator.is_to_be_kept());
+        assert_eq!(operator.status(&config).not_kept, None);
+        // Another change is no reason to wait for longer.
+        operator.unkept_since = long_ago;
+        operator.rename("b", "c");
+        assert_eq!(
+            operator.status(&config).not_kept.as_deref(),
+            Some("the disk does not answer")
+        );
+        let _ = operator.writing.take().unwrap().blocking_recv();
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

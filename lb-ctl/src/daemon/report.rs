@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use lb_common::{counter::Counter, layout::TargetName};
 
-use super::{controller::Controller, operator::Operator};
+use super::{
+    controller::{Controller, Leaving},
+    operator::Operator,
+};
 use crate::{
     adapters::{
         api::server::{Answer, Refusal},
@@ -19,6 +22,7 @@ use crate::{
         discovery::Membership,
         health::Health,
         interface::{Interface, format_mac},
+        operator::Orders,
         plan::PlannedService,
         serving::{Serving, ServingBackend},
         status::{
@@ -293,10 +297,10 @@ impl HealthStatus {
 
 /// A backend that is no longer configured, but on which connections live.
 fn leaving_outline(service: &Service, name: &TargetName, id: u16, controller: &Controller) -> BackendStatus {
-    let orders = controller
-        .operator
-        .orders(&service.name, name.name().unwrap_or_default())
-        .of_leaving();
+    let leaving = Leaving::of(service, id, name);
+    let orders = leaving.map(|it| controller.operator.orders_of_leaving(it));
+    // Of one without a name nobody can have decided anything.
+    let orders = orders.unwrap_or_else(|| Orders::default().of_leaving());
     let health = HealthStatus::unchecked("is no longer configured, and not checked any more");
     BackendStatus {
         name: name.name().unwrap_or_default().to_owned(),

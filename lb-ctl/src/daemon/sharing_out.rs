@@ -116,10 +116,9 @@ impl Controller {
     /// The targets whose connections are to be reset: those that are down, and those that an operator has taken out so, also of those
     /// that are leaving.
     pub(super) fn given_up(&self) -> BTreeSet<u16> {
-        let leaving = self.leaving().filter(|leaving| {
-            let orders = self.operator.orders(leaving.service, leaving.backend);
-            orders.admin == Admin::Disabled
-        });
+        let leaving = self
+            .leaving()
+            .filter(|leaving| self.operator.orders_of_leaving(*leaving).admin == Admin::Disabled);
         let released = self.released.iter().copied().chain(leaving.map(|it| it.id));
         let services = self.plan.services.iter().zip(&self.checks.services);
         services

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
+use lb_common::layout::TargetName;
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::Instant,
@@ -101,6 +102,8 @@ impl Controller {
             return Ok(());
         };
         let census = census?;
+        // While all ids that it names are somebody's.
+        self.mend_live_counts(&census);
         // A process may have been replaced again since.
         self.checks
             .replaced
@@ -114,10 +117,10 @@ impl Controller {
         for (id, name) in forgotten {
             self.network.remove(id);
             self.released.remove(&id);
+            self.reconciliation.forget(id);
             let (backend, address) = (name.name().unwrap_or_default(), name.address());
             tracing::info!(backend, %address, "drained: nothing goes to this backend any more");
         }
-        self.mend_live_counts(&census);
         self.watch_room(&census)?;
         self.census = Some(census);
         Ok(())
@@ -136,8 +139,17 @@ impl Controller {
     fn mend_live_counts(&mut self, census: &Census) {
         for (id, missing) in self.reconciliation.after(census.differences()) {
             self.datapath.correct_live(id, missing);
+            let name = self.placement.targets().find(|(it, _)| *it == id);
+            let name = name.map(|(_, name)| name);
+            let services = self.config.services.iter().zip(&self.plan.services);
+            let service = services
+                .filter(|(_, planned)| name.is_some_and(|name| name.service() == planned.entry.id))
+                .map(|(service, _)| service.name.as_str())
+                .next();
+            let backend = name.and_then(TargetName::name);
             tracing::warn!(
-                target = id,
+                service,
+                backend,
                 missing,
                 "a count of live connections was wrong; corrected it"
             );

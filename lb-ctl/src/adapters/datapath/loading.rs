@@ -61,7 +61,8 @@ impl Datapath {
     fn load_with(sizes: Sizes, pinned: Option<&Path>) -> Result<Self, DatapathError> {
         let shapes = shape::expected(sizes)?;
         let mut loader = EbpfLoader::new();
-        // The program looks into none of the kernel's own structures, whose description is large.
+        // The program looks into none of the kernel's own structures. The loader has read their description already, which is large; this
+        // has it drop that before it does anything else.
         loader.btf(None);
         for name in shapes.keys() {
             if let Some(entries) = sizes.entries(name) {

@@ -8,6 +8,7 @@
 
 mod command;
 mod drain;
+mod leaving;
 mod stored;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use command::{Action, Command, Decided, DecidedBackend, Scope, Unknown, scop
 pub use drain::{
     BackendDrain, DrainQuery, DrainStatus, End, OwnCounts, QUIET, SlotsOfTarget, TargetOfDrain, drain_status,
 };
+pub use leaving::stands_on_as;
 pub use stored::StoredError;
 
 /// What the operator lets a backend do.
@@ -60,19 +62,9 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// The same for a backend that is leaving: it gets no new flows, whatever has been decided. What has been decided about those that
-    /// it has left counts.
-    #[must_use]
-    pub fn of_leaving(self) -> Self {
-        Self {
-            admin: match self.admin {
-                Admin::Enabled | Admin::Draining => Admin::Draining,
-                Admin::Disabled => Admin::Disabled,
-            },
-            weight: None,
-            deadline: self.deadline,
-            soft: false,
-        }
+    /// Whether they are why a backend gets no new flows. Another weight alone is not.
+    pub fn keep_new_flows_away(&self) -> bool {
+        self.admin != Admin::Enabled || self.weight == Some(0)
     }
 }
 
@@ -195,8 +187,8 @@ impl Decisions {
     }
 
     /// The decisions after a backend has got another name, under which it is the same machine: what was decided about it holds on, except
-    /// where something has been decided about the new name. The old name keeps its decisions too: elsewhere the machine may still be
-    /// called so. `None` if that changes nothing.
+    /// where something has been decided about the new name. The old name keeps its decisions too, [until](Self::without) nobody has it
+    /// any more. `None` if that changes nothing.
     pub fn after_renaming(&self, from: &str, to: &str) -> Option<Self> {
         let about = |backend: &str| {
             let decisions = self.decisions.iter();
@@ -216,6 +208,14 @@ impl Decisions {
             known.weight = decision.weight.filter(|_| takes_weight).or(known.weight);
         }
         after.tidy(to);
+        Some(after).filter(|after| after != self)
+    }
+
+    /// The decisions without those about a name that no backend has any more: nobody would take them back. `None` if that changes
+    /// nothing.
+    pub fn without(&self, backend: &str) -> Option<Self> {
+        let mut after = self.clone();
+        after.decisions.retain(|subject, _| subject.backend != backend);
         Some(after).filter(|after| after != self)
     }
 

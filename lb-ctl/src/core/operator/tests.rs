@@ -1,5 +1,6 @@
 //! Decisions: how they combine, and that they survive being kept.
 
+use lb_common::layout::TargetName;
 use proptest::prelude::*;
 
 use super::*;
@@ -74,15 +75,15 @@ fn what_was_decided_about_a_backend_holds_when_it_has_got_another_name() {
         (Some("t"), Action::Weight(Some(3))),
     ]);
     let renamed = before.after_renaming("b", "c").unwrap();
-    for name in ["b", "c"] {
-        for service in ["s", "t", "u"] {
-            assert_eq!(
-                renamed.orders(service, name, NOW),
-                before.orders(service, "b", NOW),
-                "{name} in {service}"
-            );
-        }
+    let moved = renamed.without("b").unwrap();
+    for service in ["s", "t", "u"] {
+        let orders = before.orders(service, "b", NOW);
+        assert_eq!(renamed.orders(service, "c", NOW), orders, "{service}");
+        assert_eq!(renamed.orders(service, "b", NOW), orders, "{service}");
+        assert_eq!(moved.orders(service, "c", NOW), orders, "{service}");
     }
+    assert!(!moved.mentions("b", None), "nobody would take it back");
+    assert_eq!(moved.without("b"), None);
     assert_eq!(renamed.after_renaming("b", "c"), None, "once is enough");
     assert_eq!(before.after_renaming("stranger", "b"), None);
 
@@ -118,6 +119,39 @@ fn who_is_leaving_gets_nothing_new_and_loses_what_is_left_when_that_was_decided(
     assert_eq!(of(&[(None, until)], NOW), with_deadline);
     assert_eq!(of(&[(None, until)], NOW + 1000).admin, Admin::Disabled);
     assert_eq!(of(&[(Some("s"), Action::Disable)], NOW).admin, Admin::Disabled);
+}
+
+#[test]
+fn whoever_is_leaving_may_be_a_backend_under_another_name() {
+    let config = config();
+    let left = |service: usize, address: [u8; 4], port| {
+        let left = TargetName::new(0, "old", address.into(), port).unwrap();
+        stands_on_as(&config.services[service], &left).map(str::to_owned)
+    };
+    assert_eq!(left(0, [10, 0, 0, 1], 1), Some("a".to_owned()));
+    assert_eq!(left(1, [10, 0, 0, 1], 2), Some("a".to_owned()));
+    assert_eq!(left(1, [10, 0, 0, 1], 1), None, "another port");
+    assert_eq!(left(0, [10, 0, 0, 2], 1), None, "another address");
+}
+
+#[test]
+fn only_what_lets_no_new_flows_to_a_backend_keeps_them_away() {
+    let keep_away = |action, now| {
+        after(&[(None, action)])
+            .orders("s", "b", now)
+            .keep_new_flows_away()
+    };
+    for action in [DRAIN, Action::Disable, Action::Weight(Some(0))] {
+        assert!(keep_away(action, NOW), "{action:?}");
+    }
+    let until = Action::Drain {
+        deadline_ms: Some(1000),
+        soft: false,
+    };
+    assert!(keep_away(until, NOW + 1000), "its deadline has passed");
+    for action in [Action::Enable, Action::Weight(Some(3)), Action::Weight(None)] {
+        assert!(!keep_away(action, NOW), "{action:?}");
+    }
 }
 
 #[test]

@@ -158,14 +158,15 @@ impl Placement {
         }
     }
 
-    /// The targets of a service that may have been backends when its tables were last written, as far as these tell: `is_decided` says of
-    /// which names operators have spoken. First those that get new flows, then those that would but for their health or tier, last
-    /// those that may only be decided about: whether one that drains was configured is written nowhere.
+    /// The targets of a service that may have been backends when its tables were last written, as far as these tell:
+    /// `is_kept_away` says to which names operators let no new flows. First those that get new flows, then those that would but for their
+    /// health or tier, last those that may get none only because of an operator: whether one that drains was configured is written
+    /// nowhere. As long as the operator's word holds, none of the last serves.
     pub fn known_backends(
         &self,
         service: u16,
         serving: &BTreeMap<TargetName, u32>,
-        is_decided: impl Fn(&str) -> bool,
+        is_kept_away: impl Fn(&str) -> bool,
     ) -> Vec<&TargetName> {
         let rank = |id: u16, name: &TargetName| {
             if serving.contains_key(name) {
@@ -173,7 +174,7 @@ impl Placement {
             } else if !self.drains(id) {
                 Some(1)
             } else {
-                name.name().is_some_and(&is_decided).then_some(2)
+                name.name().is_some_and(&is_kept_away).then_some(2)
             }
         };
         let targets = self.targets().filter(|(_, name)| name.service() == service);

@@ -109,7 +109,9 @@ impl Placement {
         now: u32,
         tables: &mut T,
     ) -> Result<Moved, T::Error> {
-        self.configured = plan.targets.iter().map(|target| target.id).collect();
+        // Until all is written, whoever applies it goes on with what was configured before: nobody of that is leaving yet.
+        let configured: BTreeSet<u16> = plan.targets.iter().map(|target| target.id).collect();
+        self.configured.extend(&configured);
         let mut moved = Moved::default();
         self.drain(plan, tables)?;
         let allowed = allowing::of(plan);
@@ -141,6 +143,7 @@ impl Placement {
         }
         self.remove_services(plan, tables)?;
         self.disallow(|prefix| !allowed.contains(prefix), tables)?;
+        self.configured = configured;
         Ok(moved)
     }
 
@@ -374,5 +377,47 @@ impl Placement {
         self.leaving_services
             .retain(|id| !departing.services.contains(id));
         Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simulation::{configuration::configuration, kernel::Kernel};
+    use super::*;
+    use crate::core::plan::Shares;
+
+    #[test]
+    fn nobody_is_leaving_before_the_last_write_of_a_change() {
+        let of = |backends| configuration(&[backends, [None; 4], [None; 4]]).expect("a service");
+        let (old, new) = (
+            of([Some(1), Some(1), None, None]),
+            of([Some(1), None, Some(1), None]),
+        );
+        let plan = |placement: &Placement, config| placement.plan(config, &Shares::configured(config));
+        let mut failures = 0;
+        loop {
+            let (mut kernel, mut placement) = (Kernel::new(), Placement::empty(&old.datapath));
+            let before = plan(&placement, &old).expect("room");
+            placement.introduce(&before, &mut kernel).expect("it lives");
+            placement.apply(&before, 0, &mut kernel).expect("it lives");
+            let after = plan(&placement, &new).expect("room");
+            placement.introduce(&after, &mut kernel).expect("it lives");
+            kernel.writes_left = Some(failures);
+            let applied = placement.apply(&after, 1, &mut kernel);
+            kernel.writes_left = None;
+            let leaving: Vec<&str> = placement.leaving(0).filter_map(|(_, name)| name.name()).collect();
+            if applied.is_ok() {
+                assert_eq!(leaving, ["b1"]);
+                break;
+            }
+            assert_eq!(leaving, Vec::<&str>::new(), "after {failures} writes");
+            let departing = placement.begin_pass(&kernel).expect("it lives");
+            assert_eq!(departing.targets, BTreeSet::new(), "after {failures} writes");
+            // It is tried again.
+            placement.apply(&after, 2, &mut kernel).expect("it lives");
+            assert_eq!(placement.leaving(0).count(), 1);
+            failures += 1;
+        }
+        assert!(failures > 5, "{failures}");
     }
 }

@@ -5,7 +5,6 @@ use super::*;
 
 #[test]
 fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwards() {
-    // Guards the world above: if nothing ever moved, settled or went, its properties would hold for the wrong reason.
     let mut world = World::new(ConfigDuration::from_millis(100_000));
     for port in 0..PORTS {
         world.open((0, port), 100, Lost::Nowhere);
@@ -60,7 +59,7 @@ fn a_drained_backend_lives_as_long_as_its_connections_and_its_id_is_free_afterwa
 
 #[test]
 fn a_client_keeps_its_backend_while_slots_move_until_it_is_drained_or_the_timeout_has_passed() {
-    // Guards the world above: the clients' homes must be others than where their slots lead.
+    // Guards the simulation: the clients' homes must be others than where their slots lead.
     const TIMEOUT: u32 = 94;
     let configure = |world: &mut World, b0, b1| {
         let weights = [
