@@ -18,7 +18,7 @@ use crate::command;
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// How long a machine may take. The emulation is some ten times slower than the hardware, and all tests together take
-/// eight minutes where nothing else runs, and a quarter of an hour beside other work.
+/// more than a quarter of an hour beside other work.
 const LIMIT: Duration = Duration::from_mins(30);
 
 /// What the kernel says goes to the console, below errors nothing; a panic ends the machine.
