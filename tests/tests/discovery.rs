@@ -8,7 +8,6 @@
 )]
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, WEB_PORT, start_coordinators,
     take_vips_off_backends,
 };
-use lab::clients::held::{all_live, hold_sessions};
+use lab::clients::held::{all_live, count_resets, hold_sessions};
 use lab::clients::hs2::coordinator_name;
 use lab::clients::http::request_blocking;
 use lab::{Lab, wait_until};
@@ -368,19 +367,7 @@ fn a_backend_that_is_drained_stays_so_under_another_name() {
     assert_eq!((left.admin.as_str(), left.deadline_seconds), ("draining", None));
     let homes: Vec<String> = held.into_iter().map(|(_, home)| home).collect();
     cluster.succeed(&["disable", "coordinator3", "--wait"]);
-    let mut resets = 0;
-    for (mut stream, home) in streams.iter().zip(&homes) {
-        if home == "impala3" {
-            let error = stream
-                .write_all(&[0; 4])
-                .and_then(|()| stream.read(&mut [0; 1]))
-                .expect_err("nobody answers");
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            resets += 1;
-        } else {
-            assert_eq!(&coordinator_name(stream).unwrap(), home);
-        }
-    }
+    let resets = count_resets(&streams, &homes, "impala3").unwrap();
     assert!(resets > 0, "{homes:?}");
 }
 

@@ -8,25 +8,17 @@
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, start_coordinators};
+use lab::balancing::{Balancer, Configuration, HS2_PORT, start_coordinators};
+use lab::clients::held::connect_from;
 use lab::clients::hs2::coordinator_name;
 use lab::{Host, Lab};
 use lb_ctl::core::explain::Explanation;
 use lb_ctl::core::flows::{FlowState, Flows};
-use socket2::{Domain, Socket, Type};
 
 /// A client's connection from a port of its choice.
 fn connect(host: &Host, port: u16, service: SocketAddr) -> TcpStream {
-    host.enter(|| {
-        let socket = Socket::new(Domain::for_address(service), Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        let client = SocketAddr::new(IpAddr::V4(host.v4()), port);
-        socket.bind(&client.into()).unwrap();
-        socket.connect_timeout(&service.into(), PATIENCE).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.into()
-    })
-    .unwrap()
+    let client = SocketAddr::new(IpAddr::V4(host.v4()), port);
+    host.enter(|| connect_from(client, service)).unwrap().unwrap()
 }
 
 fn json<T: serde::de::DeserializeOwned>(balancer: &Balancer, arguments: &[&str]) -> T {

@@ -13,11 +13,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, PATIENCE, start_coordinators};
+use lab::clients::held::connect_from_ports;
 use lab::clients::hs2::{Session, coordinator_name};
 use lab::random::Random;
 use lab::{Lab, wait_until};
 use lb_ctl::core::load::INTERVAL;
-use socket2::{Domain, Socket, Type};
 
 const CHECK: &str =
     "[service.check]\ntype = \"impala\"\ninterval = \"250ms\"\nfast_interval = \"100ms\"\ntimeout = \"2s\"\n";
@@ -54,19 +54,8 @@ fn connect_directly(lab: &Lab, coordinator: &Coordinator, count: usize) -> Vec<T
 
 /// Connections to the service from ports of their choice: what slots they get does not change from run to run.
 fn connect(lab: &Lab, ports: Range<u16>) -> Vec<TcpStream> {
-    let client = &lab.clients()[0];
     let service = SocketAddr::from((lab.vips()[0].v4, HS2_PORT));
-    let connect = |port: u16| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket
-            .bind(&SocketAddr::from((client.v4(), port)).into())
-            .unwrap();
-        socket.connect_timeout(&service.into(), PATIENCE).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        TcpStream::from(socket)
-    };
-    client.enter(|| ports.map(connect).collect()).unwrap()
+    connect_from_ports(&lab.clients()[0], service, ports).unwrap()
 }
 
 fn slots(balancer: &Balancer) -> Vec<u32> {

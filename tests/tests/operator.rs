@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::Barrier;
@@ -20,7 +19,7 @@ use lab::balancing::{
     Balancer, Configuration, Coordinator, HS2_PORT, Output, PATIENCE, start_coordinators,
     take_vips_off_backends,
 };
-use lab::clients::held::{all_live, connect_from_ports, hold_sessions, homes};
+use lab::clients::held::{all_live, connect_from_ports, count_resets, hold_sessions, homes};
 use lab::clients::hs2::{Session, coordinator_name};
 use lab::impalad::hs2::RUNNING_STATE;
 use lab::impalad::thrift_value::Value;
@@ -114,24 +113,6 @@ fn configuration(lab: &Lab, coordinators: &[Coordinator], check: &str) -> Config
         .service("impala", lab.vips()[0].v4.into(), &backends)
         .with("port = 21050\n", &format!("port = 21050\n{check}"))
         .unwrap()
-}
-
-/// How many of the connections to a coordinator are reset. The others must live.
-fn count_resets(streams: &[TcpStream], homes: &[String], coordinator: &str) -> usize {
-    let mut resets = 0;
-    for (mut stream, home) in streams.iter().zip(homes) {
-        if home == coordinator {
-            let error = stream
-                .write_all(&[0; 4])
-                .and_then(|()| stream.read(&mut [0; 1]))
-                .expect_err("nobody answers");
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            resets += 1;
-        } else {
-            assert_eq!(&coordinator_name(stream).unwrap(), home);
-        }
-    }
-    resets
 }
 
 #[test]
@@ -262,7 +243,7 @@ fn disable_resets_connections_and_enable_brings_the_backend_back() {
     let said = cluster.succeed(&["disable", "impala2", "--wait"]);
     assert!(said.ends_with("no connection leads there any more\n"), "{said}");
     assert_eq!(cluster.backend(2).admin, "disabled");
-    assert!(count_resets(&streams, &homes, "impala2") > 5);
+    assert!(count_resets(&streams, &homes, "impala2").unwrap() > 5);
     assert!(!cluster.served_from(21_000).contains_key("impala2"));
 
     let output = cluster.command(&["undrain", "impala2"]);
@@ -292,7 +273,7 @@ fn a_deadline_holds_whether_or_not_anybody_waits_and_over_a_kill() {
     let said = cluster.succeed(&["disable", "impala3", "--wait", "--json"]);
     let status: DrainStatus = serde_json::from_str(&said).unwrap();
     assert_eq!(status.backends[0].end, Some(End::Settled));
-    assert!(count_resets(&streams, &homes, "impala3") > 5);
+    assert!(count_resets(&streams, &homes, "impala3").unwrap() > 5);
 }
 
 #[test]
@@ -340,7 +321,7 @@ fn the_connections_of_a_backend_that_is_leaving_end_when_an_operator_says_so() {
             .unzip()
     };
     let (first_two, their_homes) = of(["impala1", "impala2"]);
-    assert!(count_resets(&first_two, &their_homes, "impala2") > 5);
+    assert!(count_resets(&first_two, &their_homes, "impala2").unwrap() > 5);
     // The deadline. Nothing but the end of its connections frees it so soon.
     wait_until("nobody to be leaving any more", 3 * PATIENCE, || {
         let backends = cluster.balancer.backends().unwrap();
@@ -350,7 +331,7 @@ fn the_connections_of_a_backend_that_is_leaving_end_when_an_operator_says_so() {
     let log = cluster.balancer.daemon().unwrap().output().unwrap();
     assert!(log.contains("the deadline of its drain has passed"), "{log}");
     let (others, their_homes) = of(["impala1", "impala3"]);
-    assert!(count_resets(&others, &their_homes, "impala3") > 5);
+    assert!(count_resets(&others, &their_homes, "impala3").unwrap() > 5);
 
     let output = cluster.command(&["disable", "impala3"]);
     assert_eq!(output.code, Some(2), "nobody is left to disable: {output:?}");

@@ -1,12 +1,13 @@
 //! Connections from ports of a test's choice, and sessions that are held on them while something happens to the balancer.
 
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
 
 use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
-use super::hs2::Session;
+use super::hs2::{Session, coordinator_name};
 use crate::balancing::PATIENCE;
 use crate::hosts::lab::Host;
 
@@ -67,4 +68,27 @@ pub fn all_live(sessions: &mut [Held<'_>], when: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// How many of the connections to a coordinator are reset once they are used, which all of them must be; the others must live where they
+/// have begun.
+pub fn count_resets(streams: &[TcpStream], homes: &[String], coordinator: &str) -> Result<usize> {
+    let mut resets = 0;
+    for (number, (mut stream, home)) in streams.iter().zip(homes).enumerate() {
+        if home == coordinator {
+            let answer = stream.write_all(&[0; 4]).and_then(|()| stream.read(&mut [0; 1]));
+            ensure!(
+                matches!(&answer, Err(error) if error.kind() == ErrorKind::ConnectionReset),
+                "connection {number} to {home}: expected a reset, found {answer:?}"
+            );
+            resets += 1;
+        } else {
+            let found = coordinator_name(stream).with_context(|| format!("connection {number} to {home}"))?;
+            ensure!(
+                found == *home,
+                "connection {number}: expected it on {home}, found it on {found}"
+            );
+        }
+    }
+    Ok(resets)
 }
