@@ -7,7 +7,6 @@ use std::{
     io,
     mem::MaybeUninit,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    num::NonZeroU8,
     os::fd::{AsFd, AsRawFd},
     slice,
 };
@@ -51,11 +50,6 @@ impl Incoming {
             hop_limit: self.hop_limit,
             bytes: &self.bytes,
         }
-    }
-
-    /// The virtual router that it is about, if it is as long as to have one.
-    pub fn vrid(&self) -> Option<NonZeroU8> {
-        NonZeroU8::new(*self.bytes.get(1)?)
     }
 }
 

@@ -47,6 +47,13 @@ pub struct Received<'a> {
     pub bytes: &'a [u8],
 }
 
+impl Received<'_> {
+    /// The virtual router that it is about, if it is as long as to have one. The byte is the same in all versions.
+    fn vrid(&self) -> Option<NonZeroU8> {
+        NonZeroU8::new(*self.bytes.get(1)?)
+    }
+}
+
 /// An advertisement that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
@@ -142,14 +149,8 @@ impl Rejected {
 impl Acceptor {
     /// Takes a packet for an advertisement, or says why not. `ours` is the address that we send from, if there is one.
     pub fn accept(&self, packet: Received<'_>, ours: Option<IpAddr>) -> Result<Heard, Rejected> {
-        let Received {
-            from,
-            to,
-            hop_limit,
-            bytes,
-        } = packet;
         // Before anything else: what other routers on the link say to each other, in whatever version, is none of our business.
-        if let Some(found) = bytes.get(1).copied().and_then(NonZeroU8::new)
+        if let Some(found) = packet.vrid()
             && found != self.vrid
         {
             return Err(Rejected::Vrid {
@@ -157,6 +158,12 @@ impl Acceptor {
                 found,
             });
         }
+        let Received {
+            from,
+            to,
+            hop_limit,
+            bytes,
+        } = packet;
         let expected = self.audience.hop_limit();
         if hop_limit < expected {
             return Err(Rejected::HopLimit {

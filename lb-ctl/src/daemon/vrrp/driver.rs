@@ -27,11 +27,8 @@ use crate::{
         status::{RejectedStatus, VrrpStatus},
         vrrp::{Action, Group, State, Subject, Transition},
     },
-    daemon::controller::until,
+    daemon::controller::{REFRESH, until},
 };
-
-/// How often the host is compared anew, whatever the kernel says.
-const REFRESH: Duration = Duration::from_secs(5);
 
 /// How long after the kernel's news the host is looked at: news come in bursts.
 const NEWS_SETTLE: Duration = Duration::from_millis(5);
@@ -289,11 +286,8 @@ impl Driver {
     async fn refresh(&mut self) {
         self.examine().await;
         for running in &mut self.groups {
-            let is_master = running.group.state() == State::Master;
-            for instance in &mut running.instances {
-                if is_master {
-                    instance.take(&self.netlink).await;
-                }
+            if running.group.state() == State::Master {
+                running.take(&self.netlink).await;
             }
         }
     }
@@ -421,11 +415,7 @@ impl Running {
                         instance.advertise(priority);
                     }
                 }
-                Action::Take => {
-                    for instance in &mut self.instances {
-                        instance.take(netlink).await;
-                    }
-                }
+                Action::Take => self.take(netlink).await,
                 Action::Announce => self.instances.iter_mut().for_each(Instance::announce),
                 Action::Release => {
                     for instance in &mut self.instances {
@@ -434,6 +424,12 @@ impl Running {
                 }
                 Action::Changed(transition) => self.tell(&transition),
             }
+        }
+    }
+
+    async fn take(&mut self, netlink: &Netlink) {
+        for instance in &mut self.instances {
+            instance.take(netlink).await;
         }
     }
 
