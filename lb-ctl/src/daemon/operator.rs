@@ -456,14 +456,14 @@ mod tests {
         };
         let config = parse("lb.toml", &text, &host).unwrap();
         let mut operator = Operator::of(&config);
-        let drain = Command {
+        let disable = Command {
             backend: "a".to_owned(),
             service: None,
             action: Action::Disable,
             force: false,
         };
         // Long ago, and it has been kept.
-        operator.decisions = operator.decisions.after(&drain, 0).unwrap();
+        operator.decisions = operator.decisions.after(&disable, 0).unwrap();
         let long_ago = Instant::now().checked_sub(2 * KEEPING).unwrap();
         (operator.decided, operator.unkept_since) = (long_ago, long_ago);
         operator.rename("a", "b");

@@ -66,10 +66,18 @@ pub struct Inbox {
 #[derive(Clone, Debug)]
 struct Followed {
     key: ServiceKey,
-    /// What is named of it while all of it is told.
-    named: Option<Named>,
-    /// Whether all of it has been told.
-    is_complete: bool,
+    told: Told,
+}
+
+/// How much of a service has been told.
+#[derive(Clone, Debug)]
+enum Told {
+    /// That it is there.
+    Name,
+    /// Some of it: so far, these are named.
+    Part(Named),
+    /// All.
+    Everything,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -111,7 +119,10 @@ impl Inbox {
 
     /// The services of which all has been told, and is being told on.
     pub fn complete(&self) -> impl Iterator<Item = ServiceKey> {
-        let complete = self.services.values().filter(|service| service.is_complete);
+        let complete = self
+            .services
+            .values()
+            .filter(|service| matches!(service.told, Told::Everything));
         complete.map(|service| service.key)
     }
 
@@ -124,16 +135,8 @@ impl Inbox {
         match item {
             Item::Service { id, vip, port } => {
                 let key = ServiceKey::tcp((*vip).into(), *port);
-                let named = None;
-                let is_complete = false;
-                self.services.insert(
-                    *id,
-                    Followed {
-                        key,
-                        named,
-                        is_complete,
-                    },
-                );
+                let told = Told::Name;
+                self.services.insert(*id, Followed { key, told });
             }
             Item::Backend {
                 id,
@@ -142,11 +145,7 @@ impl Inbox {
                 address,
                 port,
             } => self.introduce(*id, *service, name, (*address, *port), mirror)?,
-            Item::Begin { service } => {
-                let followed = self.service(*service)?;
-                followed.named = Some(Named::default());
-                followed.is_complete = false;
-            }
+            Item::Begin { service } => self.service(*service)?.told = Told::Part(Named::default()),
             Item::Complete { service } => self.complete_service(*service, mirror)?,
             Item::Slots { service, first, runs } => self.take_slots(*service, *first, runs, mirror)?,
             Item::Flow {
@@ -274,7 +273,7 @@ impl Inbox {
             }
         };
         if was_taken {
-            if let Some(named) = &mut self.service(service)?.named {
+            if let Told::Part(named) = &mut self.service(service)?.told {
                 named.flows.insert(key);
             }
         } else {
@@ -306,7 +305,7 @@ impl Inbox {
                 last_seen: mirror.now().wrapping_sub(home.idle),
             };
             mirror.put_client(&key, noted)?;
-            if let Some(named) = &mut self.service(service)?.named {
+            if let Told::Part(named) = &mut self.service(service)?.told {
                 named.clients.insert(key);
             }
         }
@@ -320,9 +319,8 @@ impl Inbox {
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
         let entry = self.followed(service, mirror)?;
-        let followed = self.service(service)?;
-        followed.is_complete = true;
-        let (Some(entry), Some(named)) = (entry, followed.named.take()) else {
+        let before = std::mem::replace(&mut self.service(service)?.told, Told::Everything);
+        let (Some(entry), Told::Part(named)) = (entry, before) else {
             return Ok(());
         };
         for key in mirror.flows_of(entry.id)? {

@@ -1,0 +1,233 @@
+//! Two balancers with ids, sizes and clocks of their own, and a connection that breaks again and again: whatever happens, the peer
+//! could take over between any two batches, and in the end knows all that the owner knows.
+
+mod node;
+mod world;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    net::IpAddr,
+    time::Duration,
+};
+
+use lb_common::layout::{NO_TARGET, Slot};
+use proptest::prelude::*;
+
+use super::{ApplyError, Conversation, Heard, Inbox, Item, Message, Outbox, Run, Shape, Source};
+use node::{Node, flow};
+use world::{Busy, Step, World, steps};
+
+const SLOTS: u32 = 5;
+const BACKENDS: u16 = 3;
+const CLIENTS: u16 = 10;
+const SHAPE: Shape = Shape {
+    hash_seed: 1,
+    slots_per_service: SLOTS,
+};
+
+/// A connection between the two.
+struct Link {
+    outbox: Outbox,
+    inbox: Inbox,
+    from_owner: Conversation,
+    from_peer: Conversation,
+}
+
+impl Link {
+    fn between(owner: &Node) -> Self {
+        let (mut from_owner, hello) = Conversation::begin("lb1", "1", SHAPE, Duration::ZERO);
+        let (mut from_peer, answer) = Conversation::begin("lb2", "1", SHAPE, Duration::ZERO);
+        from_peer.hear(hello, Duration::ZERO).unwrap();
+        from_owner.hear(answer, Duration::ZERO).unwrap();
+        let mut outbox = Outbox::default();
+        outbox.own(owner.services.iter().map(|(key, entry)| (*key, *entry)));
+        Self {
+            outbox,
+            inbox: Inbox::default(),
+            from_owner,
+            from_peer,
+        }
+    }
+
+    /// One batch, over the wire, in bytes. Whether there was one.
+    fn tell(&mut self, owner: &mut impl Source<Error = Infallible>, peer: &mut Node) -> bool {
+        let items = self.outbox.next_batch(owner).unwrap();
+        if items.is_empty() {
+            return false;
+        }
+        assert!(self.from_owner.has_room());
+        let bytes = self.from_owner.batch(items, Duration::ZERO).encode().unwrap();
+        let heard = self
+            .from_peer
+            .hear(Message::decode(&bytes).unwrap(), Duration::ZERO);
+        let Ok(Heard::Items { number, items }) = heard else {
+            panic!("{heard:?}");
+        };
+        self.inbox.apply(&items, peer).unwrap();
+        let taken = self.from_peer.taken(number, Duration::ZERO);
+        self.from_owner.hear(taken, Duration::ZERO).unwrap();
+        true
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_peer_could_take_over_whatever_happens(steps in steps()) {
+        let owner = Node::of([3, 5], 0, 1_000_000);
+        let mut peer = Node { follows: true, ..Node::of([1, 0], 40, 17) };
+        let mut link = Link::between(&owner);
+        let world = World { owner, live: BTreeMap::new(), opened: 0 };
+        let mut source = Busy { world: RefCell::new(world), next: RefCell::default() };
+        // The connections of which the peer has been told, as far as they still live.
+        let mut known = BTreeMap::new();
+        let mut steps = VecDeque::from(steps);
+        while let Some(step) = steps.pop_front() {
+            match step {
+                Step::Tell(meanwhile) => {
+                    let meanwhile = meanwhile.min(steps.len());
+                    source.next.borrow_mut().extend(steps.drain(..meanwhile).filter(Step::is_the_owners));
+                    while link.tell(&mut source, &mut peer) {
+                        let world = source.world.borrow();
+                        known.retain(|connection, live| world.live.get(connection) == Some(live));
+                        for ((key, port), live) in &known {
+                            prop_assert_eq!(&peer.home(key, *port), &live.home, "port {} between batches", port);
+                        }
+                    }
+                    source.next.borrow_mut().drain(..).for_each(|step| source.world.borrow_mut().take(&step));
+                    while link.tell(&mut source, &mut peer) {}
+                    let world = source.world.borrow();
+                    for ((key, port), live) in &world.live {
+                        prop_assert_eq!(&peer.home(key, *port), &live.home, "port {}", port);
+                    }
+                    prop_assert_eq!(peer.told(), world.owner.told());
+                    prop_assert_eq!(link.inbox.complete().count(), 2);
+                    prop_assert_eq!(link.inbox.lost(), 0);
+                    known.clone_from(&world.live);
+                }
+                Step::Break => link = Link::between(&source.world.borrow().owner),
+                step => source.world.borrow_mut().take(&step),
+            }
+        }
+    }
+}
+
+/// In a word: without the second look at what has changed, the peer hears that the record is gone before it hears why.
+#[test]
+fn the_end_of_a_record_is_not_told_before_the_settling_that_made_it_superfluous() {
+    let owner = Node::of([3, 5], 0, 1);
+    let mut peer = Node {
+        follows: true,
+        ..Node::of([1, 0], 40, 17)
+    };
+    let mut link = Link::between(&owner);
+    let mut world = World {
+        owner,
+        live: BTreeMap::new(),
+        opened: 0,
+    };
+    for place in [0, 1] {
+        world.take(&Step::Move(0, place, 1));
+        world.take(&Step::Move(0, place, 2));
+    }
+    world.take(&Step::Open(0, 0));
+    world.take(&Step::Open(0, 1));
+    let (key, service) = world.service(0);
+    let home = world.live[&(key, 1)].home.clone();
+    let mut source = Busy {
+        world: RefCell::new(world),
+        next: RefCell::default(),
+    };
+    while link.tell(&mut source, &mut peer) {}
+    assert_eq!(peer.home(&key, 1), home);
+    for port in [0, 1] {
+        source
+            .world
+            .borrow_mut()
+            .owner
+            .changes
+            .flow(flow(service.id, port));
+    }
+    // The first step happens after the look at the changes, the second after the one at the first flow.
+    *source.next.borrow_mut() = [Step::End(1, 9), Step::Settle(0, 1)].into();
+    link.tell(&mut source, &mut peer);
+    assert!(source.next.borrow().is_empty());
+    assert_eq!(peer.home(&key, 1), home);
+}
+
+#[test]
+fn what_changes_faster_than_it_is_told_is_told_once() {
+    let mut owner = Node::of([3, 5], 0, 1);
+    let mut peer = Node {
+        follows: true,
+        ..Node::of([1, 0], 40, 17)
+    };
+    let mut link = Link::between(&owner);
+    while link.tell(&mut owner, &mut peer) {}
+    for _ in 0..1000 {
+        owner.slots.insert(3 * SLOTS, Slot::untracked(NO_TARGET));
+        owner.changes.slot(3 * SLOTS);
+        owner.changes.flow(flow(3, 1));
+    }
+    let items = link.outbox.next_batch(&mut owner).unwrap();
+    assert_eq!(items.len(), 2, "{items:?}");
+}
+
+#[test]
+fn a_peer_that_talks_nonsense_is_refused() {
+    let nonsense = |items: &[Item]| {
+        let mut node = Node {
+            follows: true,
+            ..Node::of([1, 0], 40, 17)
+        };
+        let mut inbox = Inbox::default();
+        let introduction = Item::Service {
+            id: 9,
+            vip: IpAddr::from([10, 0, 0, 1]),
+            port: 21050,
+        };
+        inbox.apply(&[introduction], &mut node).unwrap();
+        inbox.apply(items, &mut node).unwrap_err()
+    };
+    let slots = |service, first, length, current| Item::Slots {
+        service,
+        first,
+        runs: vec![Run {
+            length,
+            settled: 0,
+            current,
+            tracked: true,
+            grace: None,
+        }],
+    };
+    assert_eq!(nonsense(&[slots(8, 0, 1, 0)]), ApplyError::Service(8));
+    assert_eq!(nonsense(&[slots(9, 0, 1, 7)]), ApplyError::Backend(7));
+    let beyond = |last| ApplyError::Slots { slots: SLOTS, last };
+    assert_eq!(nonsense(&[slots(9, 1, SLOTS, 0)]), beyond(u64::from(SLOTS)));
+    assert_eq!(
+        nonsense(&[slots(9, u32::MAX, u32::MAX, 0)]),
+        beyond(u64::from(u32::MAX) * 2 - 1)
+    );
+    let nobody = Item::Backend {
+        id: 0,
+        service: 9,
+        name: "impala1".to_owned(),
+        address: IpAddr::from([10, 1, 0, 1]),
+        port: 1,
+    };
+    assert_eq!(nonsense(&[nobody]), ApplyError::Name("impala1".to_owned()));
+}
+
+#[test]
+fn services_that_we_own_or_have_not_are_left_alone() {
+    let mut owner = Node::of([3, 5], 0, 1);
+    let target = owner.backend(3, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
+    owner.slots.insert(3 * SLOTS, Slot::untracked(target));
+    let mut peer = Node::of([1, 0], 40, 17);
+    let before = peer.told();
+    let mut link = Link::between(&owner);
+    while link.tell(&mut owner, &mut peer) {}
+    assert_eq!(peer.told(), before);
+    assert!(peer.names.is_empty());
+}
