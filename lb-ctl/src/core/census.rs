@@ -216,7 +216,8 @@ impl Census {
         is_old
             || !records_every_flow(service) && {
                 let index = service.first_slot + slot_of(key.client(), key.client_port(), service);
-                slot(index).is_some_and(|slot| !slot.tracked && slot.settled == target)
+                let is_unproved = self.following.unproved.contains(&service.id);
+                slot(index).is_some_and(|slot| !slot.tracked && (is_unproved || slot.settled == target))
             }
     }
 
