@@ -145,3 +145,6 @@ impl Placement {
         Ok(TargetOfPeer::Introduced(target))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,11 @@ enum PairStep {
     Tell(usize, usize),
     /// A balancer tells the other one all.
     TellAll(usize),
-    /// Who does not own a service takes it over. The controller is killed after so many writes, if at all.
-    TakeOver(u16, Option<u32>),
+    /// Time passes, in which every client sends something.
+    Live(u16),
+    /// Who does not own a service takes it over. The controller is killed after so many writes, if at all; if not, a pass over the records
+    /// may follow at once.
+    TakeOver(u16, Option<u32>, bool),
     /// The connection between the two breaks, and another one is made.
     Break,
     /// News of a balancer were lost.
@@ -45,8 +48,9 @@ fn pair_step() -> impl Strategy<Value = PairStep> {
         }),
         3 => (node(), 1..9_usize).prop_map(|(node, batches)| PairStep::Tell(node, batches)),
         5 => node().prop_map(PairStep::TellAll),
-        2 => (0..SERVICES, prop::option::weighted(0.2, 0..12_u32))
-            .prop_map(|(service, writes)| PairStep::TakeOver(service, writes)),
+        3 => (100..280_u16).prop_map(PairStep::Live),
+        3 => (0..SERVICES, prop::option::weighted(0.2, 0..12_u32), any::<bool>())
+            .prop_map(|(service, writes, sweeps)| PairStep::TakeOver(service, writes, sweeps)),
         1 => Just(PairStep::Break),
         1 => node().prop_map(PairStep::Lose),
     ]
@@ -210,11 +214,15 @@ impl Mirror for World {
 }
 
 impl Balancer {
-    /// Notes what has changed in the tables since they were like this.
+    /// Notes what has changed in the tables since they were like this. That something was used is no news.
     fn note_changes(&mut self, before: &lb_common::testing::HostTables) {
         let tables = &self.world.kernel.tables;
         for (index, (old, new)) in (0..).zip(before.slots.iter().zip(&tables.slots)) {
-            if old != new {
+            let unused = |bits: u64| Slot {
+                settled_seen: 0,
+                ..Slot::from_bits(bits)
+            };
+            if unused(*old) != unused(*new) {
                 self.changes.slot(index);
             }
         }
@@ -369,7 +377,28 @@ impl Pair {
                 }
                 self.take_for_known(from)?;
             }
-            PairStep::TakeOver(service, writes) => self.take_over(service, writes),
+            PairStep::Live(ticks) => {
+                self.let_happen(0, |world| world.perform(&Step::Wait(ticks)))?;
+                for node in 0..2 {
+                    let clients: Vec<Client> =
+                        self.balancers[node].world.connections.keys().copied().collect();
+                    for client in clients {
+                        let step = Step::Send {
+                            client,
+                            bytes: 10,
+                            lost: Lost::Nowhere,
+                        };
+                        self.let_happen(node, |world| world.perform(&step))?;
+                    }
+                }
+            }
+            PairStep::TakeOver(service, writes, sweeps) => {
+                self.take_over(service, writes);
+                if sweeps {
+                    let owner = self.owner[usize::from(service)];
+                    self.let_happen(owner, |world| world.perform(&Step::Sweep))?;
+                }
+            }
             PairStep::Break => self.break_off(),
             PairStep::Lose(node) => self.balancers[node].changes.anything(),
         }
@@ -561,4 +590,54 @@ proptest! {
             pair.perform(step)?;
         }
     }
+}
+
+/// Guards the simulation: connections must live on, with records and without, and for longer than anything that was told of them.
+#[test]
+fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
+    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
+    let client = |step| PairStep::Client(step);
+    let connect = |pair: &mut Pair, ports: std::ops::Range<u16>| {
+        for port in ports {
+            let (who, lost) = ((0, port), Lost::Nowhere);
+            pair.perform(&client(Step::Open {
+                client: who,
+                sequence: 5,
+                lost,
+            }))
+            .unwrap();
+            pair.perform(&client(Step::Send {
+                client: who,
+                bytes: 10,
+                lost,
+            }))
+            .unwrap();
+        }
+    };
+    connect(&mut pair, 0..4);
+    // One of the two backends is drained, and somebody comes whom only one of the balancers knows.
+    let weights = [
+        [Some(1), None, Some(1), None],
+        [None; 4],
+        [Some(1), None, None, None],
+    ];
+    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+    connect(&mut pair, 4..PORTS);
+    for round in 1..5 {
+        let owner = pair.owner[0];
+        pair.perform(&PairStep::TellAll(owner)).unwrap();
+        for _ in 0..3 {
+            pair.perform(&PairStep::Live(250)).unwrap();
+        }
+        pair.perform(&PairStep::TakeOver(0, None, true)).unwrap();
+        assert_eq!(pair.takeovers.survivors, round * usize::from(PORTS));
+        assert!(pair.takeovers.recorded >= round, "{:?}", pair.takeovers);
+        pair.perform(&PairStep::Live(1)).unwrap();
+    }
+    let world = &pair.balancers[pair.owner[0]].world;
+    assert_eq!(world.connections.len(), usize::from(PORTS));
+    assert!(
+        world.placement.leaving(world.service_id(0).unwrap()).count() > 0,
+        "the drain goes on"
+    );
 }
