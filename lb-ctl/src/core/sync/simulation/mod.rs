@@ -187,7 +187,8 @@ fn a_peer_that_talks_nonsense_is_refused() {
             vip: IpAddr::from([10, 0, 0, 1]),
             port: 21050,
         };
-        inbox.apply(&[introduction], &mut node).unwrap();
+        let begin = Item::Begin { service: 9 };
+        inbox.apply(&[introduction, begin], &mut node).unwrap();
         inbox.apply(items, &mut node).unwrap_err()
     };
     let slots = |service, first, length, current| Item::Slots {
