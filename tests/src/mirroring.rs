@@ -1,7 +1,7 @@
 //! The tables of two balancers of which one follows the other, in one process: everything of the state stream but the network.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use lb_common::layout::{
@@ -9,7 +9,7 @@ use lb_common::layout::{
 };
 use lb_common::testing::HostTables;
 use lb_common::testing::frame::BALANCER_MAC;
-use lb_common::testing::tables::{NAT, NAT_TARGET, NAT6, NAT6_TARGET};
+use lb_common::testing::tables::{AFFINE, AFFINE6, NAT, NAT_TARGET, NAT6, NAT6_TARGET, ONE};
 use lb_ctl::adapters::datapath::{Datapath, DatapathError, Link, MirroredTables, PeerSource};
 use lb_ctl::adapters::kernel_clock;
 use lb_ctl::core::placement::WriteTables as _;
@@ -27,7 +27,8 @@ pub struct Owner {
     pub kernel: Datapath,
     /// What tells of its tables.
     pub source: PeerSource,
-    outbox: Outbox,
+    /// What it has not told yet.
+    pub outbox: Outbox,
 }
 
 /// The one who is told.
@@ -48,6 +49,35 @@ pub struct Told {
     pub items: u64,
     /// In how many bytes.
     pub bytes: u64,
+}
+
+/// The services of [`tables`] that are told of. Each has an id of its own, unlike the others.
+pub const TOLD: [SocketAddr; 5] = [ONE, AFFINE, AFFINE6, NAT, NAT6];
+
+/// The same, by key.
+pub fn told_services() -> [ServiceKey; TOLD.len()] {
+    TOLD.map(|service| ServiceKey::tcp(service.ip().into(), service.port()))
+}
+
+/// The tables of an owner without connections; the slots of services that do not translate all lead from target 1 to target 2.
+pub fn tables() -> HostTables {
+    let mut host = HostTables::fixture();
+    host.flows.clear();
+    host.returns.clear();
+    host.live.clear();
+    let moved = Slot {
+        tracked: true,
+        current: 2,
+        ..Slot::untracked(1)
+    };
+    for (service, key) in TOLD.iter().zip(told_services()) {
+        if ![NAT, NAT6].contains(service) {
+            for index in host.services[&key].slot_indices() {
+                host.slots[index as usize] = moved.to_bits();
+            }
+        }
+    }
+    host
 }
 
 impl Owner {
