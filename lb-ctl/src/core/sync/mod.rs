@@ -12,6 +12,8 @@
 //!
 //! Hence flows are looked up before slots, and slots are sent before flows; see [`Outbox::next_batch`].
 //!
+//! Decisions of operators cross both ways, whoever owns what, and [which counts](crate::core::operator) follows from themselves.
+//!
 //! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
 
 mod changes;
