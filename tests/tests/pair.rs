@@ -67,9 +67,9 @@ impl Scene {
             .unwrap()
         };
         let before = hold(10_000);
-        for balancer in &pair.balancers {
-            order(balancer, &["drain", lab.backends()[2].name()]);
-        }
+        // By the one that is not master: what is decided on one holds on both.
+        order(&pair.balancers[1], &["drain", lab.backends()[2].name()]);
+        wait_for_admin(&pair.balancers[0], 2, "draining");
         let after = hold(20_000);
         let scene = Self {
             pair,

@@ -201,6 +201,7 @@ impl Controller {
         let (mut reports, mut answers) = (Vec::new(), Vec::new());
         let mut holdings = self.vrrp.holdings();
         loop {
+            self.tell_decisions();
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let deadline = self.operator.due();
             let (work, result) = tokio::select! {
@@ -221,7 +222,7 @@ impl Controller {
                 () = until(checks_due) => (Work::Health, self.on_checks_due().await),
                 () = until(deadline) => (Work::Decisions, self.refresh_decisions().await),
                 () = end_of_writing(&mut self.operator) => continue,
-                event = self.pair.next_event() => (Work::Peer, self.on_peer(event)),
+                event = self.pair.next_event() => (Work::Peer, self.on_peer(event).await),
                 // The sender lives as long as we do.
                 Ok(()) = holdings.changed() => (Work::Peer, self.tell_owned()),
                 () = until(self.routes_due) => (Work::Routes, self.refresh_routes().await),

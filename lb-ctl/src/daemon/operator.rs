@@ -24,7 +24,7 @@ use crate::{
     core::{
         cause::chain,
         config::Config,
-        operator::{Admin, Command, Decided, DecidedBackend, Decisions, Orders, Scope},
+        operator::{Admin, Command, Decided, DecidedBackend, Decisions, Merged, Orders, Scope, Word},
         status::DecisionsStatus,
     },
 };
@@ -95,6 +95,11 @@ impl Operator {
             unusable,
             former_names: BTreeSet::new(),
         }
+    }
+
+    /// All that has been decided.
+    pub(super) const fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// What holds for a backend of a service, as it has been carried out.
@@ -316,6 +321,41 @@ impl Controller {
             .map_err(|error| Refusal::Failed(format!("the decision is in force, but {}", chain(&error))))?;
         decided.extend(leaving);
         Ok(decided)
+    }
+
+    /// Takes in what operators have decided on the other balancer.
+    pub(super) async fn hear_decisions(&mut self, words: &[Word]) -> anyhow::Result<()> {
+        let now = unix_milliseconds();
+        let Merged { decisions, refused } = self.operator.decisions.merged(words, now);
+        if refused > 0 {
+            tracing::warn!(
+                refused,
+                "decisions of the peer's cannot be: there is no such weight, name or time, or no room"
+            );
+        }
+        let Some(decisions) = decisions else {
+            return Ok(());
+        };
+        for Word {
+            backend,
+            service,
+            node,
+            order,
+            ..
+        } in decisions.words_since(&self.operator.decisions, now)
+        {
+            let service = service.as_deref().unwrap_or("every service");
+            tracing::info!(
+                backend,
+                service,
+                on = node,
+                ?order,
+                "an operator has decided on the other balancer"
+            );
+        }
+        self.operator.decided = Instant::now();
+        self.operator.replace(decisions);
+        self.carry_out_decisions(now).await
     }
 
     /// The backends that a command is about and that are leaving.

@@ -21,8 +21,9 @@ use super::{
     channel::{ChannelError, Receiver, Sender, answer, open},
     key_file::Key,
 };
-use crate::core::sync::{
-    Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source,
+use crate::core::{
+    operator::Word,
+    sync::{Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source},
 };
 
 /// How often is looked for what has changed. What happens meanwhile is told together; a peer that takes over at that moment lacks it.
@@ -93,6 +94,8 @@ pub(super) enum Order {
     Ask(ServiceKey),
     /// We are to begin anew with a service: the peer asks for it.
     TellAgain(ServiceKey),
+    /// Operators have decided this.
+    Decide(Vec<Word>),
     /// End.
     Stop,
 }
@@ -358,6 +361,10 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
             }
             Some(Order::TellAgain(key)) => {
                 self.outbox.tell_again(&key);
+                Ok(())
+            }
+            Some(Order::Decide(words)) => {
+                self.outbox.decide(words);
                 Ok(())
             }
             Some(Order::Stop) | None => Err(ExchangeError::Ended("the daemon ends")),

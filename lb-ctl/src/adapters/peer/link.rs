@@ -16,6 +16,7 @@ use tokio::{
 use super::exchange::{Board, Desk, Event, ExchangeError, Greeted, Identity, Order, greet};
 use crate::core::{
     cause::chain,
+    operator::Word,
     sync::{PATIENCE, Source},
 };
 
@@ -90,6 +91,11 @@ impl Link {
         self.order(Order::TellAgain(service));
     }
 
+    /// Tells what operators have decided. All of it is to be told once the peer is [connected](Event::Connected).
+    pub fn decide(&self, words: Vec<Word>) {
+        self.order(Order::Decide(words));
+    }
+
     /// Ends the thread.
     pub async fn stop(self) {
         self.order(Order::Stop);
@@ -120,7 +126,7 @@ async fn work<S: Source<Error: std::fmt::Display>>(mut door: Door, mut desk: Des
                 order = desk.orders.recv() => match order {
                     Some(Order::Own(services)) => desk.owned = services,
                     // Whoever connects is told everything.
-                    Some(Order::Ask(_) | Order::TellAgain(_)) => {}
+                    Some(Order::Ask(_) | Order::TellAgain(_) | Order::Decide(_)) => {}
                     Some(Order::Stop) | None => return,
                 },
             }

@@ -15,7 +15,10 @@ use lb_common::layout::ServiceKey;
 use tokio::{sync::mpsc, time::Instant};
 
 use self::mirror::TableMirror;
-use super::{clock::ticks, controller::Controller};
+use super::{
+    clock::{ticks, unix_milliseconds},
+    controller::Controller,
+};
 use crate::{
     adapters::{
         datapath::MirroredTables,
@@ -24,6 +27,7 @@ use crate::{
     core::{
         cause::chain,
         config::{Config, Peer},
+        operator::Decisions,
         placement::Placement,
         plan::PlannedService,
         role::Role,
@@ -42,6 +46,8 @@ pub(super) struct Pair {
     owned: BTreeSet<ServiceKey>,
     /// The services that may be the peer's.
     of_peer: BTreeSet<ServiceKey>,
+    /// What operators have decided, as far as the peer has been told.
+    told: Decisions,
 }
 
 /// The thread that talks to the peer.
@@ -158,10 +164,12 @@ impl Controller {
     }
 
     /// Takes in what has happened on the connection.
-    pub(super) fn on_peer(&mut self, event: Event) -> anyhow::Result<()> {
+    pub(super) async fn on_peer(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Connected { ready, .. } => {
                 self.pair.inbox = Inbox::default();
+                self.pair.told = Decisions::default();
+                self.tell_decisions();
                 self.datapath.listen(true)?;
                 // If it has gone already, it says so.
                 let _ = ready.send(());
@@ -175,6 +183,10 @@ impl Controller {
                 if self.network.next_hops().unresolved().next().is_some() {
                     self.routes_due.get_or_insert_with(Instant::now);
                 }
+                let decided = self.pair.inbox.take_decided();
+                if !decided.is_empty() {
+                    self.hear_decisions(&decided).await?;
+                }
                 result
             }
             Event::Gone => {
@@ -182,6 +194,20 @@ impl Controller {
                 self.datapath.listen(false)?;
                 Ok(())
             }
+        }
+    }
+
+    /// Tells the peer what operators have decided since it was told last.
+    pub(super) fn tell_decisions(&mut self) {
+        if let Some(Running { link, .. }) = &self.pair.running
+            && self.operator.decisions() != &self.pair.told
+        {
+            link.decide(
+                self.operator
+                    .decisions()
+                    .words_since(&self.pair.told, unix_milliseconds()),
+            );
+            self.pair.told.clone_from(self.operator.decisions());
         }
     }
 
