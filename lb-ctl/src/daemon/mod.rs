@@ -10,6 +10,7 @@ mod host;
 mod inspect;
 mod network;
 mod operator;
+mod peer;
 mod reconfiguration;
 mod report;
 mod sharing_out;
@@ -46,6 +47,7 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
     let host = Host::examine(&config, &netlink).await?;
+    let peer_key = host.peer_key.clone();
     let (mut controller, doors) = match start(&file, config, netlink, host, &mut signals).await? {
         Started::Yes(controller, doors) => (controller, doors),
         Started::Interrupted => return Ok(()),
@@ -57,6 +59,7 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let (sender, requests) = mpsc::channel(16);
     let _server = listeners.serve(sender.clone())?;
     socket.serve(sender);
+    controller.follow_peer(peer_key).await?;
     controller.begin_vrrp().await?;
     controller.announce();
     controller.supervisor.status(controller.checks.sentence());
@@ -64,6 +67,7 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let ended = controller.run(requests, &mut signals).await;
     controller.supervisor.stopping();
     controller.vrrp.stop().await;
+    controller.pair.stop().await;
     if options.detach_on_exit {
         controller.detach().await?;
     } else {

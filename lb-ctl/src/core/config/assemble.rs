@@ -20,6 +20,7 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
             state_dir: value_or(document.node.state_dir, defaults::STATE_DIR.into()),
         },
         vrrp: vrrp::assemble(document.vrrp, &document.datapath)?,
+        peer: document.peer.assemble(),
         datapath: datapath(document.datapath),
         api: Api {
             socket: value_or(document.api.socket, defaults::API_SOCKET.into()),
@@ -44,6 +45,7 @@ fn places(document: &Document) -> Places {
         http,
         services,
         vrrp: _,
+        peer: _,
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
     let general = [

@@ -11,6 +11,7 @@ use super::discovery::Discovery;
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
+use super::peer::Peer;
 use super::vrrp::Vrrp;
 use crate::core::prefix::Prefix;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The VRRP instances, in the order of the file.
     pub vrrp: Vec<Vrrp>,
+    /// The other balancer, if there is one to share connections with.
+    pub peer: Option<Peer>,
 }
 
 impl Config {

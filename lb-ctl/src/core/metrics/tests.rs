@@ -64,6 +64,7 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             forward: "dsr".into(),
             active_tier: 1,
             guard: Some("2 of 3 are down".into()),
+            role: Some("owner".into()),
             tracked_slots: 12,
             discovery: Some(DiscoveryStatus {
                 seeds: vec![SeedStatus {
@@ -97,7 +98,14 @@ fn status(backends: Vec<BackendStatus>) -> Status {
                 packets: 3,
             }],
         }],
-        peer: None,
+        peer: Some(PeerStatus {
+            connected: true,
+            lag_ms: 1500,
+            node: Some("lb2".into()),
+            version: Some("1.2.3".into()),
+            trouble: None,
+            not_taken_over: 4,
+        }),
     }
 }
 
