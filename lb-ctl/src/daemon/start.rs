@@ -238,6 +238,7 @@ impl Controller {
     /// Follows the configuration, over tables in which live connections may be.
     async fn take_over(&mut self) -> anyhow::Result<()> {
         self.network.write_interfaces(&mut self.datapath)?;
+        self.follow_what_is_shared();
         self.sweep_what_was_left().await?;
         self.placement.forget_orphans(&mut self.datapath)?;
         self.adopt_next_hops().await?;

@@ -163,6 +163,25 @@ impl Controller {
         }
     }
 
+    /// Follows, to begin with, all services whose VIPs VRRP carries: until it has found out who the owner is, nothing that the peer has told an
+    /// earlier run may be taken to be as old as it looks.
+    pub(super) fn follow_what_is_shared(&mut self) {
+        if self.config.peer.is_none() {
+            return;
+        }
+        for service in self
+            .config
+            .services
+            .iter()
+            .filter(|it| self.config.is_carried(it.vip))
+        {
+            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            if let Some(id) = self.placement.service(&key).map(|entry| entry.id) {
+                self.placement.follow(id);
+            }
+        }
+    }
+
     /// Takes in what has happened on the connection.
     pub(super) async fn on_peer(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
