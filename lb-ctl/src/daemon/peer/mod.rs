@@ -322,10 +322,7 @@ impl Controller {
             return Ok(());
         };
         let entry = planned.entry;
-        // Also one that we have not followed, if this is a restart: an earlier run may have.
-        let may_have_followed =
-            self.pair.running.is_some() && self.found_tables && self.config.is_carried(service.vip);
-        if !may_have_followed && !self.placement.is_followed(entry.id) {
+        if !self.placement.is_followed(entry.id) {
             return Ok(());
         }
         tracing::info!(service = service.name, "owns the service from now on");
