@@ -21,6 +21,8 @@ use lab::{Host, Lab, wait_until};
 
 /// If it is set, each way of forwarding gets all the connections, and there are as many failovers as an operator would never order.
 const FULL: &str = "LAB_FULL";
+/// If it is set, there are so many milliseconds between advertisements where the master is killed.
+const INTERVAL: &str = "LAB_ADVERT_INTERVAL_MS";
 /// Between advertisements, where nobody is to be taken for dead because the machine is busy.
 const INTERVAL_MS: u32 = 300;
 
@@ -38,6 +40,11 @@ struct Scene {
 
 impl Scene {
     fn of(forward: &str, connections: u16, interval_ms: u32) -> Self {
+        Self::with_keys(forward, "", connections, interval_ms)
+    }
+
+    /// With these keys of the service.
+    fn with_keys(forward: &str, keys: &str, connections: u16, interval_ms: u32) -> Self {
         let lab = Lab::builder().balancers(2).backends(3).start().unwrap();
         if forward == "nat" {
             take_vips_off_backends(&lab).unwrap();
@@ -51,7 +58,9 @@ impl Scene {
         let vip = lab.vips()[0].v4;
         let backends: Vec<(&str, IpAddr, u32)> = backends(&lab);
         let pair = Pair::start(&lab, interval_ms, &[vip.into()], |configuration| {
-            configuration.service_by(forward, "impala", vip.into(), &backends)
+            let port = format!("port = {HS2_PORT}\n");
+            let configuration = configuration.service_by(forward, "impala", vip.into(), &backends);
+            configuration.with(&port, &format!("{port}{keys}")).unwrap()
         })
         .unwrap();
         let client = &lab.clients()[0];
@@ -152,8 +161,9 @@ fn holds(host: &Host, vip: IpAddr) -> bool {
 }
 
 /// The master is killed, and loses its link; comes back, and takes over again.
-fn outlast_the_master(forward: &str, connections: u16, interval_ms: u32) {
-    let mut scene = Scene::of(forward, share(connections), interval_ms);
+fn outlast_the_master(forward: &str, keys: &str, connections: u16) {
+    let interval_ms = env::var(INTERVAL).map_or(INTERVAL_MS, |text| text.parse().unwrap());
+    let mut scene = Scene::with_keys(forward, keys, share(connections), interval_ms);
     let host = scene.lab.balancers()[0].clone();
     let [master, _] = &mut scene.pair.balancers;
     master.daemon().unwrap().kill().unwrap();
@@ -179,17 +189,23 @@ fn outlast_the_master(forward: &str, connections: u16, interval_ms: u32) {
 
 #[test]
 fn connections_outlast_the_master_with_dsr() {
-    outlast_the_master("dsr", 1000, INTERVAL_MS);
+    outlast_the_master("dsr", "", 1000);
 }
 
 #[test]
 fn connections_outlast_the_master_in_tunnels() {
-    outlast_the_master("ipip", 500, INTERVAL_MS);
+    outlast_the_master("ipip", "", 500);
 }
 
 #[test]
 fn connections_outlast_the_master_translated() {
-    outlast_the_master("nat", 500, INTERVAL_MS);
+    outlast_the_master("nat", "", 500);
+}
+
+/// Each has a record, and is looked up in the table that the other balancer has told of.
+#[test]
+fn connections_outlast_the_master_that_has_placed_each_of_them() {
+    outlast_the_master("dsr", "balance = \"least-connections\"\n", 500);
 }
 
 /// Back and forth: none breaks a connection, and nothing is left where it does not belong.
@@ -249,6 +265,87 @@ fn connections_outlast_a_split_and_its_healing() {
     assert!(holds(&scene.lab.balancers()[0], vip));
     assert!(!holds(&scene.lab.balancers()[1], vip));
     scene.finish();
+}
+
+/// Each is master of one VIP, and takes over the other one's.
+#[test]
+fn each_owns_a_vip_and_takes_over_the_others() {
+    let lab = Lab::builder().balancers(2).backends(2).vips(2).start().unwrap();
+    let _servers = start_servers(&lab, HS2_PORT).unwrap();
+    let vips = [lab.vips()[0].v4, lab.vips()[1].v4];
+    let services = |configuration: Configuration| {
+        let both = configuration.service("first", vips[0].into(), &backends(&lab));
+        both.service("second", vips[1].into(), &backends(&lab))
+    };
+    let mut pair = Pair::prepare(&lab, INTERVAL_MS, &vips.map(IpAddr::from), services).unwrap();
+    for (number, balancer) in pair.balancers.iter_mut().enumerate() {
+        let mut configuration = balancer.configuration().clone();
+        for _ in &vips {
+            configuration = configuration
+                .with("group = \"all\"\n", "preempt_delay = \"0s\"\n")
+                .unwrap();
+            configuration = configuration.with("preempt = false\n", "").unwrap();
+        }
+        let second = format!("addresses = [\"{}\"]\npriority = ", vips[1]);
+        let (theirs, ours) = if number == 0 { (200, 100) } else { (100, 200) };
+        let (before, after) = (format!("{second}{theirs}"), format!("{second}{ours}"));
+        balancer
+            .reconfigure(configuration.with(&before, &after).unwrap())
+            .unwrap();
+        balancer.run(&[]).unwrap();
+    }
+    let wait_for_roles = |pair: &Pair, expected: [[&str; 2]; 2]| {
+        wait_until(&format!("the roles {expected:?}"), PATIENCE, || {
+            for (balancer, expected) in pair.balancers.iter().zip(expected) {
+                let services = balancer.status()?.services;
+                let roles: Vec<String> = services.into_iter().filter_map(|service| service.role).collect();
+                anyhow::ensure!(roles == expected, "{roles:?}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    };
+    let each = [["owner", "following"], ["following", "owner"]];
+    wait_for_roles(&pair, each);
+    let client = &lab.clients()[0];
+    let mut steady: Vec<Steady> = vips
+        .iter()
+        .map(|vip| {
+            Steady::start(
+                client,
+                Steady::options(client, SocketAddr::from((*vip, HS2_PORT)), 200),
+            )
+            .unwrap()
+        })
+        .collect();
+    order(&pair.balancers[0], &["drain", lab.backends()[1].name()]);
+    wait_for_admin(&pair.balancers[1], 1, "draining");
+    for number in [0, 1] {
+        pair.balancers[number]
+            .daemon()
+            .unwrap()
+            .terminate(PATIENCE)
+            .unwrap();
+        pair.wait_for_master(1 - number).unwrap();
+        for connections in &mut steady {
+            connections
+                .expect_unbroken()
+                .context(format!("without {number}"))
+                .unwrap();
+        }
+        pair.balancers[number].run(&[]).unwrap();
+        // The better one takes its own back.
+        wait_for_roles(&pair, each);
+        for connections in &mut steady {
+            connections
+                .expect_unbroken()
+                .context(format!("{number} is back"))
+                .unwrap();
+        }
+    }
+    for connections in steady {
+        assert_eq!(connections.finish().unwrap().broken, []);
+    }
 }
 
 /// What is wrong is said on both, until it is put right by a reload.
