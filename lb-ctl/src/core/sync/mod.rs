@@ -7,10 +7,10 @@
 //! is room to send: what changes ten times meanwhile is sent once, a peer that is slow costs no memory, and one that connects is
 //! told everything by the same way. In this order, so that the peer can take over between any two batches that it has taken:
 //!
-//! - a slot's tracked move before the records that depend on it: a record in a slot that is not tracked is not looked at;
+//! - records before slots: one in a slot that is not tracked is not looked at, and one that is missing in a slot that is would be;
 //! - the settling of a slot before the end of the records that it made superfluous.
 //!
-//! Hence flows are looked up before slots, and slots are sent before flows; see [`Outbox::next_batch`].
+//! Hence flows are looked up before slots, and those that have ended are told after them; see [`Outbox::next_batch`].
 //!
 //! Decisions of operators cross both ways, whoever owns what, and [which counts](crate::core::operator) follows from themselves.
 //!

@@ -168,8 +168,9 @@ impl Outbox {
     /// What to tell next; nothing if the peer has been told everything. What the source has said is lost with an error: whoever gets
     /// one begins anew, with another connection.
     ///
-    /// Flows are looked up first, and what has changed by then is taken in before slots are: a flow that has ended because its slot
-    /// has settled is never told before the slot is, nor is one that has begun in a slot that has just become tracked.
+    /// Flows are looked up first, and what has changed by then is taken in before slots are: that a flow has ended because its slot has
+    /// settled is never told before the slot is. How a flow is, on the other hand, is told before slots are: a peer that has been
+    /// the owner itself may have settled a slot of which we know nothing, and forgotten its records.
     pub fn next_batch<S: Source>(&mut self, source: &mut S) -> Result<Vec<Item>, S::Error> {
         self.absorb(source.changes());
         let mut batch = Batch::default();
@@ -188,20 +189,29 @@ impl Outbox {
         self.introduce_services(&mut batch);
         self.list(source)?;
         let (flows, clients) = self.look_up(source)?;
-        self.absorb(source.changes());
-        self.tell_slots(source, &mut batch)?;
-        // What waits behind slots must wait for all of them.
-        let is_settled = self.owned.values().all(|owned| owned.slots.is_empty());
         let now = source.now();
+        let mut ended = Vec::new();
         for (key, record) in flows {
-            match self.owned.get(&key.service()) {
-                Some(owned) if is_settled && !batch.is_full() => {
+            match (self.owned.get(&key.service()), record) {
+                (Some(_), None) => ended.push(key),
+                (Some(owned), Some(record)) if owned.is_introduced && !batch.is_full() => {
                     let translates = owned.entry.flags & flag::TRANSLATES != 0;
                     self.tell_flow(key, record, translates, now, source, &mut batch)?;
                 }
                 _ => {
                     self.flows.insert(key);
                 }
+            }
+        }
+        self.absorb(source.changes());
+        self.tell_slots(source, &mut batch)?;
+        // What waits behind slots must wait for all of them.
+        let is_settled = self.owned.values().all(|owned| owned.slots.is_empty());
+        for key in ended {
+            if is_settled && !batch.is_full() {
+                batch.push(Self::flow(key, None));
+            } else {
+                self.flows.insert(key);
             }
         }
         for (key, noted) in clients {
@@ -279,17 +289,17 @@ impl Outbox {
         S::Error,
     > {
         let mut flows = Vec::new();
-        // While there are more slots to tell than fit beside flows, these would only be looked up in vain.
-        let slots: usize = self.owned.values().map(|owned| owned.slots.len()).sum();
-        if slots * RUN > BATCH {
-            return Ok((flows, Vec::new()));
-        }
         while flows.len() < LOOKED_UP
             && let Some(key) = self.flows.pop_first()
         {
             flows.push((key, source.flow(&key)?));
         }
         let mut clients = Vec::new();
+        // While there are more slots to tell than fit beside clients, these would only be looked up in vain.
+        let slots: usize = self.owned.values().map(|owned| owned.slots.len()).sum();
+        if slots * RUN > BATCH {
+            return Ok((flows, clients));
+        }
         while flows.len() + clients.len() < LOOKED_UP
             && let Some(key) = self.clients.pop_first()
         {
@@ -326,34 +336,38 @@ impl Outbox {
     fn tell_flow<S: Source>(
         &mut self,
         key: FlowKey,
-        record: Option<FlowRecord>,
+        record: FlowRecord,
         translates: bool,
         now: u32,
         source: &S,
         batch: &mut Batch,
     ) -> Result<(), S::Error> {
-        let flow = match record {
-            None => None,
-            Some(record) => Some(Flow {
-                backend: self.introduce(record.target, source, batch)?,
-                closing: record.closing != 0,
-                idle: clock::since(now, record.last_seen),
-                port: record.port,
-                way: if translates {
-                    source.way_to_client(&key, &record)?
-                } else {
-                    None
-                },
-            }),
+        let flow = Flow {
+            backend: self.introduce(record.target, source, batch)?,
+            closing: record.closing != 0,
+            idle: clock::since(now, record.last_seen),
+            port: record.port,
+            way: if translates {
+                source.way_to_client(&key, &record)?
+            } else {
+                None
+            },
         };
-        batch.push(Item::Flow {
+        // Whoever has no name any more has no flows either.
+        batch.push(Self::flow(
+            key,
+            Some(flow).filter(|flow| flow.backend != NO_TARGET),
+        ));
+        Ok(())
+    }
+
+    fn flow(key: FlowKey, flow: Option<Flow>) -> Item {
+        Item::Flow {
             service: key.service(),
             client: key.client().into(),
             port: key.client_port(),
-            // Whoever has no name any more has no flows either.
-            flow: flow.filter(|flow| flow.backend != NO_TARGET),
-        });
-        Ok(())
+            flow,
+        }
     }
 
     fn tell_client<S: Source>(
