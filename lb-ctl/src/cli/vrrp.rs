@@ -119,6 +119,8 @@ mod tests {
             yields: false,
             transitions: BTreeMap::new(),
             rejected: Vec::new(),
+            missing: Vec::new(),
+            notifications: BTreeMap::new(),
         };
         let text = render(&[instance]);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();

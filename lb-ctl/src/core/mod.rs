@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod census;
 pub mod changes;
+pub mod command;
 pub mod condition;
 pub mod config;
 pub mod discovery;

@@ -234,6 +234,12 @@ pub struct VrrpStatus {
     pub transitions: BTreeMap<String, u64>,
     /// Packets that did not count, by reason.
     pub rejected: Vec<RejectedStatus>,
+    /// What is tracked and missing now.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// How often `notify` was told of a change since the daemon started, by what came of it; empty without `notify`.
+    #[serde(default)]
+    pub notifications: BTreeMap<String, u64>,
 }
 
 /// Packets that did not count as advertisements.

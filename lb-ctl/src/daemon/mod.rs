@@ -31,7 +31,7 @@ use crate::{
     adapters::{datapath::Pins, netlink::Netlink},
     core::config::Config,
 };
-pub use host::{Host, HostError};
+pub use host::{Host, HostError, examine_programs};
 use start::{Doors, Started, start};
 
 /// How a daemon is to behave.

@@ -11,7 +11,9 @@ use super::discovery::Discovery;
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
+use super::reader::At;
 use super::vrrp::Vrrp;
+use crate::core::command::Command;
 use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -33,6 +35,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The VRRP instances, in the order of the file.
     pub vrrp: Vec<Vrrp>,
+    /// The operator's programs that these run, and where they are named.
+    pub programs: Vec<ProgramPlace>,
 }
 
 impl Config {
@@ -90,6 +94,25 @@ pub struct DatapathConfig {
     pub max_flows: u32,
     /// After how long without a packet a connection counts as over.
     pub flow_idle_timeout: ConfigDuration,
+}
+
+/// A program of the operator's, and where it is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramPlace {
+    /// Where.
+    pub origin: Origin,
+    /// Its absolute path.
+    pub program: PathBuf,
+}
+
+impl ProgramPlace {
+    /// The place of a command's program.
+    pub(super) fn of(at: &At<Command>) -> Self {
+        Self {
+            origin: at.origin.clone(),
+            program: at.value.program.clone(),
+        }
+    }
 }
 
 /// The lines in which keys are written. They make no difference between configurations: all are equal.

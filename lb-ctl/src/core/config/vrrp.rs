@@ -11,19 +11,23 @@ use toml::de::DeValue;
 
 use super::assemble::value_or;
 use super::choice::VrrpChecksum;
+use super::command::command;
 use super::document::{Datapath, Document};
 use super::duration::ConfigDuration;
 use super::error::{ConfigError, Origin};
+use super::model::ProgramPlace;
 use super::reader::{At, TableReader};
+use super::track::TrackKeys;
 use super::value::{self, found};
-use crate::core::vrrp::{
-    Audience, ChecksumForm, Effect, HOP_LIMIT, Interval, Policy, Settings, Subject, Track,
-};
+use crate::core::command::Command;
+use crate::core::vrrp::{Audience, ChecksumForm, HOP_LIMIT, Hook, Interval, Policy, Settings, Track};
 
 const DELAYS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(0)..=ConfigDuration::from_millis(3_600_000);
 const INTERVALS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(10)..=ConfigDuration::from_millis(40_950);
+const NOTIFY_TIMEOUTS: RangeInclusive<ConfigDuration> =
+    ConfigDuration::from_millis(100)..=ConfigDuration::from_millis(60_000);
 
 /// As many addresses as fit into a packet of 576 bytes over IPv6, which no link refuses.
 const MOST_ADDRESSES: usize = 32;
@@ -34,10 +38,10 @@ const PRIORITY: NonZeroU8 = NonZeroU8::MIN.saturating_add(99);
 const ADVERT_INTERVAL: Duration = Duration::from_millis(250);
 /// One that has just started checks its backends first.
 const PREEMPT_DELAY: Duration = Duration::from_secs(10);
+/// Whoever is told of a change.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a master tells the neighbours anew whose the addresses are.
 const REFRESH: Duration = Duration::from_mins(1);
-/// Of a service's backends, how many of a hundred must be healthy.
-const HEALTHY: u8 = 50;
 
 /// A virtual router: addresses that one of several balancers holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub struct Vrrp {
     pub group: Option<String>,
     /// What it depends on.
     pub track: Vec<Track>,
+    /// The program that is told of its changes.
+    pub notify: Option<Hook>,
 }
 
 impl Vrrp {
@@ -89,18 +95,8 @@ pub(super) struct VrrpKeys {
     checksum: Option<At<VrrpChecksum>>,
     group: Option<At<String>>,
     track: Vec<TrackKeys>,
-}
-
-/// `[[vrrp.track]]`
-#[derive(Debug)]
-struct TrackKeys {
-    origin: Origin,
-    interface: Option<At<String>>,
-    service: Option<At<String>>,
-    healthy: Option<At<u8>>,
-    lower: Option<At<u8>>,
-    /// Neither that was written was refused.
-    names_one: bool,
+    notify: Option<At<Command>>,
+    notify_timeout: Option<At<Duration>>,
 }
 
 impl VrrpKeys {
@@ -141,6 +137,11 @@ impl VrrpKeys {
             checksum: table.optional("checksum", value::choice),
             group: table.optional("group", value::name),
             track: table.optional_tables("track", TrackKeys::read),
+            notify: table.optional("notify", command),
+            notify_timeout: table.optional("notify_timeout", |value| {
+                value::duration(value, NOTIFY_TIMEOUTS, "leave the key out to get \"10s\"")
+                    .map(Duration::from)
+            }),
         }
     }
 
@@ -214,6 +215,11 @@ impl VrrpKeys {
                     .error("expected this key with IPv4 only: over IPv6 there is one checksum; remove it"),
             );
         }
+        if let Some(at) = &self.notify_timeout
+            && self.notify.is_none()
+        {
+            errors.push(at.origin.error("expected this key beside `notify`; remove it"));
+        }
         for track in &self.track {
             track.report(document, self.priority.as_ref(), errors);
         }
@@ -248,77 +254,22 @@ impl VrrpKeys {
             policy,
             group: self.group.map(|at| at.value),
             track: self.track.into_iter().filter_map(TrackKeys::assemble).collect(),
+            notify: self.notify.map(|at| Hook {
+                command: at.value,
+                timeout: value_or(self.notify_timeout, NOTIFY_TIMEOUT),
+            }),
         })
     }
 }
 
-impl TrackKeys {
-    fn read(table: &mut TableReader<'_, '_>) -> Self {
-        let names_one = table.mentions("interface") != table.mentions("service");
-        Self {
-            origin: table.origin().clone(),
-            interface: table.optional("interface", value::interface),
-            service: table.optional("service", value::name),
-            healthy: table.optional("healthy", |value| {
-                value::integer(value, 1..=100, "leave the key out to get 50 percent")
-            }),
-            lower: table.optional("lower", |value| {
-                value::integer(value, 1..=253, "leave the key out to declare a fault instead")
-            }),
-            names_one,
-        }
-    }
-
-    fn report(&self, document: &Document, priority: Option<&At<NonZeroU8>>, errors: &mut Vec<ConfigError>) {
-        if !self.names_one {
-            errors.push(
-                self.origin
-                    .error("expected one of the keys interface and service; write a table for each thing that is tracked"),
-            );
-        }
-        if let Some(at) = &self.healthy
-            && self.service.is_none()
-        {
-            errors.push(at.origin.error("expected this key beside `service`; remove it"));
-        }
-        let names = || {
-            document
-                .services
-                .iter()
-                .filter_map(|service| service.name.as_ref())
-        };
-        if let Some(at) = &self.service
-            && names().all(|name| name.value != at.value)
-        {
-            errors.push(at.origin.error(format!(
-                "expected the name of a service, found {:?}; there is none of this name",
-                at.value
-            )));
-        }
-        if let (Some(at), Some(priority)) = (&self.lower, priority)
-            && priority.value == NonZeroU8::MAX
-        {
-            errors.push(at.origin.error(
-                "expected a priority below 255, which belongs to the addresses' owner and cannot be lowered; choose a lower one",
-            ));
-        }
-    }
-
-    fn assemble(self) -> Option<Track> {
-        let percent = value_or(self.healthy, HEALTHY);
-        let subject = match (self.interface, self.service) {
-            (Some(interface), _) => Subject::Link(interface.value),
-            (None, Some(service)) => Subject::Service {
-                name: service.value,
-                percent,
-            },
-            (None, None) => return None,
-        };
-        Some(Track {
-            subject,
-            effect: self.lower.map_or(Effect::Fault, |at| Effect::Lower(at.value)),
-        })
-    }
+/// Where programs are named.
+pub(super) fn programs(keys: &[VrrpKeys]) -> Vec<ProgramPlace> {
+    let of = |keys: &VrrpKeys| {
+        let notify = keys.notify.as_ref().map(ProgramPlace::of);
+        let tracked = keys.track.iter().filter_map(TrackKeys::program);
+        tracked.chain(notify).collect::<Vec<_>>()
+    };
+    keys.iter().flat_map(of).collect()
 }
 
 /// The typed instances; `None` if a required key is missing or was refused.

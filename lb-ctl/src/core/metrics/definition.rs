@@ -97,6 +97,10 @@ metrics! {
         "How often a VRRP instance has come into a state since the daemon started, or a reload began it anew.";
     VrrpRejected = Counter "lb_vrrp_rejected_packets_total" ["vrrp_instance", "reason"]
         "VRRP packets that did not count as advertisements, by reason.";
+    VrrpMissing = Gauge "lb_vrrp_missing" ["vrrp_instance"]
+        "How much of what a VRRP instance tracks is missing.";
+    VrrpNotifications = Counter "lb_vrrp_notifications_total" ["vrrp_instance", "result"]
+        "How often notify of a VRRP instance was to be told of a change: succeeded, failed, timeout, superseded (the state lasted less long than notify takes).";
     DroppedPackets = Counter "lb_dropped_packets_total" ["reason"]
         "Packets that the XDP program has dropped, by reason.";
     ExceptionalPackets = Counter "lb_exceptional_packets_total" ["event"]

@@ -134,6 +134,8 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         yields,
         transitions,
         rejected,
+        missing,
+        notifications,
     } = instance;
     let states = State::ALL.map(|state| state.to_string());
     let states: Vec<&str> = states.iter().map(String::as_str).collect();
@@ -151,6 +153,11 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
     }
     for RejectedStatus { reason, packets } in rejected {
         ours.add_count(Metric::VrrpRejected, &[name, reason], *packets);
+    }
+    let missing = u64::try_from(missing.len()).unwrap_or(u64::MAX);
+    ours.add_count(Metric::VrrpMissing, &[name], missing);
+    for (result, count) in notifications {
+        ours.add_count(Metric::VrrpNotifications, &[name, result], *count);
     }
 }
 

@@ -96,6 +96,8 @@ fn status(backends: Vec<BackendStatus>) -> Status {
                 reason: "hop_limit".into(),
                 packets: 3,
             }],
+            missing: vec!["/bin/disk fails: ended with status 1".into()],
+            notifications: BTreeMap::from([("failed".into(), 4)]),
         }],
         peer: None,
     }

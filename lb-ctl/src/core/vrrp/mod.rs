@@ -11,6 +11,8 @@
 //! - `announcement`: the frames that tell neighbours of a takeover.
 //! - `transition`: what it tells of its changes.
 //! - `tracking`: how what is observed on the host lowers the priority, or forbids to be master.
+//! - `script`: what the operator's own programs say of that.
+//! - `notice`: what the operator's own programs are told.
 //!
 //! Where the RFC says "active" these files say *master*, as most people and keepalived do.
 
@@ -19,7 +21,9 @@ mod advertisement;
 mod announcement;
 mod group;
 mod interval;
+mod notice;
 mod packet;
+mod script;
 mod tracking;
 mod transition;
 
@@ -30,7 +34,9 @@ pub use advertisement::{
 pub use announcement::announcement;
 pub use group::{Action, Conditions, Group, MemberView, NotMaster, Policy, Settings};
 pub use interval::Interval;
+pub use notice::{Hook, Notice, Outbox, Posted};
 pub use packet::{of_ipv4, with_ip_header};
+pub use script::{Script, Standing};
 pub use tracking::{Effect, Shortage, Subject, Track, is_share};
 pub use transition::{Cause, State, Transition};
 

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Board, Healthy, Order, Snapshot,
+    Board, Dependencies, Notifier, Order, Snapshot, hooks,
     instance::{Instance, Surroundings},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         cause::chain,
         config::Vrrp,
         status::{RejectedStatus, VrrpStatus},
-        vrrp::{Action, Group, State, Subject, Transition},
+        vrrp::{Action, Group, Script, State, Subject, Transition},
     },
     daemon::controller::{REFRESH, until},
 };
@@ -41,6 +41,7 @@ struct Running {
     group: Group,
     instances: Vec<Instance>,
     transitions: BTreeMap<State, u64>,
+    notifier: Notifier,
 }
 
 pub(super) struct Driver {
@@ -51,15 +52,21 @@ pub(super) struct Driver {
     groups: Vec<Running>,
     /// The names of the instances in the order of the configuration.
     order: Vec<String>,
-    healthy: Healthy,
+    dependencies: Dependencies,
+    notifier: Notifier,
     examine_due: Option<Instant>,
     board: Board,
 }
 
 impl Driver {
     /// Works until it is told to stop.
-    pub(super) async fn run(mut orders: mpsc::UnboundedReceiver<Order>, board: Board, healthy: Healthy) {
-        let mut driver = match Self::new(board, healthy) {
+    pub(super) async fn run(
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        board: Board,
+        dependencies: Dependencies,
+        notifier: Notifier,
+    ) {
+        let mut driver = match Self::new(board, dependencies, notifier) {
             Ok(driver) => driver,
             Err(error) => {
                 tracing::error!("VRRP cannot begin: {}", chain(&error));
@@ -86,14 +93,15 @@ impl Driver {
         driver.stop().await;
     }
 
-    fn new(board: Board, healthy: Healthy) -> Result<Self, NetlinkError> {
+    fn new(board: Board, dependencies: Dependencies, notifier: Notifier) -> Result<Self, NetlinkError> {
         Ok(Self {
             netlink: Netlink::connect()?,
             events: Box::new(Watch::start()?.events()),
             epoch: Instant::now(),
             groups: Vec::new(),
             order: Vec::new(),
-            healthy,
+            dependencies,
+            notifier,
             examine_due: None,
             board,
         })
@@ -124,7 +132,11 @@ impl Driver {
                 let _ = answer.send(handed_over);
             }
             Order::Healthy(healthy) => {
-                self.healthy = healthy;
+                self.dependencies.healthy = healthy;
+                self.examine().await;
+            }
+            Order::Script(script, verdict) => {
+                self.dependencies.scripts.insert(script, verdict);
                 self.examine().await;
             }
             Order::Stop => {}
@@ -146,6 +158,11 @@ impl Driver {
                 None => groups.push(vec![instance]),
             }
         }
+        let is_tracked = |script: &Script| {
+            let mut tracks = groups.iter().flatten().flat_map(|instance| &instance.track);
+            tracks.any(|track| matches!(&track.subject, Subject::Script(it) if it == script))
+        };
+        self.dependencies.scripts.retain(|script, _| is_tracked(script));
         let now = self.now();
         for mut running in std::mem::take(&mut self.groups) {
             match groups.iter().position(|group| running.is(group)) {
@@ -173,7 +190,7 @@ impl Driver {
         match Surroundings::of(&self.netlink, interfaces).await {
             Ok(surroundings) => {
                 for instance in &mut instances {
-                    instance.conditions = instance.examine(&surroundings, &self.healthy);
+                    instance.conditions = instance.examine(&surroundings, &self.dependencies);
                 }
             }
             // It begins without an address to send from: at fault.
@@ -189,6 +206,7 @@ impl Driver {
             group: Group::new(policy, members, self.now()),
             instances,
             transitions: BTreeMap::new(),
+            notifier: self.notifier.clone(),
         });
     }
 
@@ -266,7 +284,7 @@ impl Driver {
         for running in &mut self.groups {
             for number in 0..running.instances.len() {
                 let instance = &mut running.instances[number];
-                let conditions = instance.examine(&surroundings, &self.healthy);
+                let conditions = instance.examine(&surroundings, &self.dependencies);
                 if conditions == instance.conditions {
                     continue;
                 }
@@ -382,6 +400,7 @@ impl Running {
                 settings: ours.config.settings,
                 policy: ours.config.policy,
                 track: ours.config.track.clone(),
+                notify: ours.config.notify.clone(),
                 ..theirs.clone()
             };
             ours.config == like_ours
@@ -442,8 +461,10 @@ impl Running {
         } else {
             tracing::info!(instances, "VRRP: {from} to {to}: {cause}");
         }
-        for instance in &mut self.instances {
+        for (number, instance) in self.instances.iter_mut().enumerate() {
             instance.forget_complaints();
+            let priority = self.group.member(number).map_or(0, |member| member.priority);
+            self.notifier.tell(&instance.config, transition, priority);
         }
     }
 
@@ -493,6 +514,13 @@ impl Running {
                         })
                         .collect(),
                     rejected: rejected.collect(),
+                    missing: instance.missing.clone(),
+                    // Filled in by whoever counts.
+                    notifications: hooks::RESULTS
+                        .iter()
+                        .filter(|_| instance.config.notify.is_some())
+                        .map(|result| ((*result).to_owned(), 0))
+                        .collect(),
                 },
                 since: epoch.checked_add(self.group.since()).unwrap_or(epoch),
             }

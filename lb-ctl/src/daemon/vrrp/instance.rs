@@ -25,7 +25,7 @@ use crate::{
     daemon::vips,
 };
 
-use super::Healthy;
+use super::Dependencies;
 
 /// How long after the log has been told what is wrong it is told again.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
@@ -63,6 +63,8 @@ pub(super) struct Instance {
     pub(super) config: Vrrp,
     pub(super) conditions: Conditions,
     pub(super) rejected: BTreeMap<&'static str, u64>,
+    /// What it depends on and is missing, in words.
+    pub(super) missing: Vec<String>,
     acceptor: Acceptor,
     port: Option<Port>,
     /// When the log was told last what is wrong, by kind: a flood must not fill it.
@@ -89,6 +91,7 @@ impl Instance {
             config,
             conditions: Conditions::default(),
             rejected: BTreeMap::new(),
+            missing: Vec::new(),
             port: None,
             complaints: BTreeMap::new(),
         }
@@ -99,18 +102,23 @@ impl Instance {
     }
 
     /// Takes in what is true of the host, and says what that comes to.
-    pub(super) fn examine(&mut self, surroundings: &Surroundings, healthy: &Healthy) -> Conditions {
+    pub(super) fn examine(&mut self, surroundings: &Surroundings, dependencies: &Dependencies) -> Conditions {
         let interface = &self.config.interface;
         let link = surroundings.links.get(interface).and_then(Option::as_ref);
         let fault = self.open(link).err();
         let shortage = Shortage::of(&self.config.track, |subject| match subject {
-            Subject::Link(interface) => Some(surroundings.has_link(interface)),
+            Subject::Link(interface) => (!surroundings.has_link(interface)).then(|| subject.to_string()),
             Subject::Service { name, percent } => {
-                let (healthy, all) = healthy.get(name)?;
-                Some(is_share(*healthy, *all, *percent))
+                let (healthy, all) = dependencies.healthy.get(name)?;
+                (!is_share(*healthy, *all, *percent)).then(|| subject.to_string())
             }
-            Subject::Xdp | Subject::Script(_) => None,
+            Subject::Script(script) => {
+                let why = dependencies.scripts.get(script)?.as_ref().err()?;
+                Some(format!("{subject}: {why}"))
+            }
+            Subject::Xdp => None,
         });
+        self.missing = shortage.missing;
         Conditions {
             source: link.and_then(|link| self.source(link, surroundings)),
             lowered: shortage.lowered,

@@ -1,10 +1,13 @@
 //! VRRP: a thread of its own, so that nothing that the controller is busy with delays an advertisement.
 //!
 //! The thread owns the instances, their sockets and the addresses that they carry. The controller tells it what is configured and how
-//! many backends are healthy, and reads what it makes known.
+//! many backends are healthy, and reads what it makes known. A second thread runs the operator's programs.
 
 mod driver;
+mod hooks;
 mod instance;
+mod programs;
+mod scripts;
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +23,22 @@ use tokio::{
 
 use crate::{
     adapters::api::server::{Answer, Refusal},
-    core::{config::Vrrp, status::VrrpStatus},
+    core::{config::Vrrp, status::VrrpStatus, vrrp::Script},
 };
 use driver::Driver;
+use programs::{Notifier, Programs};
+use scripts::Verdict;
 
 /// How many backends of each service there are, and how many of them are healthy.
 pub(super) type Healthy = BTreeMap<String, (usize, usize)>;
+
+/// What instances can depend on besides interfaces.
+#[derive(Clone, Debug, Default)]
+struct Dependencies {
+    healthy: Healthy,
+    /// What scripts say; nothing of those that have not said anything yet.
+    scripts: BTreeMap<Script, Verdict>,
+}
 
 /// What the controller wants of the thread.
 #[derive(Debug)]
@@ -36,6 +49,8 @@ enum Order {
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
     Healthy(Healthy),
+    /// A script says something else than before.
+    Script(Script, Verdict),
     /// End, leaving the addresses to others.
     Stop,
 }
@@ -65,12 +80,14 @@ pub(super) struct Instances {
     thread: Option<Thread>,
     board: Board,
     healthy: Healthy,
+    told: hooks::Tally,
 }
 
 #[derive(Debug)]
 struct Thread {
     orders: mpsc::UnboundedSender<Order>,
     handle: JoinHandle<()>,
+    programs: Programs,
 }
 
 impl Instances {
@@ -79,11 +96,16 @@ impl Instances {
         let thread = match &mut self.thread {
             Some(thread) => thread,
             None if instances.is_empty() => return Ok(()),
-            none => none.insert(Thread::start(self.board.clone(), &self.healthy)?),
+            none => none.insert(Thread::start(
+                self.board.clone(),
+                &self.healthy,
+                self.told.clone(),
+            )?),
         };
         let (done, left) = oneshot::channel();
         thread.order(Order::Follow(instances.to_vec(), done))?;
-        left.await.context("the VRRP thread has ended")
+        left.await.context("the VRRP thread has ended")?;
+        thread.programs.follow(instances)
     }
 
     /// Tells how many backends are healthy, if that is news.
@@ -115,9 +137,15 @@ impl Instances {
     /// What is known of the instances, in the order of the configuration.
     pub(super) fn status(&self) -> Vec<VrrpStatus> {
         let board = self.board.lock();
-        let status = board.iter().map(|snapshot| VrrpStatus {
-            state_seconds: snapshot.since.elapsed().as_secs(),
-            ..snapshot.status.clone()
+        let status = board.iter().map(|snapshot| {
+            let mut status = VrrpStatus {
+                state_seconds: snapshot.since.elapsed().as_secs(),
+                ..snapshot.status.clone()
+            };
+            for (result, count) in &mut status.notifications {
+                *count = self.told.of(&status.name, result);
+            }
+            status
         });
         status.collect()
     }
@@ -129,7 +157,12 @@ impl Instances {
 
     /// Ends the thread, which leaves the addresses to others first.
     pub(super) async fn stop(&mut self) {
-        let Some(Thread { orders, handle }) = self.thread.take() else {
+        let Some(Thread {
+            orders,
+            handle,
+            programs,
+        }) = self.thread.take()
+        else {
             return;
         };
         // If it has ended already it has said why.
@@ -138,22 +171,32 @@ impl Instances {
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the VRRP thread has ended badly: addresses may have stayed on interfaces");
         }
+        programs.stop().await;
     }
 }
 
 impl Thread {
-    fn start(board: Board, healthy: &Healthy) -> anyhow::Result<Self> {
+    fn start(board: Board, healthy: &Healthy, told: hooks::Tally) -> anyhow::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
+        let programs = Programs::start(orders.downgrade(), told)?;
+        let notifier = programs.notifier();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("starting the runtime of VRRP")?;
-        let healthy = healthy.clone();
+        let dependencies = Dependencies {
+            healthy: healthy.clone(),
+            ..Dependencies::default()
+        };
         let handle = std::thread::Builder::new()
             .name("vrrp".into())
-            .spawn(move || runtime.block_on(Driver::run(received, board, healthy)))
+            .spawn(move || runtime.block_on(Driver::run(received, board, dependencies, notifier)))
             .context("starting the thread of VRRP")?;
-        Ok(Self { orders, handle })
+        Ok(Self {
+            orders,
+            handle,
+            programs,
+        })
     }
 
     fn order(&self, order: Order) -> anyhow::Result<()> {
