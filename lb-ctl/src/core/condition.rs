@@ -34,6 +34,8 @@ pub struct Signs<'a> {
     pub unserved: &'a [&'a str],
     /// The names of services in which the guard against mass removal is active.
     pub guarded: &'a [&'a str],
+    /// The names of VRRP instances that are at fault, and why.
+    pub faulty: &'a [(&'a str, &'a str)],
 }
 
 impl Condition {
@@ -92,6 +94,10 @@ impl Condition {
                 format!("in service {service} the guard against mass removal is active"),
             );
         }
+        // Whoever asks in order to put another balancer in charge has been forestalled.
+        for (instance, cause) in signs.faulty {
+            warn(true, format!("VRRP instance {instance} is at fault: {cause}"));
+        }
         condition
     }
 
@@ -130,6 +136,7 @@ mod tests {
             records_short: false,
             unserved: &[],
             guarded: &[],
+            faulty: &[],
         }
     }
 
@@ -172,11 +179,16 @@ mod tests {
             records_short: true,
             unserved: &["impala"],
             guarded: &["hms"],
+            faulty: &[("pair", "the link of eth1 is down")],
             ..signs(&interfaces)
         };
         let condition = Condition::of(&well);
         assert!(condition.is_healthy());
-        assert_eq!(condition.warnings.len(), 4);
+        assert_eq!(condition.warnings.len(), 5);
+        assert_eq!(
+            condition.warnings[4],
+            "VRRP instance pair is at fault: the link of eth1 is down"
+        );
         assert!(
             condition
                 .to_string()

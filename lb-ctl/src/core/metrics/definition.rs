@@ -91,6 +91,12 @@ metrics! {
         "The priority of a VRRP instance, lowered by what is missing.";
     VrrpConfiguredPriority = Gauge "lb_vrrp_configured_priority" ["vrrp_instance"]
         "The configured priority of a VRRP instance.";
+    VrrpMasterPriority = Gauge "lb_vrrp_master_priority" ["vrrp_instance"]
+        "The priority of the master that a VRRP instance hears, or its own while it is master; absent if it knows of none.";
+    VrrpInterval = Gauge "lb_vrrp_advertisement_interval_seconds" ["vrrp_instance"]
+        "How often the master of a VRRP instance advertises.";
+    VrrpMasterDown = Gauge "lb_vrrp_master_down_interval_seconds" ["vrrp_instance"]
+        "After how long a silence of the master a VRRP instance takes over.";
     VrrpHandedOver = Gauge "lb_vrrp_handed_over" ["vrrp_instance"]
         "1 while a VRRP instance leaves any master alone because an operator has handed it over, else 0.";
     VrrpTransitions = Counter "lb_vrrp_transitions_total" ["vrrp_instance", "state"]

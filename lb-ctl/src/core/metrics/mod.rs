@@ -9,7 +9,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use prometheus::Registry;
 
@@ -119,6 +119,8 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         name,
         state,
         state_seconds,
+        // Counted where there are transitions.
+        previous_state: _,
         // Words.
         cause: _,
         priority,
@@ -130,7 +132,11 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         group: _,
         // An address, which would make a series for each.
         master: _,
-        interval_ms: _,
+        master_priority,
+        interval_ms,
+        master_down_ms,
+        // It is over before anybody reads it.
+        due_ms: _,
         yields,
         transitions,
         rejected,
@@ -147,6 +153,11 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         &[name],
         (*configured_priority).into(),
     );
+    if let Some(priority) = master_priority {
+        ours.add_count(Metric::VrrpMasterPriority, &[name], (*priority).into());
+    }
+    ours.add(Metric::VrrpInterval, &[name], seconds(*interval_ms));
+    ours.add(Metric::VrrpMasterDown, &[name], seconds(*master_down_ms));
     ours.add_truth(Metric::VrrpHandedOver, &[name], *yields);
     for (state, count) in transitions {
         ours.add_count(Metric::VrrpTransitions, &[name, state], *count);
@@ -159,6 +170,10 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
     for (result, count) in notifications {
         ours.add_count(Metric::VrrpNotifications, &[name, result], *count);
     }
+}
+
+fn seconds(milliseconds: u64) -> f64 {
+    Duration::from_millis(milliseconds).as_secs_f64()
 }
 
 fn add_beside(ours: &mut Exposition, beside: &Beside) {

@@ -81,6 +81,7 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             name: "impala".into(),
             state: "master".into(),
             state_seconds: 9,
+            previous_state: Some("backup".into()),
             cause: "nobody advertises".into(),
             priority: 90,
             configured_priority: 100,
@@ -89,7 +90,10 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             vrid: 51,
             group: None,
             master: Some([192, 0, 2, 2].into()),
+            master_priority: Some(90),
             interval_ms: 250,
+            master_down_ms: 912,
+            due_ms: Some(20),
             yields: false,
             transitions: BTreeMap::from([("master".into(), 2)]),
             rejected: vec![RejectedStatus {

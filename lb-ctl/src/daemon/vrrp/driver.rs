@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     Board, Dependencies, Notifier, Order, Snapshot, hooks,
     instance::{Instance, Surroundings},
+    milliseconds,
 };
 use crate::{
     adapters::{
@@ -41,6 +42,7 @@ struct Running {
     group: Group,
     instances: Vec<Instance>,
     transitions: BTreeMap<State, u64>,
+    previous: Option<State>,
     notifier: Notifier,
 }
 
@@ -206,6 +208,7 @@ impl Driver {
             group: Group::new(policy, members, self.now()),
             instances,
             transitions: BTreeMap::new(),
+            previous: None,
             notifier: self.notifier.clone(),
         });
     }
@@ -341,6 +344,8 @@ impl Driver {
         running.perform(actions, &self.netlink).await;
         if is_news {
             self.publish();
+        } else {
+            self.publish_due(place, number);
         }
     }
 
@@ -383,6 +388,20 @@ impl Driver {
         let place = |name: &str| self.order.iter().position(|it| it == name);
         snapshots.sort_by_key(|snapshot| place(&snapshot.status.name));
         *self.board.lock() = snapshots;
+    }
+
+    /// The same of an instance's timer only, which each advertisement sets anew.
+    fn publish_due(&self, place: usize, number: usize) {
+        let running = self.groups.get(place);
+        let Some((running, instance)) = running.and_then(|it| Some((it, it.instances.get(number)?))) else {
+            return;
+        };
+        let due = running.due(number, self.epoch);
+        let mut board = self.board.lock();
+        let of_instance = |snapshot: &&mut Snapshot| snapshot.status.name == instance.config.name;
+        if let Some(snapshot) = board.iter_mut().find(of_instance) {
+            snapshot.due = due;
+        }
     }
 }
 
@@ -455,6 +474,7 @@ impl Running {
     fn tell(&mut self, transition: &Transition) {
         let Transition { from, to, cause, .. } = transition;
         *self.transitions.entry(*to).or_default() += 1;
+        self.previous = Some(*from);
         let instances = self.names().collect::<Vec<_>>().join(",");
         if *to == State::Fault {
             tracing::warn!(instances, "VRRP: {from} to {to}: {cause}");
@@ -466,6 +486,11 @@ impl Running {
             let priority = self.group.member(number).map_or(0, |member| member.priority);
             self.notifier.tell(&instance.config, transition, priority);
         }
+    }
+
+    /// When the timer of an instance is up.
+    fn due(&self, number: usize, epoch: Instant) -> Option<Instant> {
+        epoch.checked_add(self.group.member(number)?.due?)
     }
 
     fn snapshots(&self, epoch: Instant) -> impl Iterator<Item = Snapshot> {
@@ -494,6 +519,7 @@ impl Running {
                     name: name.clone(),
                     state: self.group.state().to_string(),
                     state_seconds: 0,
+                    previous_state: self.previous.map(|state| state.to_string()),
                     cause: self.group.cause().to_string(),
                     priority,
                     configured_priority: instance.config.settings.priority.get(),
@@ -502,7 +528,10 @@ impl Running {
                     vrid: vrid.get(),
                     group: group.clone(),
                     master: own.or(master.map(|(master, _)| master)),
-                    interval_ms: interval.duration().as_millis().try_into().unwrap_or(u64::MAX),
+                    master_priority: own.map(|_| priority).or(master.map(|(_, priority)| priority)),
+                    interval_ms: milliseconds(interval.duration()),
+                    master_down_ms: member.map_or(0, |member| milliseconds(member.master_down)),
+                    due_ms: None,
                     yields: self.group.yields(),
                     transitions: State::ALL
                         .iter()
@@ -523,6 +552,7 @@ impl Running {
                         .collect(),
                 },
                 since: epoch.checked_add(self.group.since()).unwrap_or(epoch),
+                due: self.due(number, epoch),
             }
         })
     }

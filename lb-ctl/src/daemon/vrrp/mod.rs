@@ -13,6 +13,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -61,6 +62,8 @@ struct Snapshot {
     status: VrrpStatus,
     /// When it came into its state.
     since: Instant,
+    /// When its timer is up.
+    due: Option<Instant>,
 }
 
 /// What the thread makes known.
@@ -140,6 +143,9 @@ impl Instances {
         let status = board.iter().map(|snapshot| {
             let mut status = VrrpStatus {
                 state_seconds: snapshot.since.elapsed().as_secs(),
+                due_ms: snapshot
+                    .due
+                    .map(|due| milliseconds(due.saturating_duration_since(Instant::now()))),
                 ..snapshot.status.clone()
             };
             for (result, count) in &mut status.notifications {
@@ -173,6 +179,10 @@ impl Instances {
         }
         programs.stop().await;
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 impl Thread {

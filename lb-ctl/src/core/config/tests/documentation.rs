@@ -73,6 +73,19 @@ fn the_sample_shows_every_default_as_it_is() {
 }
 
 #[test]
+fn the_pair_of_the_sample_is_accepted_without_its_hashes() {
+    let (_, rest) = SAMPLE.split_once("# [[vrrp]]").unwrap();
+    let (pair, _) = rest.split_once("\n\n").unwrap();
+    // Tables and keys; other lines are prose.
+    let is_toml = |line: &&str| line.starts_with("[[") || line.contains(" = ");
+    let lines = pair.lines().filter_map(|line| line.strip_prefix("# "));
+    let lines: Vec<&str> = lines.filter(is_toml).collect();
+    let config = accept(&format!("{SAMPLE}\n[[vrrp]]\n{}\n", lines.join("\n")));
+    assert_eq!((config.vrrp.len(), config.vrrp[0].track.len()), (1, 2));
+    assert!(config.vips_of_ours_alone().is_empty());
+}
+
+#[test]
 fn the_manual_lists_everything_that_is_planned() {
     for feature in PLANNED {
         assert!(

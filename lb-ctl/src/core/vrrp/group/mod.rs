@@ -82,6 +82,8 @@ pub struct MemberView {
     pub master: Option<(IpAddr, u8)>,
     /// The interval that counts: the master's, or its own.
     pub interval: Interval,
+    /// How long a silence of the master lasts too long.
+    pub master_down: Duration,
     /// When the next advertisement goes out (master), or silence has lasted too long (backup).
     pub due: Option<Time>,
 }
@@ -145,14 +147,16 @@ impl Group {
             State::Master => Some(member.advertise_at),
             State::Init | State::Fault => None,
         };
+        let interval = if self.state == State::Backup {
+            member.expected
+        } else {
+            member.settings.interval
+        };
         Some(MemberView {
             priority: member.priority().get(),
             master: member.master,
-            interval: if self.state == State::Backup {
-                member.expected
-            } else {
-                member.settings.interval
-            },
+            interval,
+            master_down: interval.master_down(member.priority()),
             due,
         })
     }
