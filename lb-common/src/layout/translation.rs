@@ -64,4 +64,10 @@ impl Return {
     pub const fn flow(&self) -> FlowKey {
         FlowKey::new(self.client, self.client_port, self.service)
     }
+
+    /// The MAC address of the client, or of the router before it.
+    pub const fn client_mac(&self) -> [u8; 6] {
+        let (first, last) = (self.addresses[0].to_ne_bytes(), self.addresses[1].to_ne_bytes());
+        [first[0], first[1], first[2], first[3], last[0], last[1]]
+    }
 }

@@ -4,6 +4,8 @@
 //! rather than never. Notes of clients come before both: a SYN that follows a note which ends meanwhile leaves a half-open record,
 //! which is still to be met; a later one follows it no more.
 
+mod following;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
@@ -11,6 +13,8 @@ use lb_common::{
     affinity, clock, hash,
     layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
+
+pub use following::{Following, taken_over};
 
 use super::{
     live_counts::{Differences, Met, Reading},
@@ -73,6 +77,7 @@ pub struct Census {
     released: BTreeSet<u16>,
     /// By target whose process has been replaced: when the old one was last known to run.
     replaced: BTreeMap<u16, u32>,
+    following: Following,
     services: BTreeMap<u16, Region>,
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
@@ -115,6 +120,7 @@ impl Census {
             reset,
             released: BTreeSet::new(),
             replaced: BTreeMap::new(),
+            following: Following::default(),
             services: services.into_iter().map(region).collect(),
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
@@ -141,6 +147,12 @@ impl Census {
         Self { replaced, ..self }
     }
 
+    /// With services that the other balancer owns or has owned.
+    #[must_use]
+    pub fn following(self, following: Following) -> Self {
+        Self { following, ..self }
+    }
+
     /// Whether what is noted of a client is over and can be deleted.
     pub fn is_client_over(
         &self,
@@ -151,6 +163,11 @@ impl Census {
         let Some(Region { service, .. }) = self.services.get(&key.service()) else {
             return true;
         };
+        if self.following.services.contains(&service.id) {
+            return false;
+        }
+        let last_seen = self.following.last_seen(service.id, noted.last_seen, self.now);
+        let noted = &Affinity { last_seen, ..*noted };
         let timeout = service.affinity_timeout;
         !affinity::is_fresh(noted, self.now, timeout)
             || self.released.contains(&noted.target)
@@ -178,21 +195,24 @@ impl Census {
             return true;
         };
         let target = record.target();
-        if target == NO_TARGET || self.reset.contains(&target) {
-            return true;
-        }
-        let (Record::HalfOpen(HalfOpen { opened: used, .. })
-        | Record::Established(FlowRecord { last_seen: used, .. })) = record;
-        if self.is_of_earlier_process(target, used) {
-            return true;
-        }
+        let used = match record {
+            // What is half open is never told: it is our own.
+            Record::HalfOpen(record) => record.opened,
+            Record::Established(record) => self.following.last_seen(service.id, record.last_seen, self.now),
+        };
+        let age = self.age(used);
         let is_old = match record {
-            Record::HalfOpen(record) => self.age(record.opened) > HALF_OPEN_TIMEOUT,
+            Record::HalfOpen(_) => age > HALF_OPEN_TIMEOUT,
             Record::Established(record) => {
-                let age = self.age(record.last_seen);
                 age > self.idle_timeout || record.closing != 0 && age > self.closing_timeout
             }
         };
+        if self.following.services.contains(&service.id) {
+            return is_old && matches!(record, Record::HalfOpen(_));
+        }
+        if target == NO_TARGET || self.reset.contains(&target) || self.is_of_earlier_process(target, used) {
+            return true;
+        }
         is_old
             || !records_every_flow(service) && {
                 let index = service.first_slot + slot_of(key.client(), key.client_port(), service);
@@ -223,6 +243,10 @@ impl Census {
 
     /// Takes in what stood in the tables for a target before and after the pass.
     pub fn compare(&mut self, target: u16, before: Reading, after: Reading) {
+        // Where the owner's word makes connections come and go, no SYN tells that a target was not quiet.
+        if self.following.targets.contains(&target) {
+            return;
+        }
         if let Some(difference) = self.live.difference(target, before, after) {
             self.differences.insert(target, difference);
         }

@@ -81,7 +81,8 @@ impl Controller {
             reset,
         )
         .releasing(self.placement.without_new_flows())
-        .replacing(replaced);
+        .replacing(replaced)
+        .following(self.placement.following());
         let sweep = self.datapath.sweep()?;
         Ok(spawn_blocking(move || sweep.run(census)))
     }

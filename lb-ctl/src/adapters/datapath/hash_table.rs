@@ -139,6 +139,18 @@ where
         }
     }
 
+    /// The keys that are wanted of all that are there during the whole call; others perhaps.
+    pub(super) fn keys(&self, is_wanted: impl Fn(&K) -> bool) -> Result<Vec<K>, DatapathError> {
+        let mut keys = Vec::new();
+        self.for_each(|key, _| {
+            if is_wanted(&key) {
+                keys.push(key);
+            }
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
     /// The entry under a key.
     pub(super) fn get(&self, key: &K) -> Result<Option<V>, DatapathError> {
         self.look_up(command::MAP_LOOKUP, key)
