@@ -34,6 +34,8 @@ pub struct Signs<'a> {
     pub unserved: &'a [&'a str],
     /// The names of services in which the guard against mass removal is active.
     pub guarded: &'a [&'a str],
+    /// What gives no sign of life any more, in words.
+    pub hanging: Option<&'a str>,
 }
 
 impl Condition {
@@ -51,6 +53,7 @@ impl Condition {
             };
             condition.problems.push(format!("interface {name} {problem}"));
         }
+        condition.problems.extend(signs.hanging.map(ToOwned::to_owned));
         for Failure {
             work,
             cause,
@@ -130,7 +133,22 @@ mod tests {
             records_short: false,
             unserved: &[],
             guarded: &[],
+            hanging: None,
         }
+    }
+
+    #[test]
+    fn a_thread_that_hangs_is_a_problem() {
+        let interfaces = Interfaces::new([interface(1)]).unwrap();
+        let condition = Condition::of(&Signs {
+            hanging: Some("the VRRP thread hangs: nobody advertises"),
+            ..signs(&interfaces)
+        });
+        assert!(!condition.is_healthy());
+        assert_eq!(
+            condition.to_string(),
+            "the VRRP thread hangs: nobody advertises\n"
+        );
     }
 
     #[test]

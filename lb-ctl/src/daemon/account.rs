@@ -95,6 +95,7 @@ pub(super) fn condition(controller: &Controller) -> Result<Condition, DatapathEr
         records_short: controller.datapath.are_records_short()?,
         unserved: &unserved,
         guarded: &guarded,
+        hanging: controller.vrrp.hangs(),
     }))
 }
 

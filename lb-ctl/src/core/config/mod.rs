@@ -28,6 +28,7 @@ mod prefix;
 mod prime;
 mod reader;
 mod value;
+mod virtual_routers;
 mod vrrp;
 
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
 pub use value::{bad_name, is_name, unusable};
+pub use virtual_routers::{same_routers, vrrp_groups};
 pub use vrrp::Vrrp;
 
 use document::Document;
