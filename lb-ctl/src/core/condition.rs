@@ -36,6 +36,8 @@ pub struct Signs<'a> {
     pub guarded: &'a [&'a str],
     /// The names of VRRP instances that are at fault, and why.
     pub faulty: &'a [(&'a str, &'a str)],
+    /// What gives no sign of life any more, in words.
+    pub hanging: Option<&'a str>,
 }
 
 impl Condition {
@@ -53,6 +55,7 @@ impl Condition {
             };
             condition.problems.push(format!("interface {name} {problem}"));
         }
+        condition.problems.extend(signs.hanging.map(ToOwned::to_owned));
         for Failure {
             work,
             cause,
@@ -137,7 +140,22 @@ mod tests {
             unserved: &[],
             guarded: &[],
             faulty: &[],
+            hanging: None,
         }
+    }
+
+    #[test]
+    fn a_thread_that_hangs_is_a_problem() {
+        let interfaces = Interfaces::new([interface(1)]).unwrap();
+        let condition = Condition::of(&Signs {
+            hanging: Some("the VRRP thread hangs: nobody advertises"),
+            ..signs(&interfaces)
+        });
+        assert!(!condition.is_healthy());
+        assert_eq!(
+            condition.to_string(),
+            "the VRRP thread hangs: nobody advertises\n"
+        );
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub(super) fn condition(controller: &Controller) -> Result<Condition, DatapathEr
         unserved: &unserved,
         guarded: &guarded,
         faulty: &faulty,
+        hanging: controller.vrrp.hangs(),
     }))
 }
 

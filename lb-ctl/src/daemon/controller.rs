@@ -212,7 +212,8 @@ impl Controller {
                 },
                 _ = refresh.tick() => (Work::Refresh, self.refresh().await),
                 _ = self.checks.next_reports(&mut reports) => (Work::Reports, self.on_reports(&mut reports).await),
-                () = self.supervisor.beat_due() => { self.supervisor.beat(); continue }
+                () = self.supervisor.beat_due() => { self.beat(); continue }
+                error = self.vrrp.ended() => return Err(error),
                 _ = self.discovering.next_answers(&mut answers) => { self.on_answers(&mut answers).await; continue }
                 () = until(checks_due) => (Work::Health, self.on_checks_due().await),
                 () = until(deadline) => (Work::Decisions, self.refresh_decisions().await),
@@ -222,6 +223,17 @@ impl Controller {
                 census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),
             };
             self.account.take_in(work, result);
+        }
+    }
+
+    /// Gives a sign of life for all threads, if all are alive.
+    fn beat(&mut self) {
+        match self.vrrp.hangs() {
+            None => self.supervisor.beat(),
+            Some(what) => {
+                tracing::error!("{what}");
+                self.supervisor.skip_beat();
+            }
         }
     }
 

@@ -110,7 +110,7 @@ impl Controller {
         }
         self.announce_quiescing().await.map_err(failed)?;
         // Instances that are gone leave their addresses before somebody else needs them.
-        self.vrrp.follow(&self.config.vrrp).await.map_err(failed)?;
+        self.vrrp.follow(&self.config).await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }
@@ -361,7 +361,7 @@ impl Controller {
 
     /// Begins with VRRP, once packets to the addresses are forwarded.
     pub(super) async fn begin_vrrp(&mut self) -> anyhow::Result<()> {
-        self.vrrp.follow(&self.config.vrrp).await?;
+        self.vrrp.follow(&self.config).await?;
         self.tell_healthy()
     }
 

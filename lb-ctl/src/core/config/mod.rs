@@ -30,6 +30,7 @@ mod prime;
 mod reader;
 mod track;
 mod value;
+mod virtual_routers;
 mod vrrp;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, ProgramPlace, Service};
 pub use value::{bad_name, is_name, unusable};
+pub use virtual_routers::{same_routers, vrrp_groups};
 pub use vrrp::Vrrp;
 
 use document::Document;

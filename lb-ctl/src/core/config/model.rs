@@ -46,6 +46,13 @@ impl Config {
         vips.filter(|vip| !self.is_carried(*vip)).collect()
     }
 
+    /// The addresses that are not this host's alone: VIPs of services, and what VRRP instances carry.
+    pub fn shared_addresses(&self) -> BTreeSet<IpAddr> {
+        let vips = self.services.iter().map(|service| service.vip);
+        let carried = self.vrrp.iter().flat_map(|instance| &instance.addresses);
+        vips.chain(carried.copied()).collect()
+    }
+
     /// Whether a VRRP instance carries this address.
     pub fn is_carried(&self, address: IpAddr) -> bool {
         self.vrrp

@@ -20,7 +20,7 @@ use super::reader::{At, TableReader};
 use super::track::TrackKeys;
 use super::value::{self, found};
 use crate::core::command::Command;
-use crate::core::vrrp::{Audience, ChecksumForm, HOP_LIMIT, Hook, Interval, Policy, Settings, Track};
+use crate::core::vrrp::{Audience, ChecksumForm, HOP_LIMIT, Hook, Interval, Kind, Policy, Settings, Track};
 
 const DELAYS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(0)..=ConfigDuration::from_millis(3_600_000);
@@ -54,6 +54,8 @@ pub struct Vrrp {
     pub vrid: NonZeroU8,
     /// Its addresses, all of one family; at least one.
     pub addresses: Vec<IpAddr>,
+    /// The address that its packets come from; `None` if any of its own will do.
+    pub source: Option<IpAddr>,
     /// Who is talked to.
     pub audience: Audience,
     /// The checksum over IPv4.
@@ -87,6 +89,7 @@ pub(super) struct VrrpKeys {
     priority: Option<At<NonZeroU8>>,
     advert_interval: Option<At<Interval>>,
     addresses: Vec<At<IpAddr>>,
+    source: Option<At<IpAddr>>,
     preempt: Option<At<bool>>,
     preempt_delay: Option<At<Duration>>,
     start_delay: Option<At<Duration>>,
@@ -115,6 +118,7 @@ impl VrrpKeys {
             }),
             advert_interval: table.optional("advert_interval", interval),
             addresses: table.required_list("addresses", r#"["192.0.2.10"]"#, value::address),
+            source: table.optional("source", value::own_address),
             preempt: table.optional("preempt", value::boolean),
             preempt_delay: table.optional("preempt_delay", |value| {
                 delay(value, "leave the key out to get \"10s\"")
@@ -199,6 +203,9 @@ impl VrrpKeys {
                 )));
             }
         }
+        if let Some(at) = &self.source {
+            self.report_source(at, document, errors);
+        }
         if let Some(at) = &self.unicast_hop_limit
             && self.unicast_peers.is_empty()
         {
@@ -225,6 +232,30 @@ impl VrrpKeys {
         }
     }
 
+    fn report_source(&self, at: &At<IpAddr>, document: &Document, errors: &mut Vec<ConfigError>) {
+        let source = at.value;
+        if let Some(is_ipv4) = self.is_ipv4() {
+            let kind = Kind::of_source(is_ipv4, self.unicast_peers.is_empty());
+            if !kind.is_of(source) {
+                errors.push(at.origin.error(format!(
+                    "expected {kind}, found {source}; advertisements come from one of the family of `addresses`, over IPv6 to the \
+                     multicast group from the link-local one, to peers from another"
+                )));
+                return;
+            }
+        }
+        let carried = document.vrrp.iter().flat_map(|instance| &instance.addresses);
+        let vips = document
+            .services
+            .iter()
+            .filter_map(|service| service.vip.as_ref());
+        if carried.chain(vips).any(|shared| shared.value == source) {
+            errors.push(at.origin.error(format!(
+                "expected an address of this balancer alone, found {source}, which is shared; use one that stays where it is"
+            )));
+        }
+    }
+
     fn assemble(self, datapath: &Datapath) -> Option<Vrrp> {
         let policy = self.policy();
         let first_interface = datapath.interfaces.first()?.value.clone();
@@ -235,6 +266,7 @@ impl VrrpKeys {
             interface: value_or(self.interface, first_interface),
             vrid: self.vrid?.value,
             addresses: addresses(self.addresses).collect(),
+            source: self.source.map(|at| at.value),
             audience: if self.unicast_peers.is_empty() {
                 Audience::Multicast
             } else {

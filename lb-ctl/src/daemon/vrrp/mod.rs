@@ -1,16 +1,22 @@
-//! VRRP: a thread of its own, so that nothing that the controller is busy with delays an advertisement.
+//! VRRP: a thread of its own, so that nothing that the controller is busy with delays an advertisement; and a second one, its `hands`,
+//! so that nothing that the kernel is busy with does.
 //!
-//! The thread owns the instances, their sockets and the addresses that they carry. The controller tells it what is configured and how
-//! many backends are healthy, and reads what it makes known. A second thread runs the operator's programs.
+//! The threads own the instances, their sockets and the addresses that they carry. The controller tells them what is configured and how
+//! many backends are healthy, and reads what they make known. A third one runs the operator's `programs`.
 
 mod driver;
+mod hands;
 mod hooks;
 mod instance;
 mod programs;
+mod pulse;
+mod running;
 mod scripts;
+mod timer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -24,11 +30,24 @@ use tokio::{
 
 use crate::{
     adapters::api::server::{Answer, Refusal},
-    core::{config::Vrrp, status::VrrpStatus, vrrp::Script},
+    core::{
+        cause::chain,
+        config::{Config, Vrrp},
+        status::VrrpStatus,
+        vrrp::Script,
+    },
 };
 use driver::Driver;
 use programs::{Notifier, Programs};
+use pulse::Pulse;
 use scripts::Verdict;
+use timer::Timer;
+
+/// For how long the thread that advertises may give no sign of life. It does nothing that takes long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for its hands, which have to wait for the kernel, but not for ever.
+const HANDS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many backends of each service there are, and how many of them are healthy.
 pub(super) type Healthy = BTreeMap<String, (usize, usize)>;
@@ -44,8 +63,14 @@ struct Dependencies {
 /// What the controller wants of the thread.
 #[derive(Debug)]
 enum Order {
-    /// Follow these instances, and say when those that are gone have left.
-    Follow(Vec<Vrrp>, oneshot::Sender<()>),
+    /// Follow these instances.
+    Follow {
+        instances: Vec<Vrrp>,
+        /// The VIPs of all instances and services.
+        shared: BTreeSet<IpAddr>,
+        /// Where to say when those that are gone have left their addresses.
+        left: oneshot::Sender<Left>,
+    },
     /// Hand one over, or all that are master.
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
@@ -56,14 +81,18 @@ enum Order {
     Stop,
 }
 
+/// Whether addresses have been left, or why not.
+type Left = Result<(), String>;
+
 /// What is known of an instance.
 #[derive(Clone, Debug)]
 struct Snapshot {
     status: VrrpStatus,
     /// When it came into its state.
     since: Instant,
-    /// When its timer is up.
-    due: Option<Instant>,
+    /// The zero of the machines' time.
+    epoch: Instant,
+    timer: Timer,
 }
 
 /// What the thread makes known.
@@ -90,25 +119,36 @@ pub(super) struct Instances {
 struct Thread {
     orders: mpsc::UnboundedSender<Order>,
     handle: JoinHandle<()>,
+    /// How it has ended. It says nothing if it has panicked.
+    ended: oneshot::Receiver<anyhow::Result<()>>,
+    pulse: Pulse,
+    hands_pulse: Pulse,
     programs: Programs,
 }
 
 impl Instances {
-    /// Follows these instances. Returns when those that are no longer among them have left their addresses.
-    pub(super) async fn follow(&mut self, instances: &[Vrrp]) -> anyhow::Result<()> {
+    /// Follows the instances of this configuration. Returns when those that are no longer among them have left their addresses.
+    pub(super) async fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
         let thread = match &mut self.thread {
             Some(thread) => thread,
-            None if instances.is_empty() => return Ok(()),
+            None if config.vrrp.is_empty() => return Ok(()),
             none => none.insert(Thread::start(
                 self.board.clone(),
                 &self.healthy,
                 self.told.clone(),
             )?),
         };
-        let (done, left) = oneshot::channel();
-        thread.order(Order::Follow(instances.to_vec(), done))?;
-        left.await.context("the VRRP thread has ended")?;
-        thread.programs.follow(instances)
+        let (sender, left) = oneshot::channel();
+        thread.order(Order::Follow {
+            instances: config.vrrp.clone(),
+            shared: config.shared_addresses(),
+            left: sender,
+        })?;
+        left.await
+            .context("the VRRP thread has ended")?
+            .map_err(anyhow::Error::msg)
+            .context("leaving the addresses of VRRP instances")?;
+        thread.programs.follow(&config.vrrp)
     }
 
     /// Tells how many backends are healthy, if that is news.
@@ -143,9 +183,7 @@ impl Instances {
         let status = board.iter().map(|snapshot| {
             let mut status = VrrpStatus {
                 state_seconds: snapshot.since.elapsed().as_secs(),
-                due_ms: snapshot
-                    .due
-                    .map(|due| milliseconds(due.saturating_duration_since(Instant::now()))),
+                due_ms: snapshot.timer.left(snapshot.epoch.elapsed()),
                 ..snapshot.status.clone()
             };
             for (result, count) in &mut status.notifications {
@@ -161,23 +199,52 @@ impl Instances {
         self.thread.is_some()
     }
 
+    /// Returns when the thread has ended though nobody has told it to, and says why; never, if there is none.
+    pub(super) async fn ended(&mut self) -> anyhow::Error {
+        let Some(thread) = &mut self.thread else {
+            return std::future::pending().await;
+        };
+        let why = match (&mut thread.ended).await {
+            Ok(Err(error)) => error,
+            // It ends well when it is told to, and then nobody asks.
+            Ok(Ok(())) | Err(_) => anyhow::anyhow!("it has panicked"),
+        };
+        why.context(
+            "the VRRP thread has ended, so nobody advertises; addresses may have stayed on interfaces",
+        )
+    }
+
+    /// What gives no sign of life any more, in words.
+    pub(super) fn hangs(&self) -> Option<&'static str> {
+        let thread = self.thread.as_ref()?;
+        if thread.pulse.silence() >= PATIENCE {
+            Some("the VRRP thread hangs: nobody advertises")
+        } else if thread.hands_pulse.silence() >= HANDS_PATIENCE {
+            Some(
+                "the kernel does not answer about its network configuration: VRRP cannot put addresses on interfaces or take them off",
+            )
+        } else if thread.programs.have_ended() {
+            Some("the thread of VRRP's scripts and hooks has ended: restart lb-ctl")
+        } else {
+            None
+        }
+    }
+
     /// Ends the thread, which leaves the addresses to others first.
     pub(super) async fn stop(&mut self) {
-        let Some(Thread {
-            orders,
-            handle,
-            programs,
-        }) = self.thread.take()
-        else {
+        let Some(thread) = self.thread.take() else {
             return;
         };
         // If it has ended already it has said why.
-        let _ = orders.send(Order::Stop);
-        let joined = tokio::task::spawn_blocking(move || handle.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the VRRP thread has ended badly: addresses may have stayed on interfaces");
+        if thread.orders.send(Order::Stop).is_ok() {
+            let joined = tokio::task::spawn_blocking(move || thread.handle.join()).await;
+            match (joined, thread.ended.await) {
+                (Ok(Ok(())), Ok(Ok(()))) => {}
+                (_, Ok(Err(error))) => tracing::error!("VRRP has ended badly: {}", chain(error.as_ref())),
+                _ => tracing::error!("the VRRP thread has panicked: addresses may have stayed on interfaces"),
+            }
         }
-        programs.stop().await;
+        thread.programs.stop().await;
     }
 }
 
@@ -198,13 +265,23 @@ impl Thread {
             healthy: healthy.clone(),
             ..Dependencies::default()
         };
+        let (pulse, hands_pulse) = (Pulse::new(), Pulse::new());
+        let pulses = [pulse.clone(), hands_pulse.clone()];
+        let (end, ended) = oneshot::channel();
         let handle = std::thread::Builder::new()
             .name("vrrp".into())
-            .spawn(move || runtime.block_on(Driver::run(received, board, dependencies, notifier)))
+            .spawn(move || {
+                let result = runtime.block_on(Driver::run(received, board, dependencies, notifier, pulses));
+                // Nobody wants to know if the daemon has ended.
+                let _ = end.send(result);
+            })
             .context("starting the thread of VRRP")?;
         Ok(Self {
             orders,
             handle,
+            ended,
+            pulse,
+            hands_pulse,
             programs,
         })
     }

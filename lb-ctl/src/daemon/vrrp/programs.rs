@@ -74,6 +74,11 @@ impl Programs {
             .context("the thread of VRRP's scripts and hooks has ended")
     }
 
+    /// Whether it has ended though nobody has told it to.
+    pub(super) fn have_ended(&self) -> bool {
+        self.handle.is_finished()
+    }
+
     /// Waits until all hooks have been told, and ends. The instances' thread must have ended before.
     pub(super) async fn stop(self) {
         let Self { jobs, handle } = self;

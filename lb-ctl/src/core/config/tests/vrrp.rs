@@ -33,6 +33,7 @@ fn an_instance_needs_name_vrid_and_addresses() {
         interface: "eth0".into(),
         vrid: NonZeroU8::new(51).unwrap(),
         addresses: vec!["192.0.2.10".parse().unwrap()],
+        source: None,
         audience: Audience::Multicast,
         checksum: ChecksumForm::Message,
         settings: Settings {
@@ -62,7 +63,7 @@ fn an_instance_needs_name_vrid_and_addresses() {
 fn every_key_is_taken() {
     let [instance] = instances(&format!(
         "{LEAST}interface = \"eth0\"\npriority = 254\nadvert_interval = \"10ms\"\npreempt = false\npreempt_delay = \"1h\"\n\
-         start_delay = \"5s\"\nunicast_peers = [\"192.0.2.3\"]\nunicast_hop_limit = 64\nchecksum = \"rfc5798\"\ngroup = \"both\"\n\
+         start_delay = \"5s\"\nsource = \"192.0.2.2\"\nunicast_peers = [\"192.0.2.3\"]\nunicast_hop_limit = 64\nchecksum = \"rfc5798\"\ngroup = \"both\"\n\
          notify = [\"/bin/tell\", \"a b\"]\nnotify_timeout = \"1m\"\n\
          [[vrrp.track]]\ninterface = \"eth1\"\nlower = 50\n[[vrrp.track]]\nservice = \"impala\"\nhealthy = 34\n"
     ))
@@ -77,6 +78,7 @@ fn every_key_is_taken() {
         }
     );
     assert_eq!(instance.checksum, ChecksumForm::PseudoHeader);
+    assert_eq!(instance.source, Some("192.0.2.2".parse().unwrap()));
     assert_eq!(instance.settings.interval, Interval::MIN);
     assert_eq!(instance.settings.priority.get(), 254);
     assert!(!instance.policy.preempt);
@@ -306,4 +308,55 @@ fn what_is_tracked_must_be_one_thing_that_exists() {
          27: vrrp[pair].track[#4].rise: expected this key beside `script`; remove it\n\
          28: vrrp[pair].track[#4].fall: expected this key beside `script`; remove it"
     );
+}
+
+#[test]
+fn a_source_is_of_the_right_kind_and_not_shared() {
+    let with = |address: &str, source: &str, more: &str| {
+        format!(
+            "[[vrrp]]\nname = \"pair\"\nvrid = 51\naddresses = [\"{address}\"]\nsource = \"{source}\"\n{more}"
+        )
+    };
+    let peers = "unicast_peers = [\"2001:db8::3\"]\n";
+    for (address, source, more) in [
+        ("192.0.2.10", "192.0.2.2", ""),
+        ("2001:db8::10", "fe80::2", ""),
+        ("2001:db8::10", "2001:db8::2", peers),
+    ] {
+        let accepted = instances(&with(address, source, more));
+        assert_eq!(accepted[0].source, Some(source.parse().unwrap()));
+    }
+    for (address, source, more, expected) in [
+        (
+            "192.0.2.10",
+            "fe80::2",
+            "",
+            "expected an IPv4 address, found fe80::2",
+        ),
+        (
+            "2001:db8::10",
+            "2001:db8::2",
+            "",
+            "expected a link-local IPv6 address, found 2001:db8::2",
+        ),
+        (
+            "2001:db8::10",
+            "fe80::2",
+            peers,
+            "expected an IPv6 address beside the link-local one, found fe80::2",
+        ),
+        (
+            "192.0.2.10",
+            "192.0.2.10",
+            "",
+            "found 192.0.2.10, which is shared",
+        ),
+        ("192.0.2.10", "224.0.0.18", "", "found a multicast address"),
+    ] {
+        let refused = refused(&with(address, source, more));
+        assert!(
+            refused.starts_with("14: vrrp[pair].source: ") && refused.contains(expected),
+            "{refused}"
+        );
+    }
 }

@@ -279,6 +279,18 @@ impl Group {
         actions
     }
 
+    /// The members are in another order from now on: `places` says of each where it comes to stand, as those of a sorted list. The first
+    /// decides then what the first decides.
+    pub fn reorder(&mut self, places: &[usize]) {
+        let mut members: Vec<_> = places
+            .iter()
+            .copied()
+            .zip(std::mem::take(&mut self.members))
+            .collect();
+        members.sort_by_key(|(place, _)| *place);
+        self.members = members.into_iter().map(|(_, member)| member).collect();
+    }
+
     /// An operator wants somebody else to be master. Whoever that is will not be preempted by us. If nobody takes over, we
     /// become master again after an interval more than it takes others to miss us.
     pub fn hand_over(&mut self, now: Time) -> Result<Vec<Action>, NotMaster> {
