@@ -328,7 +328,7 @@ fn a_hook_that_hangs_delays_nothing_and_is_told_of_the_last_state() {
         "echo $3 >> {}; test $3 != BACKUP || exec sleep 1000",
         log.display()
     ));
-    let text = format!("{}notify = {notify}\nnotify_timeout = \"4s\"\n", pair(&lab, 200));
+    let text = format!("{}notify = {notify}\nnotify_timeout = \"8s\"\n", pair(&lab, 200));
     let began = Instant::now();
     let mut balancer = Balancer::start(&lab, &lab.balancers()[0], configuration(&lab, 0, &text)).unwrap();
     let host = &lab.balancers()[0];
@@ -337,11 +337,8 @@ fn a_hook_that_hangs_delays_nothing_and_is_told_of_the_last_state() {
     let fault = wait_for_state(&balancer, "fault");
     assert_eq!(
         fault.notifications.values().sum::<u64>(),
-        fault.notifications["superseded"]
-    );
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "the machine is too busy for this test"
+        fault.notifications["superseded"],
+        "it hangs still: {fault:?}"
     );
     let told = wait_for(&balancer, "the hook to be told of the fault", |instance| {
         instance.notifications["succeeded"] == 1
@@ -356,7 +353,7 @@ fn a_hook_that_hangs_delays_nothing_and_is_told_of_the_last_state() {
     let output = daemon.output().unwrap();
     for said in [
         "the state lasted less long than notify takes",
-        "did not end within 4s, and was killed",
+        "did not end within 8s, and was killed",
     ] {
         assert!(output.contains(said), "{said}: {output}");
     }
