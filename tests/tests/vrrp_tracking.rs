@@ -329,7 +329,6 @@ fn a_hook_that_hangs_delays_nothing_and_is_told_of_the_last_state() {
         log.display()
     ));
     let text = format!("{}notify = {notify}\nnotify_timeout = \"8s\"\n", pair(&lab, 200));
-    let began = Instant::now();
     let mut balancer = Balancer::start(&lab, &lab.balancers()[0], configuration(&lab, 0, &text)).unwrap();
     let host = &lab.balancers()[0];
     wait_for_state(&balancer, "master");
