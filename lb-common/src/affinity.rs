@@ -38,8 +38,8 @@ pub fn seen_by(client: &ClientKey, slot: Slot, timeout: u32, records: &impl Reco
     Slot { current, ..slot }
 }
 
-/// What is to be noted of a client of which a packet went to a target: handed over, if it is anything new, which it is once a tick.
-/// A SYN is no such packet: anybody can send one in somebody's name.
+/// What is to be noted of a client of which a packet went to a target: handed over, if it is anything new, which it is once a tick, with
+/// whether it is more than the time: another target, or the first one. A SYN is no such packet: anybody can send one in somebody's name.
 ///
 /// A client that is at home elsewhere stays there: connections that outlive the drain of their backend must not bring the client
 /// back to it, nor must packets that somebody sends in its name.
@@ -49,20 +49,24 @@ pub fn note(
     target: u16,
     timeout: u32,
     records: &impl Records,
-    remember: impl FnOnce(&Affinity),
+    remember: impl FnOnce(&Affinity, bool),
 ) {
     let now = records.now();
-    let says_something = match records.affinity(client) {
-        None => true,
-        Some(noted) if noted.target == target => noted.last_seen != now,
-        Some(noted) => !(is_fresh(noted, now, timeout) && records.takes_new_flows(noted.target)),
+    let (says_something, moves) = match records.affinity(client) {
+        None => (true, true),
+        Some(noted) if noted.target == target => (noted.last_seen != now, false),
+        Some(noted) => (
+            !(is_fresh(noted, now, timeout) && records.takes_new_flows(noted.target)),
+            true,
+        ),
     };
     if says_something && records.takes_new_flows(target) {
-        remember(&Affinity {
+        let affinity = Affinity {
             target,
             reserved: 0,
             last_seen: now,
-        });
+        };
+        remember(&affinity, moves);
     }
 }
 
@@ -124,7 +128,9 @@ mod tests {
 
     fn noted(target: u16, tables: &HostTables) -> Option<Affinity> {
         let mut found = None;
-        note(&client(), target, TIMEOUT, tables, |affinity| {
+        note(&client(), target, TIMEOUT, tables, |affinity, moves| {
+            let before = tables.affinity.get(&client());
+            assert_eq!(moves, before.is_none_or(|it| it.target != affinity.target));
             found = Some(*affinity);
         });
         found

@@ -28,8 +28,8 @@ pub trait Tables: Records {
     fn allows(&self, service: u16, client: Address) -> bool;
     /// Takes note of what is to be remembered of a packet of a tracked slot: to carry it out, or only to show it.
     fn remember(&self, memory: &Memory);
-    /// Takes note of where a client of an affine service is at home, likewise.
-    fn note_client(&self, client: &ClientKey, affinity: &Affinity);
+    /// Takes note of where a client of an affine service is at home, likewise. `moves` if nothing was noted of it, or another target.
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity, moves: bool);
 
     /// The target for a new connection whose hash picks the slot `index`, [by live connections](least_connections::least).
     ///
@@ -80,8 +80,8 @@ pub fn tracked_target(
     });
     if affinity_timeout != 0 && !event.opens {
         let client = ClientKey::new(flow.client(), flow.service());
-        affinity::note(&client, target, affinity_timeout, tables, |affinity| {
-            tables.note_client(&client, affinity);
+        affinity::note(&client, target, affinity_timeout, tables, |affinity, moves| {
+            tables.note_client(&client, affinity, moves);
         });
     }
     target

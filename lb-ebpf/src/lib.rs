@@ -12,4 +12,5 @@
 mod atomic;
 pub mod frame;
 pub mod maps;
+mod news;
 mod rare;

@@ -25,7 +25,7 @@ use lb_common::{
     translation::{self, Passage, WaysBack},
 };
 
-use crate::{atomic, frame::Frame, rare};
+use crate::{atomic, frame::Frame, news, rare};
 
 // The names are those of `lb_common::layout::map`.
 
@@ -158,9 +158,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn note_client(&self, client: &ClientKey, affinity: &Affinity) {
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity, moves: bool) {
         // Where it fails the client may be sent elsewhere once its slot has moved.
         let _ = AFFINITY.insert(client, affinity, u64::from(BPF_ANY));
+        if moves {
+            news::tell_client(client);
+        }
     }
 
     #[inline(always)]
@@ -326,7 +329,8 @@ fn least(index: u32, service: &Service) -> u16 {
 
 /// Says of an established record when its flow began to close, or by 0 that it goes on, and counts live connections accordingly.
 ///
-/// In one exchange with the target, so that exactly one CPU counts a change. Where another has been faster, its word stands.
+/// In one exchange with the target, so that exactly one CPU counts a change. Where another has been faster, its word stands. Returns
+/// whether it is a change.
 ///
 /// The record may have been deleted or replaced since it was looked up, and the kernel gives its place to another flow at once. Then that
 /// one is marked and counted, as if the packet were its own: a forged FIN does no more, since a connection that goes on is
@@ -336,7 +340,7 @@ fn least(index: u32, service: &Service) -> u16 {
     clippy::cast_possible_truncation,
     reason = "the target is the word's lower half"
 )]
-fn mark_closing(record: *mut FlowRecord, mark: u16) {
+fn mark_closing(record: *mut FlowRecord, mark: u16) -> bool {
     // `target` is the lower half of the record's first word, `closing` the upper one, on a little-endian machine.
     let word = record.cast::<u32>();
     // SAFETY: the pointer is into the map's memory, which is allocated in advance and stays a record's as long as the map, and aligned.
@@ -345,13 +349,14 @@ fn mark_closing(record: *mut FlowRecord, mark: u16) {
     let after = u32::from(target) | u32::from(mark) << 16;
     // SAFETY: as above.
     if !unsafe { atomic::replace(word, before, after) } {
-        return;
+        return false;
     }
     match (was_closing, mark != 0) {
         (false, true) => count_live(target, 1u32.wrapping_neg()),
         (true, false) => count_live(target, 1),
-        _ => {}
+        _ => return false,
     }
+    true
 }
 
 /// Adds to the live connections of a target.
@@ -464,7 +469,9 @@ impl WaysBack for Maps {
             Use::Closing => slot_rule::closing_since(now),
             Use::Reopened => 0,
         };
-        mark_closing(record, mark);
+        if mark_closing(record, mark) {
+            news::tell_flow(flow);
+        }
     }
 
     #[inline(always)]
@@ -490,6 +497,8 @@ impl WaysBack for Maps {
         }
         take_back(record.target, self.now());
         let _ = HALF_OPEN.remove(flow);
+        // Last: whoever is told looks the record up, and its way back, which has been there before it.
+        news::tell_flow(flow);
         true
     }
 
@@ -519,6 +528,11 @@ impl WaysBack for Maps {
     fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool {
         let flags = if replaces { BPF_ANY } else { BPF_NOEXIST };
         RETURNS.insert(key, way_back, u64::from(flags)).is_ok()
+    }
+
+    #[inline(always)]
+    fn tell_way_back(&self, flow: &FlowKey) {
+        news::tell_flow(flow);
     }
 
     #[inline(always)]

@@ -40,6 +40,10 @@ pub fn load(host: &HostTables, flows: u32, half_open: u32) -> Result<Datapath> {
     for (&target, &live) in &host.live {
         kernel.write_live(target, live);
     }
-    kernel.write_node(&host.node.context("the host's tables know no node")?)?;
+    let node = host.node.context("the host's tables know no node")?;
+    kernel.write_node(&node)?;
+    if node.listens != 0 {
+        kernel.listen(true)?;
+    }
     Ok(kernel)
 }

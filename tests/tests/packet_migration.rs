@@ -19,6 +19,7 @@ use lb_common::testing::cases::CLIENT;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_TARGET, ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::{Datapath, Loaded, Pins, Sizes};
+use lb_ctl::core::sync::Source as _;
 
 const FLOWS: u32 = 1024;
 const OTHER_FLOWS: u32 = 2048;
@@ -176,6 +177,29 @@ fn live_connections_are_counted_when_the_tables_of_an_earlier_version_have_no_su
         panic!("they are complete now");
     };
     assert_eq!(live(&adopted), 3);
+}
+
+#[test]
+fn whoever_listened_is_gone_with_its_process_and_its_news_with_its_program() {
+    let (node, mut old) = Node::with_earlier_run("listener");
+    old.listen(true).unwrap();
+    node.connect(&mut old, 1000);
+    // Killed, so that nobody has said that it listens no more.
+    drop(old);
+    let Loaded::Adopted(mut adopted) = Datapath::load_or_adopt(node.sizes(FLOWS), &node.pins).unwrap() else {
+        panic!("news are not kept, so nothing is missing");
+    };
+    let mut source = adopted.peer_source().unwrap();
+    node.connect(&mut adopted, 1001);
+    assert_eq!(source.changes().flows().len(), 1, "the table still says so");
+    adopted.write_node(&node.host.node.unwrap()).unwrap();
+    node.connect(&mut adopted, 1002);
+    assert!(source.changes().is_empty(), "until it is written");
+    adopted.listen(true).unwrap();
+    assert!(source.changes().is_anything());
+    node.connect(&mut adopted, 1003);
+    let key = FlowKey::new(CLIENT.ip().into(), 1003, 0);
+    assert_eq!(source.changes().flows(), [key]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod affinity;
 mod allowed;
 pub mod live;
 mod names;
+mod news;
 mod service;
 mod target;
 mod translation;
@@ -18,6 +19,7 @@ pub use affinity::{AFFINITY_ROOM, Affinity, ClientKey};
 pub use allowed::{ALLOWED_ROOM, AllowedKey, MAX_ALLOWED_PREFIXES};
 pub use live::Live;
 pub use names::{NAME_LENGTH, TargetName};
+pub use news::{Changed, NEWS_BYTES, News};
 pub use service::{MAX_INTERFACES, Node, Service, flag, mac_word};
 pub use target::{Forwarding, NextHop, Target, forward};
 pub use translation::{Return, ReturnKey};
@@ -303,6 +305,10 @@ pub mod map {
     pub const TARGET_NAMES: &str = "TARGET_NAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counter::Counter).
     pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`News`](super::News). Each loaded program has its own.
+    pub const NEWS: &str = "NEWS";
+    /// Memory-mapped array of one `u32`: how many news found the ring buffer full. Each loaded program has its own.
+    pub const NEWS_LOST: &str = "NEWS_LOST";
 }
 
 #[cfg(test)]
@@ -324,6 +330,7 @@ mod tests {
         assert_eq!(size_of::<Affinity>(), 8);
         assert_eq!(size_of::<ReturnKey>(), 40);
         assert_eq!(size_of::<Return>(), 40);
+        assert_eq!(size_of::<News>(), 24);
         assert_eq!(size_of::<Node>(), 72);
         assert_eq!(size_of::<Target>(), 64);
         assert_eq!(size_of::<Live>(), 8);

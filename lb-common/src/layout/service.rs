@@ -57,7 +57,10 @@ pub struct Node {
     /// addresses are not for us, though an interface in promiscuous mode lets them in.
     pub macs: [u64; MAX_INTERFACES],
     /// 1 if any service translates, so that packets to other ports of a VIP may be answers of its backends.
-    pub translates: u32,
+    pub translates: u16,
+    /// 1 while somebody takes in [news](super::News). It was the upper half of `translates`, always 0, before there were any: tables of that
+    /// time need no other layout, and a program of that time takes 1 for what costs it a look for answers that there are not.
+    pub listens: u16,
     /// 1 while these tables lack records that an earlier run's tables have, so that what depends on records has to wait.
     pub awaits_records: u32,
 }
@@ -70,7 +73,8 @@ impl Node {
     pub fn new(macs: impl IntoIterator<Item = [u8; 6]>, translates: bool) -> Self {
         let mut node = Self {
             macs: [Self::NO_MAC; MAX_INTERFACES],
-            translates: u32::from(translates),
+            translates: u16::from(translates),
+            listens: 0,
             awaits_records: 0,
         };
         for (word, mac) in node.macs.iter_mut().zip(macs) {

@@ -1,6 +1,6 @@
 //! The way back of translated connections (`nat`).
 
-use super::FlowKey;
+use super::{FlowKey, target::address_words};
 use crate::address::Address;
 
 /// Names a translated connection as its backend sees it: what an answer says of itself.
@@ -59,9 +59,29 @@ pub struct Return {
 }
 
 impl Return {
+    /// The way to a flow's client from a port of its service. `macs` are the client's and that of our interface, whose index is `egress`.
+    pub fn new(flow: &FlowKey, service_port: u16, target: u16, macs: [[u8; 6]; 2], egress: u32) -> Self {
+        let [client, ours] = macs;
+        Self {
+            client: flow.client(),
+            client_port: flow.client_port(),
+            service_port,
+            service: flow.service(),
+            target,
+            addresses: address_words(client, ours),
+            egress,
+        }
+    }
+
     /// The key of the client's flow, under which its record is.
     #[inline(always)]
     pub const fn flow(&self) -> FlowKey {
         FlowKey::new(self.client, self.client_port, self.service)
+    }
+
+    /// The MAC address of the client, or of the router before it.
+    pub const fn client_mac(&self) -> [u8; 6] {
+        let (first, last) = (self.addresses[0].to_ne_bytes(), self.addresses[1].to_ne_bytes());
+        [first[0], first[1], first[2], first[3], last[0], last[1]]
     }
 }

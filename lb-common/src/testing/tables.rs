@@ -14,8 +14,9 @@ use crate::{
     decision::{Memory, Tables},
     headers::tcp::Flags,
     layout::{
-        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, Live, NO_TARGET, NextHop,
-        Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag, live,
+        Affinity, AllowedKey, ClientKey, FlowKey, FlowRecord, Forwarding, HalfOpen, Live, NO_TARGET, News,
+        NextHop, Node, Return, ReturnKey, Service, ServiceKey, SettledFlow, Slot, Target, Traffic, flag,
+        live,
     },
     process::{Action, Engine, process},
     slot_rule::{self, Effect, Records, Use},
@@ -153,6 +154,8 @@ pub struct HostTables {
     pub short: bool,
     /// How many established records there can be; `None`: as many as come.
     pub room: Option<usize>,
+    /// What the controller was told, in this order, while it listened.
+    pub news: Vec<News>,
     /// What decisions wanted remembered, and has not been carried out.
     notes: RefCell<Vec<Note>>,
     /// What was counted, by [`Counter`].
@@ -165,9 +168,10 @@ pub struct HostTables {
 #[derive(Clone, Debug)]
 enum Note {
     Memory(Memory),
-    Client(ClientKey, Affinity),
+    Client(ClientKey, Affinity, bool),
     OpenWayBack(ReturnKey, Return),
     EstablishWayBack(ReturnKey, Return),
+    TellWayBack(FlowKey),
     RemoveHalfOpenWayBack(ReturnKey),
 }
 
@@ -253,8 +257,11 @@ impl HostTables {
         for note in self.notes.take() {
             match note {
                 Note::Memory(memory) => self.perform(&memory),
-                Note::Client(client, affinity) => {
+                Note::Client(client, affinity, moves) => {
                     self.affinity.insert(client, affinity);
+                    if moves {
+                        self.tell(News::of_client(&client));
+                    }
                 }
                 Note::OpenWayBack(key, way_back) => {
                     self.half_open_returns.insert(key, way_back);
@@ -262,6 +269,7 @@ impl HostTables {
                 Note::EstablishWayBack(key, way_back) => {
                     self.returns.insert(key, way_back);
                 }
+                Note::TellWayBack(flow) => self.tell(News::of_flow(&flow)),
                 Note::RemoveHalfOpenWayBack(key) => {
                     self.half_open_returns.remove(&key);
                 }
@@ -319,6 +327,9 @@ impl HostTables {
                     }
                     let after = *record;
                     self.count_live(Some(before), Some(after));
+                    if (before.closing == 0) != (after.closing == 0) {
+                        self.tell(News::of_flow(&flow));
+                    }
                 }
             }
             Effect::Open(half_open) => {
@@ -332,8 +343,16 @@ impl HostTables {
                     self.count_live(before, Some(record));
                     self.half_open.remove(&flow);
                     self.take_back(record.target);
+                    self.tell(News::of_flow(&flow));
                 }
             }
+        }
+    }
+
+    /// Tells the controller, if it listens.
+    fn tell(&mut self, news: News) {
+        if self.node.is_some_and(|node| node.listens != 0) {
+            self.news.push(news);
         }
     }
 
@@ -483,8 +502,8 @@ impl Tables for HostTables {
         self.note(Note::Memory(*memory));
     }
 
-    fn note_client(&self, client: &ClientKey, affinity: &Affinity) {
-        self.note(Note::Client(*client, *affinity));
+    fn note_client(&self, client: &ClientKey, affinity: &Affinity, moves: bool) {
+        self.note(Note::Client(*client, *affinity, moves));
     }
 }
 
@@ -537,6 +556,10 @@ impl WaysBack for HostTables {
     fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, _replaces: bool) -> bool {
         self.note(Note::EstablishWayBack(*key, *way_back));
         true
+    }
+
+    fn tell_way_back(&self, flow: &FlowKey) {
+        self.note(Note::TellWayBack(*flow));
     }
 
     fn remove_half_open_way_back(&self, key: &ReturnKey) {

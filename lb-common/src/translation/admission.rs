@@ -296,7 +296,9 @@ impl Arrival {
             Some(known) if !is_same_flow(known, &self.way_back) || *known == self.way_back => {}
             // Another MAC address or interface, or the way back is missing.
             _ => {
-                if !engine.establish_way_back(&key, &self.way_back, true) {
+                if engine.establish_way_back(&key, &self.way_back, true) {
+                    engine.tell_way_back(&self.flow());
+                } else {
                     engine.count(Counter::RecordLost);
                 }
             }

@@ -61,6 +61,8 @@ pub trait WaysBack {
     /// Gives an established connection a way back, in place of an earlier one if `replaces`. `false` if another CPU has given
     /// the key away meanwhile, or the table is full.
     fn establish_way_back(&self, key: &ReturnKey, way_back: &Return, replaces: bool) -> bool;
+    /// Tells whoever listens that the way back of a flow with an established record leads elsewhere now.
+    fn tell_way_back(&self, flow: &FlowKey);
     /// Removes the way back of a half-open connection.
     fn remove_half_open_way_back(&self, key: &ReturnKey);
 }

@@ -8,6 +8,7 @@ pub mod datapath;
 pub mod decisions_file;
 pub mod discovery;
 pub mod http;
+pub mod kernel_clock;
 pub mod memory;
 pub mod netlink;
 pub mod peer;

@@ -4,6 +4,8 @@
 //! rather than never. Notes of clients come before both: a SYN that follows a note which ends meanwhile leaves a half-open record,
 //! which is still to be met; a later one follows it no more.
 
+mod following;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{
@@ -11,6 +13,8 @@ use lb_common::{
     affinity, clock, hash,
     layout::{Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, NO_TARGET, Service, Slot, flag},
 };
+
+pub use following::{Following, taken_over};
 
 use super::{
     live_counts::{Differences, Met, Reading},
@@ -73,6 +77,7 @@ pub struct Census {
     released: BTreeSet<u16>,
     /// By target whose process has been replaced: when the old one was last known to run.
     replaced: BTreeMap<u16, u32>,
+    following: Following,
     services: BTreeMap<u16, Region>,
     flows: BTreeMap<u16, u64>,
     named: BTreeSet<u16>,
@@ -115,6 +120,7 @@ impl Census {
             reset,
             released: BTreeSet::new(),
             replaced: BTreeMap::new(),
+            following: Following::default(),
             services: services.into_iter().map(region).collect(),
             flows: BTreeMap::new(),
             named: BTreeSet::new(),
@@ -141,6 +147,12 @@ impl Census {
         Self { replaced, ..self }
     }
 
+    /// With services that the other balancer owns or has owned.
+    #[must_use]
+    pub fn following(self, following: Following) -> Self {
+        Self { following, ..self }
+    }
+
     /// Whether what is noted of a client is over and can be deleted.
     pub fn is_client_over(
         &self,
@@ -151,6 +163,11 @@ impl Census {
         let Some(Region { service, .. }) = self.services.get(&key.service()) else {
             return true;
         };
+        if self.following.services.contains(&service.id) {
+            return false;
+        }
+        let last_seen = self.following.last_seen(service.id, noted.last_seen, self.now);
+        let noted = &Affinity { last_seen, ..*noted };
         let timeout = service.affinity_timeout;
         !affinity::is_fresh(noted, self.now, timeout)
             || self.released.contains(&noted.target)
@@ -178,25 +195,29 @@ impl Census {
             return true;
         };
         let target = record.target();
-        if target == NO_TARGET || self.reset.contains(&target) {
-            return true;
-        }
-        let (Record::HalfOpen(HalfOpen { opened: used, .. })
-        | Record::Established(FlowRecord { last_seen: used, .. })) = record;
-        if self.is_of_earlier_process(target, used) {
-            return true;
-        }
+        let used = match record {
+            // What is half open is never told: it is our own.
+            Record::HalfOpen(record) => record.opened,
+            Record::Established(record) => self.following.last_seen(service.id, record.last_seen, self.now),
+        };
+        let age = self.age(used);
         let is_old = match record {
-            Record::HalfOpen(record) => self.age(record.opened) > HALF_OPEN_TIMEOUT,
+            Record::HalfOpen(_) => age > HALF_OPEN_TIMEOUT,
             Record::Established(record) => {
-                let age = self.age(record.last_seen);
                 age > self.idle_timeout || record.closing != 0 && age > self.closing_timeout
             }
         };
+        if self.following.services.contains(&service.id) {
+            return is_old && matches!(record, Record::HalfOpen(_));
+        }
+        if target == NO_TARGET || self.reset.contains(&target) || self.is_of_earlier_process(target, used) {
+            return true;
+        }
         is_old
             || !records_every_flow(service) && {
                 let index = service.first_slot + slot_of(key.client(), key.client_port(), service);
-                slot(index).is_some_and(|slot| !slot.tracked && slot.settled == target)
+                let is_unproved = self.following.unproved.contains(&service.id);
+                slot(index).is_some_and(|slot| !slot.tracked && (is_unproved || slot.settled == target))
             }
     }
 
@@ -223,6 +244,10 @@ impl Census {
 
     /// Takes in what stood in the tables for a target before and after the pass.
     pub fn compare(&mut self, target: u16, before: Reading, after: Reading) {
+        // Where the owner's word makes connections come and go, no SYN tells that a target was not quiet.
+        if self.following.targets.contains(&target) {
+            return;
+        }
         if let Some(difference) = self.live.difference(target, before, after) {
             self.differences.insert(target, difference);
         }
@@ -505,6 +530,87 @@ mod tests {
             (census.names(1), census.established(), census.clients()),
             (true, 0, 1)
         );
+    }
+
+    #[test]
+    fn what_the_other_balancer_tells_is_over_when_it_says_so() {
+        let moving = |_| Some(MOVING);
+        let untracked = |_| Some(Slot::untracked(1));
+        let following = Following {
+            services: BTreeSet::from([3]),
+            targets: BTreeSet::from([1]),
+            ..Following::default()
+        };
+        let mut followed = census(false)
+            .releasing([1])
+            .replacing(BTreeMap::from([(1, NOW)]))
+            .following(following);
+        for record in [established(1, 1, 2 * IDLE), established(9, 0, 0)] {
+            assert!(!followed.is_over(&key(3), record, moving), "{record:?}");
+            assert!(!followed.is_over(&key(3), record, untracked), "{record:?}");
+        }
+        let client = ClientKey::new(key(3).client(), 3);
+        let noted = Affinity {
+            target: 1,
+            reserved: 0,
+            last_seen: 0,
+        };
+        assert!(!followed.is_client_over(&client, &noted, untracked));
+        // What it does not tell is our own, and so is whether there is a service.
+        assert!(followed.is_over(&key(3), half_open(1, HALF_OPEN_TIMEOUT + 1), moving));
+        assert!(!followed.is_over(&key(3), half_open(1, HALF_OPEN_TIMEOUT), untracked));
+        assert!(followed.is_over(&key(4), established(1, 0, 0), moving));
+        assert!(followed.is_client_over(&ClientKey::new(key(4).client(), 4), &noted, moving));
+        // Its records come and go without a SYN.
+        let reading = Reading::default();
+        followed.count(&key(3), established(1, 0, 0));
+        followed.compare(1, reading, reading);
+        assert_eq!(followed.differences(), &Differences::new());
+    }
+
+    #[test]
+    fn nothing_that_was_told_is_older_than_our_ownership() {
+        const SINCE: u32 = 10;
+        let of = |owned_since, unproved| {
+            let following = Following {
+                owned_since: BTreeMap::from([(3, owned_since)]),
+                unproved,
+                ..Following::default()
+            };
+            census(false)
+                .replacing(BTreeMap::from([(1, NOW - 20)]))
+                .following(following)
+        };
+        let taken_over = of(NOW - SINCE, BTreeSet::new());
+        let moving = |_| Some(MOVING);
+        for record in [established(1, 1, 2 * IDLE), established(2, 0, 2 * IDLE)] {
+            assert!(!taken_over.is_over(&key(3), record, moving), "{record:?}");
+        }
+        assert!(of(NOW - 21, BTreeSet::new()).is_over(&key(3), established(1, 0, IDLE), moving));
+        assert!(of(NOW - IDLE - 1, BTreeSet::new()).is_over(&key(3), established(2, 0, 2 * IDLE), moving));
+        assert!(
+            taken_over.is_over(&key(3), established(9, 0, 0), moving),
+            "it is reset"
+        );
+        // A record that contradicts an untracked slot is one of which nobody told the end.
+        let untracked = |_| Some(Slot::untracked(1));
+        assert!(!taken_over.is_over(&key(3), established(2, 0, 0), untracked));
+        let unproved = of(NOW - SINCE, BTreeSet::from([3]));
+        assert!(unproved.is_over(&key(3), established(2, 0, 0), untracked));
+        assert!(!unproved.is_over(&key(3), established(2, 0, 0), moving));
+    }
+
+    #[test]
+    fn clients_of_a_service_that_is_taken_over_were_there_a_moment_ago() {
+        let client = ClientKey::new(key(3).client(), 3);
+        let noted = |last_seen| Affinity {
+            target: 1,
+            reserved: 0,
+            last_seen,
+        };
+        assert_eq!(taken_over(&client, &noted(5), 3, NOW), Some(noted(NOW)));
+        assert_eq!(taken_over(&client, &noted(NOW), 3, NOW), None);
+        assert_eq!(taken_over(&client, &noted(5), 4, NOW), None, "of another service");
     }
 
     #[test]

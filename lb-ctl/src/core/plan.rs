@@ -121,12 +121,12 @@ impl Plan {
     }
 }
 
-/// How packets reach a backend of a service with this mode.
-pub(super) fn forwarding(forward: Forward, backend: &Backend, datapath: &DatapathConfig) -> Forwarding {
+/// How packets reach a backend with this address and port of a service with this mode.
+pub fn forwarding(forward: Forward, (address, port): (IpAddr, u16), datapath: &DatapathConfig) -> Forwarding {
     match forward {
         Forward::Dsr => Forwarding::Dsr,
         Forward::Ipip => {
-            let sources = if backend.address.is_ipv4() {
+            let sources = if address.is_ipv4() {
                 datapath.ipip_source_ipv4
             } else {
                 datapath.ipip_source_ipv6
@@ -135,7 +135,7 @@ pub(super) fn forwarding(forward: Forward, backend: &Backend, datapath: &Datapat
                 source: sources.address().into(),
             }
         }
-        Forward::Nat => Forwarding::Nat { port: backend.port },
+        Forward::Nat => Forwarding::Nat { port },
     }
 }
 

@@ -181,6 +181,14 @@ pub fn settled(
     }
 }
 
+/// The same slot, whose settled path counts as used now.
+pub fn used(slot: Slot, now: u32) -> Slot {
+    Slot {
+        settled_seen: truncated(now),
+        ..slot
+    }
+}
+
 /// For how many ticks a slot's settled path has not been used. Beyond 2^16 it begins at 0 again: such a slot settles
 /// later than it could, never earlier.
 pub(super) fn idle(settled_seen: u16, now: u32) -> u32 {

@@ -5,17 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use lb_common::clock;
-use rustix::time::{ClockId, clock_gettime};
-
-/// The time in [ticks](lb_common::clock::ticks).
-pub(super) fn ticks() -> u32 {
-    // What bpf_ktime_get_coarse_ns reads.
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
-    clock::ticks(seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds))
-}
+pub(super) use crate::adapters::kernel_clock::ticks;
 
 /// Unix time in milliseconds, for what has to outlive this process: deadlines of drains. Read from the wall clock once and counted on
 /// from there, so that a clock that jumps moves no deadline while the daemon runs.

@@ -7,7 +7,7 @@ use lb_common::layout::{Node, Target};
 
 use crate::{
     adapters::{
-        datapath::Datapath,
+        datapath::{Datapath, Link},
         netlink::{self, Knowledge, Netlink, NetlinkError},
     },
     core::{
@@ -131,7 +131,14 @@ impl Network {
             .existing()
             .map(|interface| interface.index)
             .collect();
-        Ok(datapath.write_devices(&indices)?)
+        datapath.write_devices(&indices)?;
+        let existing = self.interfaces.all().map(|(_, interface)| interface);
+        let links = existing.zip(self.interfaces.macs()).map(|(interface, mac)| Link {
+            index: interface.map(|interface| interface.index),
+            mac,
+        });
+        datapath.set_links(links.collect());
+        Ok(())
     }
 
     /// The interface of ours that is meant by a message about this one: the index stays with an interface, the name is what

@@ -81,7 +81,8 @@ impl Controller {
             reset,
         )
         .releasing(self.placement.without_new_flows())
-        .replacing(replaced);
+        .replacing(replaced)
+        .following(self.placement.following());
         let sweep = self.datapath.sweep()?;
         Ok(spawn_blocking(move || sweep.run(census)))
     }
@@ -108,9 +109,11 @@ impl Controller {
         self.checks
             .replaced
             .retain(|id, then| replaced.get(id) != Some(then));
-        let Swept { settled, forgotten } =
-            self.placement
-                .finish_pass(&departing, &census, &mut self.datapath)?;
+        let Swept {
+            settled, forgotten, ..
+        } = self
+            .placement
+            .finish_pass(&departing, &census, &mut self.datapath)?;
         if settled > 0 {
             tracing::info!(slots = settled, "settled: all their connections have arrived");
         }

@@ -1,6 +1,6 @@
 //! What the program has counted, and what the slots say, read on any thread.
 
-use std::{borrow::Borrow, os::fd::AsFd, sync::Arc};
+use std::{borrow::Borrow, sync::Arc};
 
 use aya::{
     Pod,
@@ -11,7 +11,7 @@ use lb_common::{
     layout::{Traffic, map},
 };
 
-use super::{Datapath, DatapathError, find, pod::Raw, slots::SlotTable};
+use super::{Datapath, DatapathError, find, owned, pod::Raw, slots::SlotTable};
 
 /// What reading counters needs of the datapath.
 pub struct CountReader {
@@ -109,15 +109,5 @@ fn own<V: Pod>(map: &Map) -> Result<PerCpuArray<MapData, V>, DatapathError> {
             missing: "per-CPU array",
         });
     };
-    let descriptor = data
-        .fd()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|source| DatapathError::Access {
-            what: "duplicating a map's descriptor",
-            source,
-        })?;
-    Ok(PerCpuArray::try_from(Map::PerCpuArray(MapData::from_fd(
-        descriptor,
-    )?))?)
+    Ok(PerCpuArray::try_from(Map::PerCpuArray(owned::duplicate(data)?))?)
 }

@@ -107,7 +107,7 @@ impl Tables for LiveTables<'_> {
     fn remember(&self, _: &Memory) {}
 
     /// Forgets likewise.
-    fn note_client(&self, _: &ClientKey, _: &Affinity) {}
+    fn note_client(&self, _: &ClientKey, _: &Affinity, _: bool) {}
 }
 
 impl Records for LiveTables<'_> {

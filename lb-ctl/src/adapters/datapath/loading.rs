@@ -10,6 +10,7 @@ use lb_common::layout::map;
 
 use super::{
     Datapath, DatapathError, Pins, Sizes, find,
+    listening::Listening,
     live_table::LiveTable,
     shape::{self, Shape},
     slots::SlotTable,
@@ -78,6 +79,8 @@ impl Datapath {
         }
         let mut ebpf = loader.load(programs::BALANCER).map_err(DatapathError::load)?;
         xdp(&mut ebpf)?.load().map_err(DatapathError::verify)?;
+        let mut take = |name| ebpf.take_map(name).ok_or(DatapathError::Object { missing: name });
+        let (news, lost) = (take(map::NEWS)?, take(map::NEWS_LOST)?);
         let slots = Arc::new(SlotTable::of(find(&ebpf, map::SLOTS)?, sizes.slots)?);
         let live = Arc::new(LiveTable::of(find(&ebpf, map::LIVE)?, sizes.targets)?);
         let names = match pinned {
@@ -89,6 +92,9 @@ impl Datapath {
             live,
             names: Map::Array(names),
             awaits_records: false,
+            listening: Arc::new(Listening::of(news, &lost)?),
+            listens: false,
+            links: Arc::default(),
             ebpf,
         })
     }

@@ -8,12 +8,17 @@ mod error;
 mod flow_reader;
 mod force_detach;
 mod hash_table;
+mod links;
+mod listening;
 mod live;
 mod live_table;
 mod loading;
 mod mapped;
 mod memo;
 mod migration;
+mod mirrored_tables;
+mod owned;
+mod peer_source;
 mod pin_names;
 mod pins;
 mod pod;
@@ -42,8 +47,11 @@ pub use attachment::Attachment;
 pub use count_reader::{CountReader, SlotCounts};
 pub use error::DatapathError;
 pub use flow_reader::FlowReader;
+pub use links::Link;
 pub use live::LiveTables;
 pub use loading::Loaded;
+pub use mirrored_tables::MirroredTables;
+pub use peer_source::PeerSource;
 pub use pins::{Pins, Removed, nodes as pinned_nodes};
 pub use sweep::Sweep;
 
@@ -53,6 +61,8 @@ use crate::core::{
     plan::PlannedTarget,
 };
 use hash_table::HashTable;
+use links::Links;
+use listening::Listening;
 use live_table::LiveTable;
 use pod::Raw;
 use slots::SlotTable;
@@ -99,6 +109,11 @@ pub struct Datapath {
     names: Map,
     /// Whether these tables lack records that others have.
     awaits_records: bool,
+    /// What has changed in the tables, for whoever listens.
+    listening: Arc<Listening>,
+    /// Whether somebody does, as the program is told.
+    listens: bool,
+    links: Arc<Links>,
     ebpf: Ebpf,
 }
 
@@ -112,10 +127,12 @@ pub struct TestRunOutput {
 }
 
 impl Datapath {
-    /// Writes what the program knows of this host. Before that it forwards nothing. Whether it waits for records stays as it is.
+    /// Writes what the program knows of this host. Before that it forwards nothing. Whether it waits for records and whether somebody
+    /// listens stay as they are.
     pub fn write_node(&mut self, node: &Node) -> Result<(), DatapathError> {
         let node = Node {
             awaits_records: u32::from(self.awaits_records),
+            listens: u16::from(self.listens),
             ..*node
         };
         let mut nodes = Array::<_, Raw<Node>>::try_from(self.map_mut(map::NODE)?)?;
@@ -128,6 +145,11 @@ impl Datapath {
         self.awaits_records = awaits;
         let node = self.node()?;
         self.write_node(&node)
+    }
+
+    /// Says which interfaces are ours, in the order of the configuration: what the other balancer calls them.
+    pub fn set_links(&self, links: Vec<Link>) {
+        self.links.set(links);
     }
 
     /// Allows the use of a restricted service from a prefix.
@@ -210,7 +232,8 @@ impl Datapath {
 
     /// Writes a slot, atomically.
     pub fn write_slot(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
-        self.slots.store(index, slot)
+        let store = || self.slots.store(index, slot).map(|()| true);
+        self.listening.write_slot(index, store).map(drop)
     }
 
     /// Reads a slot.
@@ -362,11 +385,12 @@ impl WriteTables for Datapath {
     }
 
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
-        self.slots.store(index, slot)
+        self.write_slot(index, slot)
     }
 
     fn replace_slot(&mut self, index: u32, expected: Slot, slot: Slot) -> Result<bool, DatapathError> {
-        self.slots.replace(index, expected, slot)
+        let replace = || self.slots.replace(index, expected, slot);
+        self.listening.write_slot(index, replace)
     }
 
     fn write_service(&mut self, key: ServiceKey, service: Service) -> Result<(), DatapathError> {

@@ -2,7 +2,7 @@
 
 use lb_common::decapsulate::{AddressKey, Sources};
 use lb_common::layout::{
-    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, Node, Return, ReturnKey, Service, ServiceKey,
+    Affinity, ClientKey, FlowKey, FlowRecord, HalfOpen, News, Node, Return, ReturnKey, Service, ServiceKey,
     SettledFlow, Target, TargetName, Traffic,
 };
 
@@ -34,6 +34,8 @@ unsafe impl aya::Pod for Raw<HalfOpen> {}
 unsafe impl aya::Pod for Raw<SettledFlow> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<Node> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Raw<News> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Raw<ReturnKey> {}
 // SAFETY: as above.

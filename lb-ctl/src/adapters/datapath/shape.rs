@@ -94,6 +94,11 @@ pub(super) fn may_lack(name: &str) -> bool {
     name == map::LIVE
 }
 
+/// Whether a map is one of those that are pinned. What is in the others is for the process alone that has loaded the program.
+fn is_kept(name: &str) -> bool {
+    !matches!(name, map::NEWS | map::NEWS_LOST)
+}
+
 /// What is pinned in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pinned {
@@ -142,12 +147,13 @@ pub(super) fn examine(directory: &Path) -> Result<Pinned, DatapathError> {
     Ok(Pinned { sizes, is_complete })
 }
 
-/// All maps, as this version makes them.
+/// All maps that are pinned, as this version makes them.
 pub(super) fn expected(sizes: Sizes) -> Result<BTreeMap<String, Shape>, DatapathError> {
     let object = Object::parse(programs::BALANCER).map_err(|error| DatapathError::load(error.into()))?;
     let mut shapes: BTreeMap<String, Shape> = object
         .maps
         .into_iter()
+        .filter(|(name, _)| is_kept(name))
         .map(|(name, definition)| {
             let shape = Shape {
                 kind: definition.map_type(),

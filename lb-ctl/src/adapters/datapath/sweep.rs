@@ -10,6 +10,7 @@ use lb_common::{
 use super::{
     CountReader, Datapath, DatapathError, find,
     hash_table::{HashTable, Outcome},
+    listening::Listening,
     live_table::LiveTable,
     slots::SlotTable,
 };
@@ -27,6 +28,7 @@ pub struct Sweep {
     half_open_returns: HashTable<ReturnKey, Return>,
     slots: Arc<SlotTable>,
     live: Arc<LiveTable>,
+    listening: Arc<Listening>,
     counts: CountReader,
 }
 
@@ -41,6 +43,7 @@ impl Datapath {
             half_open_returns: HashTable::of(find(&self.ebpf, map::HALF_OPEN_RETURNS)?)?,
             slots: Arc::clone(&self.slots),
             live: Arc::clone(&self.live),
+            listening: Arc::clone(&self.listening),
             counts: self.count_reader()?,
         })
     }
@@ -51,14 +54,17 @@ impl Sweep {
     /// second if all of them are over.
     pub fn run(&self, mut census: Census) -> Result<Census, DatapathError> {
         // In this order: see `core::census`, and for what is read in between `core::live_counts`.
-        pass_clients(&self.clients, &self.slots, &mut census)?;
+        let Self { live, listening, .. } = self;
+        pass_clients(&self.clients, &self.slots, &mut census, |key| {
+            listening.client(*key);
+        })?;
         let mut before = vec![Reading::default(); self.live.targets().count()];
         self.read_new_flows(&mut before)?;
-        pass(&self.half_open, &self.slots, &mut census, |_| ())?;
+        pass(&self.half_open, &self.slots, &mut census, |_, _| ())?;
         self.read_live(&mut before);
-        let live = &self.live;
-        pass(&self.flows, &self.slots, &mut census, |record| {
+        pass(&self.flows, &self.slots, &mut census, |key, record| {
             live.count_deleted(record);
+            listening.flow(*key);
         })?;
         let mut after = vec![Reading::default(); before.len()];
         self.read_live(&mut after);
@@ -122,7 +128,7 @@ fn pass<V: Copy + Into<Record>>(
     table: &HashTable<FlowKey, V>,
     slots: &SlotTable,
     census: &mut Census,
-    deleted: impl Fn(&V),
+    deleted: impl Fn(&FlowKey, &V),
 ) -> Result<(), DatapathError>
 where
     super::pod::Raw<V>: aya::Pod,
@@ -132,7 +138,9 @@ where
         let stays = if census.is_over(&key, record.into(), slot) {
             let Outcome { stays, deleted: gone } =
                 table.delete_if(&key, |record| census.is_over(&key, record.into(), slot))?;
-            gone.iter().for_each(&deleted);
+            if let Some(record) = gone {
+                deleted(&key, &record);
+            }
             stays
         } else {
             Some(record)
@@ -148,11 +156,15 @@ fn pass_clients(
     table: &HashTable<ClientKey, Affinity>,
     slots: &SlotTable,
     census: &mut Census,
+    deleted: impl Fn(&ClientKey),
 ) -> Result<(), DatapathError> {
     let slot = |index: u32| -> Option<Slot> { slots.load(index).ok() };
     table.for_each(|key, noted| {
         let stays = if census.is_client_over(&key, &noted, slot) {
             let outcome = table.delete_if(&key, |noted| census.is_client_over(&key, &noted, slot))?;
+            if outcome.deleted.is_some() {
+                deleted(&key);
+            }
             outcome.stays
         } else {
             Some(noted)

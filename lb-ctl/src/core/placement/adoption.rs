@@ -86,7 +86,8 @@ impl Placement {
     /// [applied](Placement::apply).
     ///
     /// Before that, a pass over the records must have deleted those of services that are no longer in the table: their
-    /// ids are given out again.
+    /// ids are given out again. And before even that pass, services that the other balancer owns must be [followed](Placement::follow):
+    /// nobody has written down which.
     pub fn adopt(config: &DatapathConfig, found: &Found) -> Result<Self, AdoptionError> {
         let limits = Limits::of(config);
         for (_, service) in found.services.iter().filter(|(key, _)| key.is_service()) {
@@ -133,6 +134,11 @@ impl Placement {
             withdrawn: BTreeSet::new(),
             avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
+            followed: BTreeSet::new(),
+            owned_since: BTreeMap::new(),
+            unproved: BTreeSet::new(),
+            named_by_peer: BTreeSet::new(),
+            unnamed: BTreeSet::new(),
         })
     }
 

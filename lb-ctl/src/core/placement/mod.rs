@@ -8,6 +8,7 @@
 
 mod adoption;
 mod allowing;
+mod following;
 mod foreseen;
 mod steps;
 
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::layout::{ALLOWED_ROOM, AllowedKey, NO_TARGET, Service, ServiceKey, TargetName, flag};
 
 pub use adoption::{AdoptionError, Found};
+pub use following::TargetOfPeer;
 pub use foreseen::{FlowsTracked, Foreseen};
 pub use steps::{Departing, Moved, Swept, WriteTables};
 
@@ -51,6 +53,16 @@ pub struct Placement {
     avoided: BTreeSet<u16>,
     /// The ids of services whose slots have moved since the last pass over the records has begun.
     moved: BTreeSet<u16>,
+    /// The ids of services that the other balancer owns.
+    followed: BTreeSet<u16>,
+    /// Since when, in ticks, we own services that we followed before.
+    owned_since: BTreeMap<u16, u32>,
+    /// The ids of those of them whose records no pass has gone over since.
+    unproved: BTreeSet<u16>,
+    /// The targets that the other balancer has named since the last pass over the records has begun.
+    named_by_peer: BTreeSet<u16>,
+    /// The leaving targets that no slot named when the last pass over the records began.
+    unnamed: BTreeSet<u16>,
 }
 
 /// What the tables have room for, and what all services have in common.
@@ -137,6 +149,11 @@ impl Placement {
             withdrawn: BTreeSet::new(),
             avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
+            followed: BTreeSet::new(),
+            owned_since: BTreeMap::new(),
+            unproved: BTreeSet::new(),
+            named_by_peer: BTreeSet::new(),
+            unnamed: BTreeSet::new(),
         }
     }
 
@@ -174,7 +191,11 @@ impl Placement {
                     id,
                     name,
                     address: backend.address,
-                    forwarding: plan::forwarding(service.forward, backend, &config.datapath),
+                    forwarding: plan::forwarding(
+                        service.forward,
+                        (backend.address, backend.port),
+                        &config.datapath,
+                    ),
                     drains: backend.weight == 0,
                     is_checked: service.check.kind != CheckKind::None,
                 });
@@ -246,6 +267,12 @@ impl Placement {
         Ok(self.targets.iter().map(named).filter(has_slots).collect())
     }
 
+    /// The first free target id after this one.
+    fn free_target(&self, after: u16) -> Option<u16> {
+        let highest = u16::try_from(self.limits.targets).unwrap_or(u16::MAX);
+        (after.saturating_add(1)..=highest).find(|id| !self.targets.contains_key(id))
+    }
+
     /// The service in the table that has this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
@@ -311,12 +338,11 @@ impl Planner<'_> {
         if let Some(&id) = self.ids.get(&name) {
             return Ok(id);
         }
-        let taken = &self.placement.targets;
-        let highest = u16::try_from(self.placement.limits.targets).unwrap_or(u16::MAX);
-        let id = (self.last_target.saturating_add(1)..=highest)
-            .find(|id| !taken.contains_key(id))
+        let id = self
+            .placement
+            .free_target(self.last_target)
             .ok_or(NoRoom::Backends {
-                leaving: taken.len() - self.placement.configured.len(),
+                leaving: self.placement.targets.len() - self.placement.configured.len(),
             })?;
         // All up to here are taken now.
         self.last_target = id;

@@ -75,6 +75,8 @@ pub struct Swept {
     pub settled: u32,
     /// Targets whose ids are free again.
     pub forgotten: Vec<(u16, TargetName)>,
+    /// Services that we have [taken over](Placement::take_over) and whose slots may move from now on: they are to be shared out.
+    pub proved: BTreeSet<u16>,
 }
 
 /// Ids that can be free after a pass over the records: nothing but records can still name them.
@@ -82,6 +84,8 @@ pub struct Swept {
 pub struct Departing {
     targets: BTreeSet<u16>,
     services: BTreeSet<u16>,
+    /// Services that had been taken over before the pass.
+    unproved: BTreeSet<u16>,
 }
 
 impl Placement {
@@ -89,12 +93,21 @@ impl Placement {
     pub fn introduce<T: WriteTables>(&mut self, plan: &Plan, tables: &mut T) -> Result<(), T::Error> {
         for target in &plan.targets {
             if self.targets.get(&target.id) != Some(&target.name) {
-                tables.introduce_target(target)?;
-                self.targets.insert(target.id, target.name);
-                if target.is_checked {
-                    self.avoided.insert(target.id);
-                }
+                self.introduce_target(target, tables)?;
             }
+        }
+        Ok(())
+    }
+
+    pub(super) fn introduce_target<T: WriteTables>(
+        &mut self,
+        target: &PlannedTarget,
+        tables: &mut T,
+    ) -> Result<(), T::Error> {
+        tables.introduce_target(target)?;
+        self.targets.insert(target.id, target.name);
+        if target.is_checked {
+            self.avoided.insert(target.id);
         }
         Ok(())
     }
@@ -102,7 +115,7 @@ impl Placement {
     /// Makes the tables what a plan says. Its targets must have been [introduced](Self::introduce).
     ///
     /// Slots go first: a new service is visible to packets only once its slots are there. A removed one loses its slots only
-    /// when packets do not find it any more.
+    /// when packets do not find it any more. Those of a service that we [follow](Self::follow) stay as they are.
     pub fn apply<T: WriteTables>(
         &mut self,
         plan: &Plan,
@@ -230,6 +243,9 @@ impl Placement {
         for (key, entry) in removed.map(|(key, entry)| (*key, *entry)).collect::<Vec<_>>() {
             tables.remove_service(key)?;
             self.services.remove(&key);
+            self.followed.remove(&entry.id);
+            self.owned_since.remove(&entry.id);
+            self.unproved.remove(&entry.id);
             self.leaving_services.insert(entry.id);
             for index in entry.slot_indices() {
                 tables.store_slot(index, Slot::untracked(NO_TARGET))?;
@@ -240,7 +256,7 @@ impl Placement {
 
     /// Moves the slots of a service to where a plan has them, because other backends of it are to serve, or with other weights.
     /// Also while a pass over the records is under way: that pass settles none of the service's slots, since it may have
-    /// missed a record of a slot that has moved and come back.
+    /// missed a record of a slot that has moved and come back. Of a service that we [follow](Self::follow) they stay where they are.
     pub fn share_out<T: WriteTables>(
         &mut self,
         service: &PlannedService,
@@ -262,6 +278,9 @@ impl Placement {
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
         Self::weigh(service, tables)?;
+        if self.stands_still(service.entry.id) {
+            return Ok(());
+        }
         let mut is_noted = false;
         for (index, &target) in (service.entry.first_slot..).zip(&service.slots) {
             let before = tables.slot(index)?;
@@ -309,9 +328,18 @@ impl Placement {
             targets.retain(|id| !named[usize::from(*id)]);
         }
         self.moved.clear();
+        self.named_by_peer.clear();
+        let unnamed = std::mem::replace(&mut self.unnamed, targets.clone());
+        // The owner may have changed the slots of a service that we follow just now: packets that have read the old ones must be through.
+        let is_followed = |id: &u16| {
+            let name = self.targets.get(id);
+            name.is_some_and(|name| self.is_followed(name.service()))
+        };
+        targets.retain(|id| !is_followed(id) || unnamed.contains(id));
         Ok(Departing {
             targets,
             services: self.leaving_services.clone(),
+            unproved: self.unproved.clone(),
         })
     }
 
@@ -324,11 +352,11 @@ impl Placement {
         tables: &mut T,
     ) -> Result<Swept, T::Error> {
         let mut swept = Swept::default();
-        let moved = &self.moved;
+        let (moved, followed) = (&self.moved, &self.followed);
         for service in self
             .services
             .values()
-            .filter(|service| !moved.contains(&service.id))
+            .filter(|service| !moved.contains(&service.id) && !followed.contains(&service.id))
         {
             for slot in 0..service.slots {
                 let index = service.first_slot + slot;
@@ -364,7 +392,7 @@ impl Placement {
             }
         }
         for &id in &departing.targets {
-            if !census.names(id) {
+            if !census.names(id) && !self.named_by_peer.contains(&id) {
                 tables.forget_target(id)?;
                 self.draining.remove(&id);
                 self.avoided.remove(&id);
@@ -373,6 +401,9 @@ impl Placement {
                 swept.forgotten.extend(name.map(|name| (id, name)));
             }
         }
+        // What contradicted their slots has been deleted by this pass.
+        swept.proved = self.unproved.intersection(&departing.unproved).copied().collect();
+        self.unproved.retain(|id| !departing.unproved.contains(id));
         // Their records have been deleted by this pass.
         self.leaving_services
             .retain(|id| !departing.services.contains(id));

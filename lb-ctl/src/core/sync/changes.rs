@@ -67,6 +67,31 @@ impl Changes {
         };
     }
 
+    /// Whether nothing has changed.
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.flows.is_empty() && self.clients.is_empty() && !self.anything
+    }
+
+    /// The ranges of slots, by their places in the table.
+    pub fn slots(&self) -> &[Range<u32>] {
+        &self.slots
+    }
+
+    /// The flows, in the order in which they have changed.
+    pub fn flows(&self) -> &[FlowKey] {
+        &self.flows
+    }
+
+    /// The clients, likewise.
+    pub fn clients(&self) -> &[ClientKey] {
+        &self.clients
+    }
+
+    /// Whether anything may have changed; then nothing is named.
+    pub const fn is_anything(&self) -> bool {
+        self.anything
+    }
+
     /// Takes what has been noted.
     #[must_use]
     pub fn take(&mut self) -> Self {

@@ -20,7 +20,8 @@ pub trait Mirror {
     type Error;
     /// Our own service at an address, if we have it and do not own it ourselves.
     fn followed(&self, key: &ServiceKey) -> Option<Service>;
-    /// The id of a backend of our own service, which it gets if it has none; `None` if there is no room for it.
+    /// The id of a backend of our own service, which it gets if it has none; `None` if there is no room for it. Asked for again in each
+    /// [batch](Inbox::apply) that refers to the backend: ids of backends that nothing names any more become other backends'.
     fn target(
         &mut self,
         service: u16,
@@ -56,8 +57,12 @@ pub trait Mirror {
 pub struct Inbox {
     /// The owner's services, by its ids.
     services: BTreeMap<u16, Followed>,
-    /// Our ids of the owner's backends, by its ids.
+    /// The owner's backends, by its ids.
+    backends: BTreeMap<u16, Backend>,
+    /// Our ids of them, by its ids, as far as the present batch has referred to them.
     targets: BTreeMap<u16, Option<u16>>,
+    /// Our services with which the owner of others wants us to begin anew.
+    asked: BTreeSet<ServiceKey>,
     /// How many slots and flows could not be taken over, for want of room.
     lost: u64,
 }
@@ -69,10 +74,20 @@ struct Followed {
     told: Told,
 }
 
+/// A backend of the owner's.
+#[derive(Clone, Debug)]
+struct Backend {
+    /// By the owner's id.
+    service: u16,
+    name: String,
+    address: IpAddr,
+    port: u16,
+}
+
 /// How much of a service has been told.
 #[derive(Clone, Debug)]
 enum Told {
-    /// That it is there.
+    /// That it is there. What else is told means nothing yet.
     Name,
     /// Some of it: so far, these are named.
     Part(Named),
@@ -92,8 +107,10 @@ pub enum ApplyError<E> {
     /// It refers to a service that has not been introduced.
     #[error("expected the peer to speak of services that it has introduced, found number {0}")]
     Service(u16),
-    /// It refers to a backend that has not been introduced.
-    #[error("expected the peer to speak of backends that it has introduced, found number {0}")]
+    /// It refers to a backend that has not been introduced as one of that service.
+    #[error(
+        "expected the peer to speak of backends that it has introduced, of the same service, found number {0}"
+    )]
     Backend(u16),
     /// It introduces a backend that cannot be one.
     #[error("expected a backend with a name and a number above 0, found `{0}`")]
@@ -114,6 +131,7 @@ pub enum ApplyError<E> {
 impl Inbox {
     /// Takes in the items of a batch.
     pub fn apply<M: Mirror>(&mut self, items: &[Item], mirror: &mut M) -> Result<(), ApplyError<M::Error>> {
+        self.targets.clear();
         items.iter().try_for_each(|item| self.take_in(item, mirror))
     }
 
@@ -124,6 +142,20 @@ impl Inbox {
             .values()
             .filter(|service| matches!(service.told, Told::Everything));
         complete.map(|service| service.key)
+    }
+
+    /// We did not follow a service until now: what has been told of it was not taken in, and what is on its way means nothing without
+    /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        for service in self.services.values_mut().filter(|service| service.key == *key) {
+            service.told = Told::Name;
+        }
+    }
+
+    /// The services with which the peer has asked us to begin anew: for our [outbox](super::Outbox::tell_again).
+    #[must_use]
+    pub fn take_asked(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.asked)
     }
 
     /// How many slots and flows could not be taken over, for want of room.
@@ -138,13 +170,24 @@ impl Inbox {
                 let told = Told::Name;
                 self.services.insert(*id, Followed { key, told });
             }
+            Item::Again { vip, port } => {
+                self.asked.insert(ServiceKey::tcp((*vip).into(), *port));
+            }
             Item::Backend {
                 id,
                 service,
                 name,
                 address,
                 port,
-            } => self.introduce(*id, *service, name, (*address, *port), mirror)?,
+            } => {
+                let backend = Backend {
+                    service: *service,
+                    name: name.clone(),
+                    address: *address,
+                    port: *port,
+                };
+                self.introduce(*id, backend)?;
+            }
             Item::Begin { service } => self.service(*service)?.told = Told::Part(Named::default()),
             Item::Complete { service } => self.complete_service(*service, mirror)?,
             Item::Slots { service, first, runs } => self.take_slots(*service, *first, runs, mirror)?,
@@ -167,36 +210,48 @@ impl Inbox {
         self.services.get_mut(&id).ok_or(ApplyError::Service(id))
     }
 
-    /// Our own entry of a service that has been introduced; `None` if we have none, or own it.
+    /// Our own entry of a service that has been introduced; `None` if we have none or own it, or its owner has to begin anew.
     fn followed<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
-        let key = self.service(id)?.key;
-        Ok(mirror.followed(&key))
-    }
-
-    /// Our id of a backend that has been introduced; `None` if there was no room for it.
-    fn target<E>(&self, id: u16) -> Result<Option<u16>, ApplyError<E>> {
-        match id {
-            NO_TARGET => Ok(Some(NO_TARGET)),
-            _ => self.targets.get(&id).copied().ok_or(ApplyError::Backend(id)),
+        let Followed { key, told } = self.service(id)?;
+        match told {
+            Told::Name => Ok(None),
+            Told::Part(_) | Told::Everything => Ok(mirror.followed(key)),
         }
     }
 
-    fn introduce<M: Mirror>(
+    /// Our id of a backend of a service, both of which have been introduced; `None` if there is no room for it.
+    fn target<M: Mirror>(
         &mut self,
         id: u16,
         service: u16,
-        name: &str,
-        (address, port): (IpAddr, u16),
+        entry: &Service,
         mirror: &mut M,
-    ) -> Result<(), ApplyError<M::Error>> {
-        if id == NO_TARGET || name.is_empty() {
-            return Err(ApplyError::Name(name.to_owned()));
+    ) -> Result<Option<u16>, ApplyError<M::Error>> {
+        if id == NO_TARGET {
+            return Ok(Some(NO_TARGET));
         }
-        let target = match self.followed(service, mirror)? {
-            Some(entry) => mirror.target(entry.id, name, address, port)?,
-            None => None,
-        };
+        let backend = self
+            .backends
+            .get(&id)
+            .filter(|backend| backend.service == service);
+        let Backend {
+            name, address, port, ..
+        } = backend.ok_or(ApplyError::Backend(id))?;
+        if let Some(target) = self.targets.get(&id) {
+            return Ok(*target);
+        }
+        let target = mirror.target(entry.id, name, *address, *port)?;
         self.targets.insert(id, target);
+        Ok(target)
+    }
+
+    fn introduce<E>(&mut self, id: u16, backend: Backend) -> Result<(), ApplyError<E>> {
+        if id == NO_TARGET || backend.name.is_empty() {
+            return Err(ApplyError::Name(backend.name));
+        }
+        self.service(backend.service)?;
+        self.targets.remove(&id);
+        self.backends.insert(id, backend);
         Ok(())
     }
 
@@ -221,8 +276,9 @@ impl Inbox {
         let now = mirror.now();
         let mut index = entry.first_slot.saturating_add(first);
         for run in runs {
-            let (Some(settled), Some(current)) = (self.target(run.settled)?, self.target(run.current)?)
-            else {
+            let settled = self.target(run.settled, service, &entry, mirror)?;
+            let current = self.target(run.current, service, &entry, mirror)?;
+            let (Some(settled), Some(current)) = (settled, current) else {
                 self.lost += u64::from(run.length);
                 index = index.saturating_add(run.length);
                 continue;
@@ -259,7 +315,7 @@ impl Inbox {
         };
         let now = mirror.now();
         let last_seen = now.wrapping_sub(flow.idle);
-        let was_taken = match self.target(flow.backend)? {
+        let was_taken = match self.target(flow.backend, service, &entry, mirror)? {
             None | Some(NO_TARGET) => false,
             Some(target) => {
                 let record = FlowRecord {
@@ -277,6 +333,8 @@ impl Inbox {
                 named.flows.insert(key);
             }
         } else {
+            // What is there is of an earlier flow.
+            mirror.remove_flow(&key)?;
             self.lost += 1;
         }
         Ok(())
@@ -296,7 +354,7 @@ impl Inbox {
         let Some(home) = home else {
             return Ok(mirror.remove_client(&key)?);
         };
-        if let Some(target) = self.target(home.backend)?
+        if let Some(target) = self.target(home.backend, service, &entry, mirror)?
             && target != NO_TARGET
         {
             let noted = Affinity {
@@ -319,10 +377,11 @@ impl Inbox {
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
         let entry = self.followed(service, mirror)?;
-        let before = std::mem::replace(&mut self.service(service)?.told, Told::Everything);
-        let (Some(entry), Told::Part(named)) = (entry, before) else {
+        let told = &mut self.service(service)?.told;
+        let (Some(entry), Told::Part(named)) = (entry, std::mem::replace(told, Told::Name)) else {
             return Ok(());
         };
+        *told = Told::Everything;
         for key in mirror.flows_of(entry.id)? {
             if !named.flows.contains(&key) {
                 mirror.remove_flow(&key)?;
