@@ -27,6 +27,7 @@ pub mod kernel_clock;
 pub mod kernel_tables;
 mod lifetime;
 pub mod limits;
+pub mod mirroring;
 pub mod programs;
 pub mod random;
 pub mod steady;

@@ -260,7 +260,7 @@ impl Default for Target {
 }
 
 /// Destination and source MAC address as words.
-fn address_words(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
+pub(super) fn address_words(destination: [u8; 6], source: [u8; 6]) -> [u32; 3] {
     let mut bytes = [0; 12];
     bytes[..6].copy_from_slice(&destination);
     bytes[6..].copy_from_slice(&source);

@@ -1,6 +1,6 @@
 //! The way back of translated connections (`nat`).
 
-use super::FlowKey;
+use super::{FlowKey, target::address_words};
 use crate::address::Address;
 
 /// Names a translated connection as its backend sees it: what an answer says of itself.
@@ -59,6 +59,20 @@ pub struct Return {
 }
 
 impl Return {
+    /// The way to a flow's client from a port of its service. `macs` are the client's and that of our interface, whose index is `egress`.
+    pub fn new(flow: &FlowKey, service_port: u16, target: u16, macs: [[u8; 6]; 2], egress: u32) -> Self {
+        let [client, ours] = macs;
+        Self {
+            client: flow.client(),
+            client_port: flow.client_port(),
+            service_port,
+            service: flow.service(),
+            target,
+            addresses: address_words(client, ours),
+            egress,
+        }
+    }
+
     /// The key of the client's flow, under which its record is.
     #[inline(always)]
     pub const fn flow(&self) -> FlowKey {

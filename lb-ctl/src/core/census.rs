@@ -216,7 +216,8 @@ impl Census {
         is_old
             || !records_every_flow(service) && {
                 let index = service.first_slot + slot_of(key.client(), key.client_port(), service);
-                slot(index).is_some_and(|slot| !slot.tracked && slot.settled == target)
+                let is_unproved = self.following.unproved.contains(&service.id);
+                slot(index).is_some_and(|slot| !slot.tracked && (is_unproved || slot.settled == target))
             }
     }
 
@@ -529,6 +530,87 @@ mod tests {
             (census.names(1), census.established(), census.clients()),
             (true, 0, 1)
         );
+    }
+
+    #[test]
+    fn what_the_other_balancer_tells_is_over_when_it_says_so() {
+        let moving = |_| Some(MOVING);
+        let untracked = |_| Some(Slot::untracked(1));
+        let following = Following {
+            services: BTreeSet::from([3]),
+            targets: BTreeSet::from([1]),
+            ..Following::default()
+        };
+        let mut followed = census(false)
+            .releasing([1])
+            .replacing(BTreeMap::from([(1, NOW)]))
+            .following(following);
+        for record in [established(1, 1, 2 * IDLE), established(9, 0, 0)] {
+            assert!(!followed.is_over(&key(3), record, moving), "{record:?}");
+            assert!(!followed.is_over(&key(3), record, untracked), "{record:?}");
+        }
+        let client = ClientKey::new(key(3).client(), 3);
+        let noted = Affinity {
+            target: 1,
+            reserved: 0,
+            last_seen: 0,
+        };
+        assert!(!followed.is_client_over(&client, &noted, untracked));
+        // What it does not tell is our own, and so is whether there is a service.
+        assert!(followed.is_over(&key(3), half_open(1, HALF_OPEN_TIMEOUT + 1), moving));
+        assert!(!followed.is_over(&key(3), half_open(1, HALF_OPEN_TIMEOUT), untracked));
+        assert!(followed.is_over(&key(4), established(1, 0, 0), moving));
+        assert!(followed.is_client_over(&ClientKey::new(key(4).client(), 4), &noted, moving));
+        // Its records come and go without a SYN.
+        let reading = Reading::default();
+        followed.count(&key(3), established(1, 0, 0));
+        followed.compare(1, reading, reading);
+        assert_eq!(followed.differences(), &Differences::new());
+    }
+
+    #[test]
+    fn nothing_that_was_told_is_older_than_our_ownership() {
+        const SINCE: u32 = 10;
+        let of = |owned_since, unproved| {
+            let following = Following {
+                owned_since: BTreeMap::from([(3, owned_since)]),
+                unproved,
+                ..Following::default()
+            };
+            census(false)
+                .replacing(BTreeMap::from([(1, NOW - 20)]))
+                .following(following)
+        };
+        let taken_over = of(NOW - SINCE, BTreeSet::new());
+        let moving = |_| Some(MOVING);
+        for record in [established(1, 1, 2 * IDLE), established(2, 0, 2 * IDLE)] {
+            assert!(!taken_over.is_over(&key(3), record, moving), "{record:?}");
+        }
+        assert!(of(NOW - 21, BTreeSet::new()).is_over(&key(3), established(1, 0, IDLE), moving));
+        assert!(of(NOW - IDLE - 1, BTreeSet::new()).is_over(&key(3), established(2, 0, 2 * IDLE), moving));
+        assert!(
+            taken_over.is_over(&key(3), established(9, 0, 0), moving),
+            "it is reset"
+        );
+        // A record that contradicts an untracked slot is one of which nobody told the end.
+        let untracked = |_| Some(Slot::untracked(1));
+        assert!(!taken_over.is_over(&key(3), established(2, 0, 0), untracked));
+        let unproved = of(NOW - SINCE, BTreeSet::from([3]));
+        assert!(unproved.is_over(&key(3), established(2, 0, 0), untracked));
+        assert!(!unproved.is_over(&key(3), established(2, 0, 0), moving));
+    }
+
+    #[test]
+    fn clients_of_a_service_that_is_taken_over_were_there_a_moment_ago() {
+        let client = ClientKey::new(key(3).client(), 3);
+        let noted = |last_seen| Affinity {
+            target: 1,
+            reserved: 0,
+            last_seen,
+        };
+        assert_eq!(taken_over(&client, &noted(5), 3, NOW), Some(noted(NOW)));
+        assert_eq!(taken_over(&client, &noted(NOW), 3, NOW), None);
+        assert_eq!(taken_over(&client, &noted(5), 4, NOW), None, "of another service");
     }
 
     #[test]

@@ -29,3 +29,4 @@ pub mod sync;
 pub mod time;
 pub mod tunnels;
 pub mod vrrp;
+pub mod vrrp_changes;

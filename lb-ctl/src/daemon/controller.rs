@@ -325,7 +325,7 @@ impl Controller {
         self.network.refresh_routes(&mut self.datapath).await
     }
 
-    /// Compares everything anew: interfaces, VIPs, routes, neighbours, decisions. The trouble of one is no other's.
+    /// Compares everything anew: interfaces, VIPs, routes, neighbours, decisions, VRRP's configuration. The trouble of one is no other's.
     async fn refresh(&mut self) -> anyhow::Result<()> {
         let interfaces = self.network.refresh_interfaces(&mut self.datapath).await;
         let attached = self.attach_again().map(drop);
@@ -335,7 +335,10 @@ impl Controller {
         self.network.tell_unresolved();
         self.supervisor.status(self.checks.sentence());
         let decisions = self.refresh_decisions().await;
-        let all = [interfaces, attached, restored, routes, neighbours, decisions];
+        let vrrp = self.catch_up_vrrp().await;
+        let all = [
+            interfaces, attached, restored, routes, neighbours, decisions, vrrp,
+        ];
         all.into_iter().collect()
     }
 

@@ -45,8 +45,7 @@ pub struct Options {
 pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
-    let host = Host::examine(&config, &netlink).await?;
-    let (mut controller, doors) = match start(&file, config, netlink, host, &mut signals).await? {
+    let (mut controller, doors) = match start(&file, config, netlink, &mut signals).await? {
         Started::Yes(controller, doors) => (controller, doors),
         Started::Interrupted => return Ok(()),
     };

@@ -365,6 +365,16 @@ impl Controller {
         self.tell_healthy()
     }
 
+    /// Has VRRP follow what is followed, if a reload has failed before it came to that.
+    pub(super) async fn catch_up_vrrp(&mut self) -> anyhow::Result<()> {
+        if !self.vrrp.lag_behind(&self.config) {
+            return Ok(());
+        }
+        tracing::warn!("VRRP does not follow the configuration yet: trying again");
+        self.vrrp.follow(&self.config).await?;
+        self.adjust_vips().await
+    }
+
     /// Tells VRRP how many backends are healthy.
     pub(super) fn tell_healthy(&mut self) -> anyhow::Result<()> {
         if !self.vrrp.is_running() {

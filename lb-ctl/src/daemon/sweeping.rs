@@ -109,9 +109,11 @@ impl Controller {
         self.checks
             .replaced
             .retain(|id, then| replaced.get(id) != Some(then));
-        let Swept { settled, forgotten } =
-            self.placement
-                .finish_pass(&departing, &census, &mut self.datapath)?;
+        let Swept {
+            settled, forgotten, ..
+        } = self
+            .placement
+            .finish_pass(&departing, &census, &mut self.datapath)?;
         if settled > 0 {
             tracing::info!(slots = settled, "settled: all their connections have arrived");
         }

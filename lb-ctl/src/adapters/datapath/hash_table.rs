@@ -32,6 +32,8 @@ pub(super) enum Update {
     Any = 0,
     /// Only if there is no entry.
     NoEntry = 1,
+    /// Only in place of an entry.
+    Existing = 2,
 }
 
 /// What has become of an entry that was to be deleted.
@@ -168,9 +170,21 @@ where
         // SAFETY: the attributes are those of the command; key and value have the map's sizes and are only read.
         match unsafe { bpf(command::MAP_UPDATE, &mut element) } {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+                ) =>
+            {
+                Ok(false)
+            }
             Err(source) => Err(accessed("writing an entry", source)),
         }
+    }
+
+    /// Deletes an entry, and returns it as it was.
+    pub(super) fn take(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        self.look_up(command::MAP_LOOKUP_AND_DELETE, key)
     }
 
     /// Deletes an entry if `is_over` says so of what it is now.

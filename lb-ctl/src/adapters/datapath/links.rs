@@ -28,4 +28,18 @@ impl Links {
         let place = links.iter().position(|link| link.index == Some(index))?;
         u8::try_from(place).ok()
     }
+
+    /// The index and the MAC address of the one at a place. Where that has none, index 0: the interface that a packet came in on; with the
+    /// MAC address of the first one, since we do not know which that will be.
+    pub(super) fn way_out(&self, place: Option<u8>) -> (u32, [u8; 6]) {
+        let links = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let link = place.and_then(|place| links.get(usize::from(place)));
+        match link {
+            Some(Link {
+                index: Some(index),
+                mac,
+            }) => (*index, *mac),
+            other => (0, other.or(links.first()).map_or([0; 6], |link| link.mac)),
+        }
+    }
 }

@@ -56,6 +56,15 @@ impl LiveTable {
         }
     }
 
+    /// Counts an established record that has been written.
+    pub(super) fn count_written(&self, record: &FlowRecord) {
+        if record.closing == 0
+            && let Some([established, _]) = self.entry(record.target)
+        {
+            established.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Adds to the established connections of a target what its count lacks.
     pub(super) fn correct(&self, target: u16, missing: i32) {
         if let Some([established, _]) = self.entry(target) {

@@ -19,6 +19,8 @@ pub struct Following {
     pub targets: BTreeSet<u16>,
     /// Since when, in ticks, we own services that we followed before.
     pub owned_since: BTreeMap<u16, u32>,
+    /// Those of them whose records may contradict untracked slots, because not everything has been told. Their slots stand still.
+    pub unproved: BTreeSet<u16>,
 }
 
 impl Following {

@@ -172,7 +172,7 @@ pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, String> {
     host_address(value, |_| false)
 }
 
-/// An address of a balancer on a link: link-local ones are good as well.
+/// An address of balancers on a link, one's own or a shared one: link-local ones are good as well.
 pub(super) fn own_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
     host_address(
         value,

@@ -117,7 +117,7 @@ impl VrrpKeys {
                 number(value, "leave the key out to get 100; the highest is master")
             }),
             advert_interval: table.optional("advert_interval", interval),
-            addresses: table.required_list("addresses", r#"["192.0.2.10"]"#, value::address),
+            addresses: table.required_list("addresses", r#"["192.0.2.10"]"#, value::own_address),
             source: table.optional("source", value::own_address),
             preempt: table.optional("preempt", value::boolean),
             preempt_delay: table.optional("preempt_delay", |value| {

@@ -136,6 +136,7 @@ impl Placement {
             moved: BTreeSet::new(),
             followed: BTreeSet::new(),
             owned_since: BTreeMap::new(),
+            unproved: BTreeSet::new(),
             named_by_peer: BTreeSet::new(),
             unnamed: BTreeSet::new(),
         })

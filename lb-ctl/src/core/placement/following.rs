@@ -43,6 +43,7 @@ impl Placement {
         if self.services.values().any(|entry| entry.id == service) {
             self.followed.insert(service);
             self.owned_since.remove(&service);
+            self.unproved.remove(&service);
         }
     }
 
@@ -65,11 +66,22 @@ impl Placement {
             services: self.followed.clone(),
             targets: targets.map(|(id, _)| id).collect(),
             owned_since: self.owned_since.clone(),
+            unproved: self.unproved.clone(),
         }
     }
 
-    /// We own a service from now on. Its slots stay as the owner has told them, until they are [shared out](Self::share_out) as after a
-    /// restart.
+    /// Whether the slots of a service stay as they are, whatever is planned: the other balancer says how it is, or has said so until a
+    /// moment ago.
+    pub(super) fn stands_still(&self, service: u16) -> bool {
+        self.is_followed(service) || self.unproved.contains(&service)
+    }
+
+    /// We own a service from now on. Its slots stay as the owner has told them until a pass over the records has begun and ended, which
+    /// is to be soon. [Then](super::Swept::proved) they are to be [shared out](Self::share_out), as after a restart.
+    ///
+    /// The owner may not have lived to tell everything: that a slot has settled, but not which records have ended. A record that we knew
+    /// before may contradict an untracked slot so. As long as the slot stands still nobody looks at the record, and the pass
+    /// deletes it.
     ///
     /// A slot's settled path may have been used a moment ago, where we did not see it. So it counts as used now, and the pass over the
     /// records that may be under way settles nothing. For the same reason nothing that was told is
@@ -85,6 +97,7 @@ impl Placement {
         };
         self.moved.insert(service);
         self.owned_since.insert(service, now);
+        self.unproved.insert(service);
         for index in entry.slot_indices() {
             let slot = tables.slot(index)?;
             if slot.tracked {
@@ -132,3 +145,6 @@ impl Placement {
         Ok(TargetOfPeer::Introduced(target))
     }
 }
+
+#[cfg(test)]
+mod tests;

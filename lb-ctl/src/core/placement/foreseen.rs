@@ -75,8 +75,8 @@ impl Placement {
             translates: service.entry.flags & flag::TRANSLATES != 0,
             ..Foreseen::default()
         };
-        if !self.services.contains_key(&service.key) || self.is_followed(service.entry.id) {
-            // Nobody uses it yet, or the other balancer says how it is.
+        if !self.services.contains_key(&service.key) || self.stands_still(service.entry.id) {
+            // Nobody uses it yet, or the other balancer says how it is, or has just said so.
             return Ok(foreseen);
         }
         // By id. There may be millions of slots, which name few targets.

@@ -57,6 +57,8 @@ pub struct Placement {
     followed: BTreeSet<u16>,
     /// Since when, in ticks, we own services that we followed before.
     owned_since: BTreeMap<u16, u32>,
+    /// The ids of those of them whose records no pass has gone over since.
+    unproved: BTreeSet<u16>,
     /// The targets that the other balancer has named since the last pass over the records has begun.
     named_by_peer: BTreeSet<u16>,
     /// The leaving targets that no slot named when the last pass over the records began.
@@ -149,6 +151,7 @@ impl Placement {
             moved: BTreeSet::new(),
             followed: BTreeSet::new(),
             owned_since: BTreeMap::new(),
+            unproved: BTreeSet::new(),
             named_by_peer: BTreeSet::new(),
             unnamed: BTreeSet::new(),
         }

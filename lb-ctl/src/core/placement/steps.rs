@@ -75,6 +75,8 @@ pub struct Swept {
     pub settled: u32,
     /// Targets whose ids are free again.
     pub forgotten: Vec<(u16, TargetName)>,
+    /// Services that we have [taken over](Placement::take_over) and whose slots may move from now on: they are to be shared out.
+    pub proved: BTreeSet<u16>,
 }
 
 /// Ids that can be free after a pass over the records: nothing but records can still name them.
@@ -82,6 +84,8 @@ pub struct Swept {
 pub struct Departing {
     targets: BTreeSet<u16>,
     services: BTreeSet<u16>,
+    /// Services that had been taken over before the pass.
+    unproved: BTreeSet<u16>,
 }
 
 impl Placement {
@@ -241,6 +245,7 @@ impl Placement {
             self.services.remove(&key);
             self.followed.remove(&entry.id);
             self.owned_since.remove(&entry.id);
+            self.unproved.remove(&entry.id);
             self.leaving_services.insert(entry.id);
             for index in entry.slot_indices() {
                 tables.store_slot(index, Slot::untracked(NO_TARGET))?;
@@ -273,7 +278,7 @@ impl Placement {
         moved: &mut Moved,
     ) -> Result<(), T::Error> {
         Self::weigh(service, tables)?;
-        if self.is_followed(service.entry.id) {
+        if self.stands_still(service.entry.id) {
             return Ok(());
         }
         let mut is_noted = false;
@@ -334,6 +339,7 @@ impl Placement {
         Ok(Departing {
             targets,
             services: self.leaving_services.clone(),
+            unproved: self.unproved.clone(),
         })
     }
 
@@ -395,6 +401,9 @@ impl Placement {
                 swept.forgotten.extend(name.map(|name| (id, name)));
             }
         }
+        // What contradicted their slots has been deleted by this pass.
+        swept.proved = self.unproved.intersection(&departing.unproved).copied().collect();
+        self.unproved.retain(|id| !departing.unproved.contains(id));
         // Their records have been deleted by this pass.
         self.leaving_services
             .retain(|id| !departing.services.contains(id));

@@ -61,6 +61,8 @@ pub struct Inbox {
     backends: BTreeMap<u16, Backend>,
     /// Our ids of them, by its ids, as far as the present batch has referred to them.
     targets: BTreeMap<u16, Option<u16>>,
+    /// Our services with which the owner of others wants us to begin anew.
+    asked: BTreeSet<ServiceKey>,
     /// How many slots and flows could not be taken over, for want of room.
     lost: u64,
 }
@@ -85,7 +87,7 @@ struct Backend {
 /// How much of a service has been told.
 #[derive(Clone, Debug)]
 enum Told {
-    /// That it is there.
+    /// That it is there. What else is told means nothing yet.
     Name,
     /// Some of it: so far, these are named.
     Part(Named),
@@ -142,6 +144,20 @@ impl Inbox {
         complete.map(|service| service.key)
     }
 
+    /// We did not follow a service until now: what has been told of it was not taken in, and what is on its way means nothing without
+    /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew.
+    pub fn forget(&mut self, key: &ServiceKey) {
+        for service in self.services.values_mut().filter(|service| service.key == *key) {
+            service.told = Told::Name;
+        }
+    }
+
+    /// The services with which the peer has asked us to begin anew: for our [outbox](super::Outbox::tell_again).
+    #[must_use]
+    pub fn take_asked(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.asked)
+    }
+
     /// How many slots and flows could not be taken over, for want of room.
     pub const fn lost(&self) -> u64 {
         self.lost
@@ -153,6 +169,9 @@ impl Inbox {
                 let key = ServiceKey::tcp((*vip).into(), *port);
                 let told = Told::Name;
                 self.services.insert(*id, Followed { key, told });
+            }
+            Item::Again { vip, port } => {
+                self.asked.insert(ServiceKey::tcp((*vip).into(), *port));
             }
             Item::Backend {
                 id,
@@ -191,10 +210,13 @@ impl Inbox {
         self.services.get_mut(&id).ok_or(ApplyError::Service(id))
     }
 
-    /// Our own entry of a service that has been introduced; `None` if we have none, or own it.
+    /// Our own entry of a service that has been introduced; `None` if we have none or own it, or its owner has to begin anew.
     fn followed<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
-        let key = self.service(id)?.key;
-        Ok(mirror.followed(&key))
+        let Followed { key, told } = self.service(id)?;
+        match told {
+            Told::Name => Ok(None),
+            Told::Part(_) | Told::Everything => Ok(mirror.followed(key)),
+        }
     }
 
     /// Our id of a backend of a service, both of which have been introduced; `None` if there is no room for it.
@@ -355,10 +377,11 @@ impl Inbox {
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
         let entry = self.followed(service, mirror)?;
-        let before = std::mem::replace(&mut self.service(service)?.told, Told::Everything);
-        let (Some(entry), Told::Part(named)) = (entry, before) else {
+        let told = &mut self.service(service)?.told;
+        let (Some(entry), Told::Part(named)) = (entry, std::mem::replace(told, Told::Name)) else {
             return Ok(());
         };
+        *told = Told::Everything;
         for key in mirror.flows_of(entry.id)? {
             if !named.flows.contains(&key) {
                 mirror.remove_flow(&key)?;

@@ -59,6 +59,8 @@ pub struct Outbox {
     unlisted: BTreeSet<u16>,
     /// Services whose flows and clients are complete once everything has been told.
     completing: BTreeSet<u16>,
+    /// The peer's services with which it is to begin anew.
+    asking: BTreeSet<ServiceKey>,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +95,25 @@ impl Outbox {
         for id in before.into_keys() {
             self.forget(id);
         }
+    }
+
+    /// The peer asks to be told of a service from its beginning.
+    pub fn tell_again(&mut self, key: &ServiceKey) {
+        let Some(owned) = self.owned.values_mut().find(|owned| owned.key == *key) else {
+            // It has an owner that does not know of it yet, or has none.
+            return;
+        };
+        owned.is_introduced = false;
+        owned.slots = SlotSet::full(owned.entry.slots);
+        let id = owned.entry.id;
+        self.forget(id);
+        self.unlisted.insert(id);
+    }
+
+    /// We follow a service from now on, and what the peer has told of it so far, if anything, has been for nothing: it is to begin anew.
+    /// The [inbox](super::Inbox::forget) must be told too.
+    pub fn ask(&mut self, key: ServiceKey) {
+        self.asking.insert(key);
     }
 
     /// Nothing more is to be told of a service.
@@ -138,6 +159,12 @@ impl Outbox {
     pub fn next_batch<S: Source>(&mut self, source: &mut S) -> Result<Vec<Item>, S::Error> {
         self.absorb(source.changes());
         let mut batch = Batch::default();
+        for key in std::mem::take(&mut self.asking) {
+            batch.push(Item::Again {
+                vip: key.address().into(),
+                port: key.port(),
+            });
+        }
         self.introduce_services(&mut batch);
         self.list(source)?;
         let (flows, clients) = self.look_up(source)?;
@@ -180,6 +207,7 @@ impl Outbox {
             && self.clients.is_empty()
             && self.unlisted.is_empty()
             && self.completing.is_empty()
+            && self.asking.is_empty()
             && self
                 .owned
                 .values()

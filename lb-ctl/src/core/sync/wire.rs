@@ -83,6 +83,13 @@ pub enum Item {
         /// The port on which it serves.
         port: u16,
     },
+    /// The sender follows a service from now on that it did not follow, or did not have, when it was told of it: begin anew with it.
+    Again {
+        /// Its address.
+        vip: IpAddr,
+        /// Its port.
+        port: u16,
+    },
     /// All flows and clients of a service follow.
     Begin {
         /// The service.
@@ -231,7 +238,7 @@ impl Item {
         match self {
             Self::Slots { runs, .. } => 16 + runs.len() * 18,
             Self::Backend { name, .. } => 32 + name.len(),
-            Self::Service { .. } | Self::Begin { .. } | Self::Complete { .. } => 32,
+            Self::Service { .. } | Self::Again { .. } | Self::Begin { .. } | Self::Complete { .. } => 32,
             Self::Flow { .. } | Self::Client { .. } => 48,
         }
     }
@@ -276,6 +283,7 @@ mod tests {
                     }
                 }
             ),
+            any::<(IpAddr, u16)>().prop_map(|(vip, port)| Item::Again { vip, port }),
             any::<u16>().prop_map(|service| Item::Begin { service }),
             any::<u16>().prop_map(|service| Item::Complete { service }),
             (any::<(u16, u32)>(), prop::collection::vec(run, 0..RUNS))

@@ -32,6 +32,9 @@ use crate::{
 /// How long after the log has been told what is wrong it is told again.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 
+/// The priority of the addresses' owner.
+const OWNER: u8 = 255;
+
 /// An instance and its sockets.
 pub(super) struct Instance {
     pub(super) id: Id,
@@ -234,6 +237,15 @@ impl Instance {
                         heard.from
                     );
                     self.complain("checksum_form", &what);
+                }
+                let (theirs, ours) = (heard.priority, self.config.settings.priority.get());
+                if theirs == ours && ours == OWNER {
+                    let what = format!(
+                        "{} has priority 255 as well, but the addresses have one owner: of the two, the one with the higher address is \
+                         master; give the other a lower priority",
+                        heard.from
+                    );
+                    self.complain("owners", &what);
                 }
                 Some(heard)
             }

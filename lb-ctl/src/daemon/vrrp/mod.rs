@@ -113,6 +113,21 @@ pub(super) struct Instances {
     board: Board,
     healthy: Healthy,
     told: hooks::Tally,
+    followed: Followed,
+}
+
+/// Which configuration the instances follow.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Followed {
+    /// They have not begun, and are not to yet.
+    #[default]
+    NotBegun,
+    /// Not the one that they were told to, or nobody knows.
+    Unknown,
+    This {
+        instances: Vec<Vrrp>,
+        shared: BTreeSet<IpAddr>,
+    },
 }
 
 #[derive(Debug)]
@@ -129,6 +144,18 @@ struct Thread {
 impl Instances {
     /// Follows the instances of this configuration. Returns when those that are no longer among them have left their addresses.
     pub(super) async fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
+        self.followed = Followed::Unknown;
+        self.try_to_follow(config).await?;
+        self.followed = Followed::of(config);
+        Ok(())
+    }
+
+    /// Whether they follow another configuration than this, though they have begun.
+    pub(super) fn lag_behind(&self, config: &Config) -> bool {
+        self.followed != Followed::NotBegun && self.followed != Followed::of(config)
+    }
+
+    async fn try_to_follow(&mut self, config: &Config) -> anyhow::Result<()> {
         let thread = match &mut self.thread {
             Some(thread) => thread,
             None if config.vrrp.is_empty() => return Ok(()),
@@ -144,11 +171,11 @@ impl Instances {
             shared: config.shared_addresses(),
             left: sender,
         })?;
+        thread.programs.follow(&config.vrrp)?;
         left.await
             .context("the VRRP thread has ended")?
             .map_err(anyhow::Error::msg)
-            .context("leaving the addresses of VRRP instances")?;
-        thread.programs.follow(&config.vrrp)
+            .context("leaving the addresses of VRRP instances")
     }
 
     /// Tells how many backends are healthy, if that is news.
@@ -252,6 +279,15 @@ fn milliseconds(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
+impl Followed {
+    fn of(config: &Config) -> Self {
+        Self::This {
+            instances: config.vrrp.clone(),
+            shared: config.shared_addresses(),
+        }
+    }
+}
+
 impl Thread {
     fn start(board: Board, healthy: &Healthy, told: hooks::Tally) -> anyhow::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
@@ -288,5 +324,111 @@ impl Thread {
 
     fn order(&self, order: Order) -> anyhow::Result<()> {
         self.orders.send(order).ok().context("the VRRP thread has ended")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::{HostDefaults, parse};
+
+    fn config(vrrp: &str) -> Config {
+        let text = format!(
+            "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
+             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{vrrp}"
+        );
+        let host = HostDefaults {
+            node_name: "lb".into(),
+        };
+        parse("lb.toml", &text, &host).unwrap()
+    }
+
+    fn with_instance() -> Config {
+        config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
+    }
+
+    /// Instances with a thread that does this instead of VRRP.
+    fn instances(
+        thread: impl FnOnce(mpsc::UnboundedReceiver<Order>) -> anyhow::Result<()> + Send + 'static,
+    ) -> Instances {
+        let (orders, received) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let handle = std::thread::spawn(move || {
+            let result = thread(received);
+            let _ = end.send(result);
+        });
+        let thread = Thread {
+            programs: Programs::start(orders.downgrade(), hooks::Tally::default()).unwrap(),
+            orders,
+            handle,
+            ended,
+            pulse: Pulse::new(),
+            hands_pulse: Pulse::new(),
+        };
+        Instances {
+            thread: Some(thread),
+            ..Instances::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_could_not_follow_is_told_again() {
+        let mut instances = instances(|mut orders| {
+            let mut answers = [Err("10.0.0.99 could not be taken off".to_owned()), Ok(())].into_iter();
+            while let Some(Order::Follow { left, .. }) = orders.blocking_recv() {
+                left.send(answers.next().unwrap_or(Ok(()))).unwrap();
+            }
+            Ok(())
+        });
+        assert!(
+            !instances.lag_behind(&with_instance()),
+            "they are not to begin yet"
+        );
+        let error = instances.follow(&with_instance()).await.unwrap_err();
+        assert!(
+            format!("{error:#}").contains("could not be taken off"),
+            "{error:#}"
+        );
+        assert!(instances.lag_behind(&with_instance()));
+        instances.follow(&with_instance()).await.unwrap();
+        assert!(!instances.lag_behind(&with_instance()));
+        // A reload that has failed before it came to this.
+        assert!(instances.lag_behind(&config("")));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_thread_is_noticed_with_its_reason() {
+        let mut failing = instances(|_| Err(anyhow::anyhow!("no netlink")));
+        let error = format!("{:#}", failing.ended().await);
+        assert!(
+            error.starts_with("the VRRP thread has ended") && error.ends_with("no netlink"),
+            "{error}"
+        );
+        let mut panicking = instances(|_| panic!("a mistake of ours, made on purpose"));
+        let error = format!("{:#}", panicking.ended().await);
+        assert!(error.ends_with("it has panicked"), "{error}");
+        // Nothing more than that comes of it at the end.
+        panicking.stop().await;
+        assert!(panicking.thread.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whichever_thread_hangs_is_named() {
+        let instances = instances(|mut orders| {
+            orders.blocking_recv();
+            Ok(())
+        });
+        let thread = instances.thread.as_ref().unwrap();
+        assert_eq!(instances.hangs(), None);
+        tokio::time::advance(PATIENCE).await;
+        assert!(instances.hangs().unwrap().contains("nobody advertises"));
+        thread.pulse.beat();
+        assert_eq!(instances.hangs(), None, "the kernel may take longer");
+        tokio::time::advance(HANDS_PATIENCE).await;
+        thread.pulse.beat();
+        assert!(instances.hangs().unwrap().contains("the kernel does not answer"));
+        thread.hands_pulse.beat();
+        assert_eq!(instances.hangs(), None);
+        assert_eq!(Instances::default().hangs(), None);
     }
 }

@@ -36,6 +36,13 @@ impl World {
     /// Sends a packet through the balancer, and returns to whom it went. A connection that could not be recorded because
     /// the table is full is no longer followed: it may break, says the counter of such packets.
     pub(super) fn forward(&mut self, client: Client, flags: u8, sequence: u32) -> TargetName {
+        let target = self.try_to_forward(client, flags, sequence);
+        target.expect("it is a packet of a connection")
+    }
+
+    /// The same; `None` for a SYN that is refused. A service that places each connection and has just been taken over does so if all who
+    /// got new ones from its former owner take none, until its slots may move.
+    fn try_to_forward(&mut self, client: Client, flags: u8, sequence: u32) -> Option<TargetName> {
         if client.0 == AFFINE {
             // What is noted is noted once a tick: two packets in one would be hard to tell apart.
             self.kernel.tables.now = self.kernel.tables.now.wrapping_add(1);
@@ -44,9 +51,14 @@ impl World {
         let frame = Frame::new(client_address(client.1), service_address(client.0))
             .flags(flags)
             .sequence(sequence);
+        let stands_still = self
+            .service_id(client.0)
+            .is_some_and(|id| self.placement.stands_still(id));
+        let may_be_refused = flags == Flags::SYN && self.places_each[usize::from(client.0)] && stands_still;
         let tables = &mut self.kernel.tables;
         let id = match decide(frame.bytes().as_slice(), tables) {
             Verdict::Forward { id, .. } => id,
+            Verdict::Reset { .. } if may_be_refused => return None,
             verdict => panic!("{verdict:?} for {client:?}"),
         };
         tables.carry_out();
@@ -70,14 +82,16 @@ impl World {
                 self.connections.remove(&client);
             }
         }
-        target
+        Some(target)
     }
 
     pub(super) fn open(&mut self, client: Client, sequence: u32, lost: Lost) {
         if self.connections.contains_key(&client) || self.key(client).is_none() {
             return;
         }
+        self.opened += 1;
         let connection = Connection {
+            number: self.opened,
             first: sequence,
             next: sequence.wrapping_add(1),
             home: None,
@@ -112,7 +126,10 @@ impl World {
             return None;
         }
         let sequence = self.connections.get(&client)?.first;
-        let target = self.forward(client, Flags::SYN, sequence);
+        let Some(target) = self.try_to_forward(client, Flags::SYN, sequence) else {
+            self.connections.remove(&client);
+            return None;
+        };
         if lost == Lost::Nowhere {
             let now = self.kernel.tables.now;
             let connection = self.connections.get_mut(&client)?;
@@ -169,7 +186,7 @@ impl World {
                 return;
             }
         }
-        self.forward(client, Flags::SYN, sequence);
+        self.try_to_forward(client, Flags::SYN, sequence);
     }
 
     /// Time passes. A client that is silent for as long as `flow_idle_timeout` is given up, as configured, and so is a

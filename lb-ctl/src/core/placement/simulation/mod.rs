@@ -11,6 +11,7 @@ pub(super) mod configuration;
 mod homes;
 mod invariants;
 pub(super) mod kernel;
+mod pair;
 mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,10 +23,10 @@ use lb_common::{
 };
 use proptest::prelude::*;
 
-use super::{Moved, NoRoom, Placement};
+use super::{Departing, Moved, NoRoom, Placement};
 use crate::core::plan::{Plan, Shares};
 use crate::core::{
-    census::{Census, Record, run_short},
+    census::{Census, Record, run_short, taken_over},
     config::{Balance, CheckKind, Config, ConfigDuration},
 };
 use configuration::{configuration, service_address};
@@ -148,6 +149,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// A connection as its client knows it.
 #[derive(Clone, Debug)]
 struct Connection {
+    /// Tells it from others of the same client and port.
+    number: u64,
     first: u32,
     next: u32,
     /// Who has the SYN, hence answers. `None` while every SYN was lost.
@@ -167,6 +170,12 @@ struct World {
     places_each: [bool; SERVICES as usize],
     homes: Homes,
     connections: BTreeMap<Client, Connection>,
+    /// How many connections have been opened.
+    opened: u64,
+    /// Which services are this balancer's; `None` if there is no other one.
+    owns: Option<[bool; SERVICES as usize]>,
+    /// How many controllers there have been.
+    controllers: u32,
 }
 
 impl World {
@@ -182,6 +191,9 @@ impl World {
             places_each: [false; SERVICES as usize],
             homes: Homes::default(),
             connections: BTreeMap::new(),
+            opened: 0,
+            owns: None,
+            controllers: 1,
         };
         world.configure(config).expect("room");
         world
@@ -268,6 +280,36 @@ impl World {
         }
         self.config = config;
         self.drop_connections_without_service();
+        self.follow(|owns| !owns);
+        Ok(())
+    }
+
+    /// The id of a service, if it is configured.
+    fn service_id(&self, service: u16) -> Option<u16> {
+        let address = service_address(service);
+        let key = ServiceKey::tcp(address.ip().into(), address.port());
+        Some(self.placement.service(&key)?.id)
+    }
+
+    /// Follows services that have an owner, according to whether that is this balancer.
+    fn follow(&mut self, is_followed: impl Fn(bool) -> bool) {
+        for (service, owns) in (0..).zip(self.owns.into_iter().flatten()) {
+            if let Some(id) = self.service_id(service).filter(|_| is_followed(owns)) {
+                self.placement.follow(id);
+            }
+        }
+    }
+
+    /// Takes over a service, as far as its writes succeed.
+    fn take_over(&mut self, service: u16) -> Result<(), kernel::Killed> {
+        let Some(id) = self.service_id(service) else {
+            return Ok(());
+        };
+        let now = self.kernel.tables.now;
+        self.placement.take_over(id, now, &mut self.kernel)?;
+        for (key, noted) in &mut self.kernel.tables.affinity {
+            *noted = taken_over(key, noted, id, now).unwrap_or(*noted);
+        }
         Ok(())
     }
 
@@ -312,7 +354,8 @@ impl World {
             self.placement.services().copied(),
             reset,
         )
-        .releasing(self.placement.without_new_flows());
+        .releasing(self.placement.without_new_flows())
+        .following(self.placement.following());
         let slots = tables.slots.clone();
         let slot = |index: u32| slots.get(index as usize).map(|bits| Slot::from_bits(*bits));
         tables.affinity.retain(|key, noted| {
@@ -344,9 +387,7 @@ impl World {
             .expect("nobody is killed here");
         let census = self.pass(reset);
         self.homes.forget_those_that_shed(&self.kernel);
-        self.placement
-            .finish_pass(&departing, &census, &mut self.kernel)
-            .expect("nobody is killed here");
+        self.finish_pass(&departing, &census);
         self.short = run_short(self.short, census.established(), ROOM.into());
         self.kernel.tables.short = self.short;
     }
@@ -376,10 +417,23 @@ impl World {
         self.send(client, 10, Lost::Nowhere)?;
         self.avoid(service, index, false);
         self.share_out(service, configured.of(service));
-        self.placement
-            .finish_pass(&departing, &census, &mut self.kernel)
-            .expect("nobody is killed here");
+        self.finish_pass(&departing, &census);
         Ok(())
+    }
+
+    fn finish_pass(&mut self, departing: &Departing, census: &Census) {
+        let swept = self
+            .placement
+            .finish_pass(departing, census, &mut self.kernel)
+            .expect("nobody is killed here");
+        // What was taken over is shared out by our own plan now.
+        let shares = Shares::configured(&self.config);
+        for service in 0..self.config.services.len() {
+            let port = self.config.services[service].port - service_address(0).port();
+            if self.service_id(port).is_some_and(|id| swept.proved.contains(&id)) {
+                self.share_out(service, shares.of(service));
+            }
+        }
     }
 
     fn avoid(&mut self, service: usize, backend: usize, is_avoided: bool) {
@@ -432,8 +486,11 @@ impl World {
 
     /// A new controller: it knows its configuration, what the tables say, and nothing else.
     fn restart(&mut self) {
+        self.controllers += 1;
         self.placement =
             Placement::adopt(&self.config.datapath, &self.kernel.found()).expect("the sizes are the same");
+        // Whose services are has to be found out again.
+        self.follow(|_| true);
         self.pass(BTreeSet::new());
         self.placement
             .forget_orphans(&mut self.kernel)
@@ -443,6 +500,11 @@ impl World {
         self.placement.go_on_avoiding(shedding.map(|(_, id)| id));
         let config = self.config.clone();
         self.configure(config).expect("what had room before has it again");
+        for (service, owns) in (0..).zip(self.owns.into_iter().flatten()) {
+            if owns {
+                self.take_over(service).expect("nobody is killed here");
+            }
+        }
         self.short = self.kernel.tables.short;
     }
 }

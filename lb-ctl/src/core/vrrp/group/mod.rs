@@ -192,7 +192,7 @@ impl Group {
             State::Master => {
                 for (number, member) in self.members.iter_mut().enumerate() {
                     if member.advertise_at <= now {
-                        actions.push(member.advertise(number, now));
+                        actions.push(member.advertise_in_turn(number, now));
                     }
                 }
                 if self.announcements.due() <= now {

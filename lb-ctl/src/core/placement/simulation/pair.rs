@@ -1,0 +1,643 @@
+//! Two balancers, of which each owns some services and follows the others, told by way of [`sync`](crate::core::sync).
+//!
+//! All that happens to one balancer happens to either; the connection between them breaks, tells a part, or loses news; services are
+//! taken over back and forth at any moment, by a controller that may be killed meanwhile. The two have ids of their own, and
+//! configurations that are only sometimes the same. Whatever happens, a connection that the other balancer has been told of once is known
+//! there as long as it lives, and so lives on when it takes over.
+
+use lb_common::layout::{Affinity, ClientKey, FlowRecord, Service};
+
+use super::*;
+use crate::core::{
+    config::Forward,
+    sync::{Changes, Inbox, Mirror, Outbox, Source, WayToClient},
+};
+
+/// What happens next. Balancers are numbered 0 and 1.
+#[derive(Clone, Debug)]
+enum PairStep {
+    /// To a balancer.
+    To(usize, Step),
+    /// To the owner of a client's service.
+    Client(Step),
+    /// A balancer tells the other one so much.
+    Tell(usize, usize),
+    /// A balancer tells the other one all.
+    TellAll(usize),
+    /// Time passes, in which every client sends something.
+    Live(u16),
+    /// Who does not own a service takes it over. The controller is killed after so many writes, if at all; if not, a pass over the records
+    /// may follow at once.
+    TakeOver(u16, Option<u32>, bool),
+    /// The connection between the two breaks, and another one is made.
+    Break,
+    /// News of a balancer were lost.
+    Lose(usize),
+}
+
+fn pair_step() -> impl Strategy<Value = PairStep> {
+    let node = || 0..2_usize;
+    prop_oneof![
+        24 => (node(), step()).prop_map(|(node, step)| match step {
+            Step::Open { .. }
+            | Step::Retransmit { .. }
+            | Step::Send { .. }
+            | Step::Close { .. }
+            | Step::Spoof { .. } => PairStep::Client(step),
+            step => PairStep::To(node, step),
+        }),
+        3 => (node(), 1..9_usize).prop_map(|(node, batches)| PairStep::Tell(node, batches)),
+        5 => node().prop_map(PairStep::TellAll),
+        3 => (100..280_u16).prop_map(PairStep::Live),
+        3 => (0..SERVICES, prop::option::weighted(0.2, 0..12_u32), any::<bool>())
+            .prop_map(|(service, writes, sweeps)| PairStep::TakeOver(service, writes, sweeps)),
+        1 => Just(PairStep::Break),
+        1 => node().prop_map(PairStep::Lose),
+    ]
+}
+
+/// One of the two, and what the other one has to know of it.
+struct Balancer {
+    world: World,
+    changes: Changes,
+    outbox: Outbox,
+    /// Of the other one's outbox.
+    inbox: Inbox,
+    /// The connections of services of the other one that it has told of everything about: by client, their numbers.
+    known: BTreeMap<Client, u64>,
+}
+
+struct Pair {
+    balancers: [Balancer; 2],
+    /// By service.
+    owner: [usize; SERVICES as usize],
+    takeovers: Takeovers,
+}
+
+/// What keeps the property from holding for the wrong reason.
+#[derive(Clone, Copy, Debug, Default)]
+struct Takeovers {
+    /// How many connections have lived on.
+    survivors: usize,
+    /// How many of these by a record.
+    recorded: usize,
+}
+
+/// What a source looks at.
+struct Tables<'a> {
+    kernel: &'a Kernel,
+    changes: &'a mut Changes,
+}
+
+impl Source for Tables<'_> {
+    type Error = kernel::Killed;
+
+    fn changes(&mut self) -> Changes {
+        self.changes.take()
+    }
+
+    fn slot(&self, index: u32) -> Result<Slot, kernel::Killed> {
+        Ok(self.kernel.load(index))
+    }
+
+    fn name(&self, target: u16) -> Result<Option<TargetName>, kernel::Killed> {
+        Ok(self.kernel.names.get(usize::from(target)).copied())
+    }
+
+    fn flow(&self, key: &FlowKey) -> Result<Option<FlowRecord>, kernel::Killed> {
+        Ok(self.kernel.tables.flows.get(key).copied())
+    }
+
+    fn client(&self, key: &ClientKey) -> Result<Option<Affinity>, kernel::Killed> {
+        Ok(self.kernel.tables.affinity.get(key).copied())
+    }
+
+    fn way_to_client(&self, _: &FlowKey, _: &FlowRecord) -> Result<Option<WayToClient>, kernel::Killed> {
+        Ok(None)
+    }
+
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, kernel::Killed> {
+        let flows = self.kernel.tables.flows.keys();
+        Ok(flows
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
+    }
+
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
+        let clients = self.kernel.tables.affinity.keys();
+        Ok(clients
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
+    }
+
+    fn now(&self) -> u32 {
+        self.kernel.tables.now
+    }
+}
+
+impl Mirror for World {
+    type Error = kernel::Killed;
+
+    fn followed(&self, key: &ServiceKey) -> Option<Service> {
+        let service = self.placement.service(key)?;
+        self.placement.is_followed(service.id).then_some(*service)
+    }
+
+    fn target(
+        &mut self,
+        service: u16,
+        name: &str,
+        address: std::net::IpAddr,
+        port: u16,
+    ) -> Result<Option<u16>, kernel::Killed> {
+        let Some(name) = TargetName::new(service, name, address, port) else {
+            return Ok(None);
+        };
+        let forwarding = crate::core::plan::forwarding(Forward::Dsr, (address, port), &self.config.datapath);
+        let target = self
+            .placement
+            .target_of_peer(name, forwarding, &mut self.kernel)?;
+        Ok(target.id())
+    }
+
+    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), kernel::Killed> {
+        self.kernel.tables.slots[index as usize] = slot.to_bits();
+        Ok(())
+    }
+
+    fn put_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        _: Option<WayToClient>,
+    ) -> Result<bool, kernel::Killed> {
+        let tables = &mut self.kernel.tables;
+        if tables.flows.len() >= usize::from(ROOM) && !tables.flows.contains_key(key) {
+            return Ok(false);
+        }
+        let before = tables.flows.insert(*key, record);
+        tables.count_live(before, Some(record));
+        Ok(true)
+    }
+
+    fn remove_flow(&mut self, key: &FlowKey) -> Result<(), kernel::Killed> {
+        let before = self.kernel.tables.flows.remove(key);
+        self.kernel.tables.count_live(before, None);
+        Ok(())
+    }
+
+    fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), kernel::Killed> {
+        self.kernel.tables.affinity.insert(*key, home);
+        Ok(())
+    }
+
+    fn remove_client(&mut self, key: &ClientKey) -> Result<(), kernel::Killed> {
+        self.kernel.tables.affinity.remove(key);
+        Ok(())
+    }
+
+    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, kernel::Killed> {
+        let flows = self.kernel.tables.flows.keys();
+        Ok(flows.filter(|key| key.service() == service).copied().collect())
+    }
+
+    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, kernel::Killed> {
+        let clients = self.kernel.tables.affinity.keys();
+        Ok(clients.filter(|key| key.service() == service).copied().collect())
+    }
+
+    fn now(&self) -> u32 {
+        self.kernel.tables.now
+    }
+}
+
+impl Balancer {
+    /// Notes what has changed in the tables since they were like this. That something was used is no news.
+    fn note_changes(&mut self, before: &lb_common::testing::HostTables) {
+        let tables = &self.world.kernel.tables;
+        for (index, (old, new)) in (0..).zip(before.slots.iter().zip(&tables.slots)) {
+            let unused = |bits: u64| Slot {
+                settled_seen: 0,
+                ..Slot::from_bits(bits)
+            };
+            if unused(*old) != unused(*new) {
+                self.changes.slot(index);
+            }
+        }
+        let flow = |record: Option<&FlowRecord>| record.map(|it| (it.target, it.closing != 0));
+        for key in before.flows.keys().chain(tables.flows.keys()) {
+            if flow(before.flows.get(key)) != flow(tables.flows.get(key)) {
+                self.changes.flow(*key);
+            }
+        }
+        let client = |noted: Option<&Affinity>| noted.map(|it| it.target);
+        for key in before.affinity.keys().chain(tables.affinity.keys()) {
+            if client(before.affinity.get(key)) != client(tables.affinity.get(key)) {
+                self.changes.client(*key);
+            }
+        }
+    }
+
+    /// Says anew which services it owns.
+    fn own(&mut self) {
+        let owns = self.world.owns.expect("there is another one");
+        let services = (0..SERVICES).filter(|service| owns[usize::from(*service)]);
+        let owned: Vec<(ServiceKey, Service)> = services
+            .filter_map(|service| {
+                let address = service_address(service);
+                let key = ServiceKey::tcp(address.ip().into(), address.port());
+                Some((key, *self.world.placement.service(&key)?))
+            })
+            .collect();
+        self.outbox.own(owned);
+    }
+
+    /// The services that it follows.
+    fn followed(&self) -> BTreeSet<ServiceKey> {
+        let services = self.world.kernel.tables.services.keys().copied();
+        services
+            .filter(|key| self.world.followed(key).is_some())
+            .collect()
+    }
+
+    /// Asks to be told of what it follows now and did not before.
+    fn ask(&mut self, before: &BTreeSet<ServiceKey>) {
+        for key in self.followed().difference(before) {
+            self.inbox.forget(key);
+            self.outbox.ask(*key);
+        }
+    }
+
+    /// Where the packets of a client's connection go, if there is its service.
+    fn home(&self, client: Client) -> Option<TargetName> {
+        let (key, index) = self.world.key(client)?;
+        let slot = self.world.kernel.load(index);
+        let target = match self.world.kernel.tables.flow(&key) {
+            Some(record) if slot.tracked => record.target,
+            _ => slot.settled,
+        };
+        Some(self.world.kernel.names[usize::from(target)])
+    }
+}
+
+fn is_same(one: &TargetName, other: &TargetName) -> bool {
+    (one.name(), one.address(), one.port()) == (other.name(), other.address(), other.port())
+}
+
+impl Pair {
+    fn new(affinity_timeout: ConfigDuration) -> Self {
+        let config = |weights| configuration(&weights).expect("a service");
+        let first = [
+            [Some(1), Some(1), None, None],
+            [None; 4],
+            [Some(1), Some(1), None, None],
+        ];
+        let second = [
+            [None; 4],
+            [Some(1), None, None, Some(1)],
+            [Some(1), None, None, None],
+        ];
+        let balancers = [
+            (0_u32, [first, second, first]),
+            (1_000_000, [second, second, first]),
+        ];
+        let balancers = balancers.map(|(now, configurations)| {
+            let mut world = World::new(affinity_timeout);
+            world.opened = u64::from(now) << 32;
+            world.kernel.tables.now = now;
+            world.owns = Some([now == 0; SERVICES as usize]);
+            // So that the two have other ids.
+            for weights in configurations {
+                world.configure(config(weights)).expect("room");
+                for _ in 0..3 {
+                    world.sweep(BTreeSet::new());
+                }
+            }
+            let mut balancer = Balancer {
+                world,
+                changes: Changes::default(),
+                outbox: Outbox::default(),
+                inbox: Inbox::default(),
+                known: BTreeMap::new(),
+            };
+            balancer.own();
+            balancer
+        });
+        Self {
+            balancers,
+            owner: [0; SERVICES as usize],
+            takeovers: Takeovers::default(),
+        }
+    }
+
+    fn perform(&mut self, step: &PairStep) -> Result<(), TestCaseError> {
+        match *step {
+            PairStep::To(node, ref step) => {
+                let step = match *step {
+                    Step::SweepWhileHealthChanges { client, .. }
+                        if self.owner[usize::from(client.0)] != node =>
+                    {
+                        &Step::Sweep
+                    }
+                    ref step => step,
+                };
+                let before = self.balancers[node].followed();
+                let controllers = self.balancers[node].world.controllers;
+                self.let_happen(node, |world| world.perform(step))?;
+                if self.balancers[node].world.controllers == controllers {
+                    self.balancers[node].own();
+                    self.balancers[node].ask(&before);
+                } else {
+                    self.break_off();
+                }
+            }
+            PairStep::Client(ref step) => {
+                let service = match *step {
+                    Step::Open { client, .. }
+                    | Step::Retransmit { client, .. }
+                    | Step::Send { client, .. }
+                    | Step::Close { client, .. }
+                    | Step::Spoof { client, .. } => client.0,
+                    ref other => panic!("{other:?} is no client's"),
+                };
+                self.let_happen(self.owner[usize::from(service)], |world| world.perform(step))?;
+            }
+            PairStep::Tell(from, batches) => {
+                for _ in 0..batches {
+                    self.tell(from);
+                }
+            }
+            PairStep::TellAll(from) => {
+                // What the other one asks for comes first.
+                self.tell(1 - from);
+                while self.tell(from) {
+                    self.check_known()?;
+                }
+                self.take_for_known(from)?;
+            }
+            PairStep::Live(ticks) => {
+                self.let_happen(0, |world| world.perform(&Step::Wait(ticks)))?;
+                for node in 0..2 {
+                    let clients: Vec<Client> =
+                        self.balancers[node].world.connections.keys().copied().collect();
+                    for client in clients {
+                        let step = Step::Send {
+                            client,
+                            bytes: 10,
+                            lost: Lost::Nowhere,
+                        };
+                        self.let_happen(node, |world| world.perform(&step))?;
+                    }
+                }
+            }
+            PairStep::TakeOver(service, writes, sweeps) => {
+                self.take_over(service, writes);
+                if sweeps {
+                    let owner = self.owner[usize::from(service)];
+                    self.let_happen(owner, |world| world.perform(&Step::Sweep))?;
+                }
+            }
+            PairStep::Break => self.break_off(),
+            PairStep::Lose(node) => self.balancers[node].changes.anything(),
+        }
+        self.check_known()?;
+        for Balancer { world, .. } in &self.balancers {
+            check(world)?;
+            check_currents(world)?;
+        }
+        Ok(())
+    }
+
+    /// Something happens to a balancer. As much time passes for the other one.
+    fn let_happen(
+        &mut self,
+        node: usize,
+        what: impl FnOnce(&mut World) -> Result<(), TestCaseError>,
+    ) -> Result<(), TestCaseError> {
+        let balancer = &mut self.balancers[node];
+        let before = balancer.world.kernel.tables.clone();
+        let result = what(&mut balancer.world);
+        let passed = balancer.world.kernel.tables.now.wrapping_sub(before.now);
+        balancer.note_changes(&before);
+        self.balancers[1 - node].world.wait(passed);
+        result
+    }
+
+    fn break_off(&mut self) {
+        for balancer in &mut self.balancers {
+            balancer.inbox = Inbox::default();
+            balancer.outbox = Outbox::default();
+            balancer.own();
+        }
+    }
+
+    /// One batch. Whether there was one.
+    fn tell(&mut self, from: usize) -> bool {
+        let [one, other] = &mut self.balancers;
+        let (owner, peer) = if from == 0 { (one, other) } else { (other, one) };
+        let mut source = Tables {
+            kernel: &owner.world.kernel,
+            changes: &mut owner.changes,
+        };
+        let items = owner
+            .outbox
+            .next_batch(&mut source)
+            .expect("nobody is killed here");
+        let before = peer.world.kernel.tables.clone();
+        peer.inbox
+            .apply(&items, &mut peer.world)
+            .expect("nothing is wrong with it");
+        for key in peer.inbox.take_asked() {
+            peer.outbox.tell_again(&key);
+        }
+        peer.note_changes(&before);
+        !items.is_empty()
+    }
+
+    /// The other one has been told all, and so knows all connections that live.
+    fn take_for_known(&mut self, from: usize) -> Result<(), TestCaseError> {
+        let connections = self.balancers[from].world.connections.clone();
+        let peer = &mut self.balancers[1 - from];
+        let nothing_lost = peer.inbox.lost() == 0;
+        for (client, connection) in connections {
+            let Some(home) = connection.home.filter(|_| connection.established) else {
+                continue;
+            };
+            let Some(found) = peer.home(client) else { continue };
+            if nothing_lost {
+                prop_assert!(is_same(&home, &found), "{:?} was told as at {:?}", client, found);
+            }
+            if is_same(&home, &found) {
+                peer.known.insert(client, connection.number);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known stays so.
+    fn check_known(&mut self) -> Result<(), TestCaseError> {
+        for node in 0..2 {
+            let mut known = std::mem::take(&mut self.balancers[node].known);
+            let (balancer, owner) = (&self.balancers[node], &self.balancers[1 - node]);
+            let live = |client: &Client, number: &u64| {
+                let connection = owner.world.connections.get(client)?;
+                connection.home.filter(|_| connection.number == *number)
+            };
+            // Not, either, what has been configured away.
+            known.retain(|client, number| live(client, number).is_some() && balancer.home(*client).is_some());
+            for (client, number) in &known {
+                let (home, found) = (live(client, number), balancer.home(*client));
+                let is_right = home
+                    .zip(found)
+                    .is_some_and(|(home, found)| is_same(&home, &found));
+                prop_assert!(
+                    is_right,
+                    "{:?} lives on {:?}, and {} says {:?}",
+                    client,
+                    home,
+                    node,
+                    found
+                );
+            }
+            self.balancers[node].known = known;
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self, service: u16, writes: Option<u32>) {
+        let before = self.owner[usize::from(service)];
+        let after = 1 - before;
+        self.owner[usize::from(service)] = after;
+        let of_service = |client: &Client| client.0 == service;
+        // The former owner follows, and knows what lived when it did not.
+        let former = &mut self.balancers[before];
+        let followed = former.followed();
+        let former_now = former.world.kernel.tables.now;
+        let owns = former.world.owns.as_mut().expect("there is another one");
+        owns[usize::from(service)] = false;
+        former.world.follow(|owns| !owns);
+        let connections: BTreeMap<Client, Connection> = former
+            .world
+            .connections
+            .extract_if(.., |client, _| of_service(client))
+            .collect();
+        let established = connections
+            .iter()
+            .filter(|(_, connection)| connection.established);
+        former
+            .known
+            .extend(established.map(|(client, connection)| (*client, connection.number)));
+        if service == AFFINE {
+            former.world.homes = Homes::default();
+        }
+        former.own();
+        former.ask(&followed);
+
+        let next = &mut self.balancers[after];
+        let known: BTreeMap<Client, u64> = next
+            .known
+            .extract_if(.., |client, _| of_service(client))
+            .collect();
+        let owns = next.world.owns.as_mut().expect("there is another one");
+        owns[usize::from(service)] = true;
+        let tables = next.world.kernel.tables.clone();
+        next.world.kernel.writes_left = writes;
+        let mut was_killed = false;
+        let taken_over = next.world.take_over(service);
+        next.world.kernel.writes_left = None;
+        if taken_over.is_err() {
+            next.world.restart();
+            was_killed = true;
+        }
+        next.note_changes(&tables);
+        let now = next.world.kernel.tables.now;
+        for (client, connection) in connections {
+            let home = next
+                .home(client)
+                .filter(|_| known.get(&client) == Some(&connection.number));
+            if home.is_none() {
+                continue;
+            }
+            self.takeovers.survivors += 1;
+            let key = next.world.key(client).expect("it has a home").0;
+            self.takeovers.recorded += usize::from(next.world.kernel.tables.flows.contains_key(&key));
+            let last_sent = now.wrapping_sub(former_now.wrapping_sub(connection.last_sent));
+            let connection = Connection {
+                home,
+                last_sent,
+                ..connection
+            };
+            next.world.connections.insert(client, connection);
+        }
+        next.own();
+        if was_killed {
+            self.break_off();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #[test]
+    fn no_live_connection_that_was_told_changes_its_target(
+        steps in proptest::collection::vec(pair_step(), 1..160),
+        affinity_seconds in proptest::sample::select(vec![100, 200, 400]),
+    ) {
+        let mut pair = Pair::new(ConfigDuration::from_millis(affinity_seconds * 1000));
+        for step in &steps {
+            pair.perform(step)?;
+        }
+    }
+}
+
+/// Guards the simulation: connections must live on, with records and without, and for longer than anything that was told of them.
+#[test]
+fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
+    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
+    let client = |step| PairStep::Client(step);
+    let connect = |pair: &mut Pair, ports: std::ops::Range<u16>| {
+        for port in ports {
+            let (who, lost) = ((0, port), Lost::Nowhere);
+            pair.perform(&client(Step::Open {
+                client: who,
+                sequence: 5,
+                lost,
+            }))
+            .unwrap();
+            pair.perform(&client(Step::Send {
+                client: who,
+                bytes: 10,
+                lost,
+            }))
+            .unwrap();
+        }
+    };
+    connect(&mut pair, 0..4);
+    // One of the two backends is drained, and somebody comes whom only one of the balancers knows.
+    let weights = [
+        [Some(1), None, Some(1), None],
+        [None; 4],
+        [Some(1), None, None, None],
+    ];
+    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+    connect(&mut pair, 4..PORTS);
+    for round in 1..5 {
+        let owner = pair.owner[0];
+        pair.perform(&PairStep::TellAll(owner)).unwrap();
+        for _ in 0..3 {
+            pair.perform(&PairStep::Live(250)).unwrap();
+        }
+        pair.perform(&PairStep::TakeOver(0, None, true)).unwrap();
+        assert_eq!(pair.takeovers.survivors, round * usize::from(PORTS));
+        assert!(pair.takeovers.recorded >= round, "{:?}", pair.takeovers);
+        pair.perform(&PairStep::Live(1)).unwrap();
+    }
+    let world = &pair.balancers[pair.owner[0]].world;
+    assert_eq!(world.connections.len(), usize::from(PORTS));
+    assert!(
+        world.placement.leaving(world.service_id(0).unwrap()).count() > 0,
+        "the drain goes on"
+    );
+}
