@@ -1,15 +1,16 @@
 //! The tables of two balancers of which one follows the other, in one process: everything of the state stream but the network.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
+use lb_common::address::Address;
 use lb_common::layout::{
-    Affinity, ClientKey, FlowKey, FlowRecord, Forwarding, Node, Service, ServiceKey, Slot, TargetName,
+    Affinity, ClientKey, FlowKey, FlowRecord, Forwarding, Node, Service, ServiceKey, Slot, Target, TargetName,
 };
 use lb_common::testing::HostTables;
 use lb_common::testing::frame::BALANCER_MAC;
-use lb_common::testing::tables::{NAT, NAT_TARGET, NAT6, NAT6_TARGET};
+use lb_common::testing::tables::{AFFINE, AFFINE6, NAT, NAT_TARGET, NAT6, NAT6_TARGET, ONE, next_hop};
 use lb_ctl::adapters::datapath::{Datapath, DatapathError, Link, MirroredTables, PeerSource};
 use lb_ctl::adapters::kernel_clock;
 use lb_ctl::core::placement::WriteTables as _;
@@ -27,7 +28,8 @@ pub struct Owner {
     pub kernel: Datapath,
     /// What tells of its tables.
     pub source: PeerSource,
-    outbox: Outbox,
+    /// What it has not told yet.
+    pub outbox: Outbox,
 }
 
 /// The one who is told.
@@ -48,6 +50,44 @@ pub struct Told {
     pub items: u64,
     /// In how many bytes.
     pub bytes: u64,
+}
+
+/// The services of [`tables`] that are told of. Each has an id of its own, unlike the others.
+pub const TOLD: [SocketAddr; 5] = [ONE, AFFINE, AFFINE6, NAT, NAT6];
+
+/// The same, by key.
+pub fn told_services() -> [ServiceKey; TOLD.len()] {
+    TOLD.map(|service| ServiceKey::tcp(service.ip().into(), service.port()))
+}
+
+/// The targets of [`tables`] from which and to which the slots of a service move, none of which is another's.
+const MOVED: [(SocketAddr, u16, u16); 3] = [(ONE, 1, 2), (AFFINE, 10, 11), (AFFINE6, 12, 13)];
+
+/// The tables of an owner without connections; the slots of services that do not translate all lead from one target to another.
+pub fn tables() -> HostTables {
+    let mut host = HostTables::fixture();
+    host.flows.clear();
+    host.returns.clear();
+    host.live.clear();
+    // Behind those that there are.
+    for id in 10..14 {
+        let backend = Address::v4([192, 0, 2, 100 + id]);
+        let hop = next_hop([2, 0, 0, 1, 0, id]);
+        host.targets
+            .push(Target::new(backend, Forwarding::Dsr, Some(hop)));
+    }
+    for (service, settled, current) in MOVED {
+        let moved = Slot {
+            tracked: true,
+            current,
+            ..Slot::untracked(settled)
+        };
+        let key = ServiceKey::tcp(service.ip().into(), service.port());
+        for index in host.services[&key].slot_indices() {
+            host.slots[index as usize] = moved.to_bits();
+        }
+    }
+    host
 }
 
 impl Owner {
@@ -120,6 +160,10 @@ pub const fn theirs(id: u16) -> u16 {
         3 => 1,
         NAT_TARGET => NAT6_TARGET,
         NAT6_TARGET => NAT_TARGET,
+        10 => 11,
+        11 => 10,
+        12 => 13,
+        13 => 12,
         _ => id,
     }
 }
@@ -137,17 +181,15 @@ fn with(host: &HostTables, listens: bool) -> HostTables {
 fn loaded(host: &HostTables, flows: u32) -> Result<Datapath> {
     let mut kernel = kernel_tables::load(host, flows, 65_536)?;
     for (id, target) in (0..).zip(&host.targets).skip(1) {
-        let nat = [NAT, NAT6].map(|it| ServiceKey::tcp(it.ip().into(), it.port()));
-        let service = match nat.map(|key| host.services[&key]) {
-            [v4, v6] if target.port() != 0 => {
-                if target.backend().is_v4() {
-                    v4.id
-                } else {
-                    v6.id
-                }
-            }
-            _ => 0,
+        let service = match target.port() {
+            0 => MOVED
+                .iter()
+                .find(|(_, settled, current)| [settled, current].contains(&&id))
+                .map_or(ONE, |(service, ..)| *service),
+            _ if target.backend().is_v4() => NAT,
+            _ => NAT6,
         };
+        let service = host.services[&ServiceKey::tcp(service.ip().into(), service.port())].id;
         // As the backends' addresses follow from the ids of the owner, so do their names.
         let (address, port) = (IpAddr::from(target.backend()), target.port());
         let name = TargetName::new(service, &format!("backend-{address}"), address, port);

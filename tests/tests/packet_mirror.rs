@@ -14,14 +14,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use lab::emulation::is_emulated;
 use lab::kernel_clock::ticks;
-use lab::mirroring::{Follower, Owner, theirs};
+use lab::mirroring::{self, Follower, Owner, TOLD, theirs};
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, ReturnKey, Service, ServiceKey, Slot};
+use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, ReturnKey, Service, ServiceKey};
 use lb_common::testing::cases::CLIENT;
 use lb_common::testing::frame::CLIENT_MAC;
-use lb_common::testing::tables::{
-    AFFINE, AFFINE6, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, ONE, TARGETS,
-};
+use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, ONE};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
 use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
@@ -29,18 +27,6 @@ use lb_ctl::core::sync::{Inbox, WayToClient};
 use proptest::prelude::*;
 
 const FLOWS: u32 = 4096;
-
-/// Where all slots of the services without translation lead.
-const MOVED: Slot = Slot {
-    settled: 1,
-    current: 2,
-    tracked: true,
-    settled_seen: 0,
-    grace: 0,
-};
-
-/// The services that are told of. Each has an id of its own, unlike the others of the fixture.
-const TOLD: [SocketAddr; 5] = [ONE, AFFINE, AFFINE6, NAT, NAT6];
 
 /// Two balancers, and one connection between them.
 struct Pair {
@@ -52,18 +38,9 @@ struct Pair {
 
 impl Pair {
     fn new(follower_flows: u32) -> Self {
-        let mut host = HostTables::fixture();
-        host.flows.clear();
-        host.returns.clear();
-        host.live.clear();
-        for service in [ONE, AFFINE, AFFINE6] {
-            for index in entry(&host, service).slot_indices() {
-                host.slots[index as usize] = MOVED.to_bits();
-            }
-        }
-        let keys = TOLD.map(key);
+        let host = mirroring::tables();
         Self {
-            owner: Owner::of(&host, FLOWS, &keys).unwrap(),
+            owner: Owner::of(&host, FLOWS, &mirroring::told_services()).unwrap(),
             follower: Follower::of(&host, follower_flows).unwrap(),
             inbox: Inbox::default(),
             host,
@@ -126,7 +103,7 @@ impl Pair {
             // That a record was used again is not told.
             assert!(found.4 <= expected.4 + 1, "{found:?} {expected:?}");
         }
-        for id in 1..TARGETS {
+        for id in (1..).take(self.host.targets.len() - 1) {
             let (one, other) = (self.owner.kernel.live(id), self.follower.kernel.live(theirs(id)));
             assert_eq!(one.connections(), other.connections(), "target {id}");
         }
@@ -340,7 +317,7 @@ fn a_way_back_comes_and_goes_with_its_record() {
     pair.follower.tables.remove_flow(&flow).unwrap();
     assert_eq!(present(&pair), [false, false]);
     // Of a target that does not translate, or does not exist, there is none.
-    for target in [1, TARGETS, u16::MAX] {
+    for target in [1, 20, u16::MAX] {
         assert!(put(&mut pair, record(target, 5000, 0), Some(WAY)));
         assert!(pair.follower.kernel.ways_back().unwrap().is_empty());
     }

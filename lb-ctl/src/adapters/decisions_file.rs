@@ -13,7 +13,7 @@ use std::{
 use crate::core::operator::{Decisions, StoredError};
 
 /// The most that is read: some ten thousand decisions.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 1 << 22;
 
 /// Why decisions could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +189,7 @@ mod tests {
             },
             force: false,
         };
-        Decisions::default().after(&command, 5).unwrap()
+        Decisions::default().after(&command, 5, "lb1").unwrap()
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::{output::print, runtime};
 use crate::{
     adapters::api::client,
     core::status::{
-        BackendStatus, CheckStatus, CounterStatus, DecisionsStatus, DiscoveryStatus, LoadStatus, SeedStatus,
-        ServiceStatus, Status,
+        BackendStatus, CheckStatus, CounterStatus, DecisionsStatus, DiscoveryStatus, LoadStatus, PeerStatus,
+        SeedStatus, ServiceStatus, Status,
     },
 };
 
@@ -36,6 +36,9 @@ fn render(status: &Status) -> String {
         status.version,
         interfaces.join(", ")
     );
+    if let Some(peer) = &status.peer {
+        text.push_str(&render_peer(peer));
+    }
     text.push_str(&render_decisions(&status.decisions));
     for service in &status.services {
         text.push_str(&render_service(service));
@@ -56,6 +59,34 @@ fn render(status: &Status) -> String {
             } = counter;
             text.extend(["  ", &format!("{packets:>10}"), "  ", name, ": ", meaning, "\n"]);
         }
+    }
+    text
+}
+
+/// The other balancer.
+fn render_peer(peer: &PeerStatus) -> String {
+    let PeerStatus {
+        connected,
+        lag_ms,
+        node,
+        version,
+        trouble,
+        not_taken_over,
+    } = peer;
+    let mut text = match (node, trouble) {
+        (Some(node), _) if *connected => {
+            let version = version.as_deref().unwrap_or_default();
+            format!("peer: {node}, lb-ctl {version}, {lag_ms} ms behind\n")
+        }
+        (_, Some(trouble)) => format!("PEER NOT CONNECTED: {trouble}\n"),
+        (_, None) => "PEER NOT CONNECTED\n".to_owned(),
+    };
+    if *not_taken_over > 0 {
+        text.extend([
+            "NO ROOM FOR ",
+            &not_taken_over.to_string(),
+            " SLOTS AND FLOWS OF THE PEER'S: raise datapath.max_flows and datapath.max_backends here\n",
+        ]);
     }
     text
 }
@@ -114,6 +145,7 @@ fn render_service(service: &ServiceStatus) -> String {
         active_tier,
         tracked_slots,
         guard,
+        role,
         ..
     } = service;
     let address = std::net::SocketAddr::new(*vip, *port);
@@ -142,7 +174,8 @@ fn render_service(service: &ServiceStatus) -> String {
     } else {
         format!("  tier {active_tier} serves")
     };
-    let mut text = format!("\n{name}  {address}  {forward}{tier}{moving}\n");
+    let role = role.as_ref().map(|role| format!("  {role}")).unwrap_or_default();
+    let mut text = format!("\n{name}  {address}  {forward}{role}{tier}{moving}\n");
     if let Some(guard) = guard {
         text.extend([" GUARD AGAINST MASS REMOVAL: ", guard, "\n"]);
     }

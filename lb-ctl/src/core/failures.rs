@@ -37,6 +37,8 @@ pub enum Work {
     Quiescing,
     /// Deadlines.
     Decisions,
+    /// What the other balancer tells, and which services are ours.
+    Peer,
     /// The begin of passes over the records.
     Pass,
     /// What follows from passes over the records.
@@ -59,6 +61,7 @@ impl fmt::Display for Work {
             Self::Members => "follow the pages of the seeds",
             Self::Quiescing => "have new connections follow what the pages of the seeds say of who is shutting down",
             Self::Decisions => "carry out what operators have decided",
+            Self::Peer => "take in what the other balancer tells",
             Self::Pass => "begin a pass over the records of connections",
             Self::Records => "pass over the records of connections",
         })

@@ -22,6 +22,7 @@ pub mod operator;
 pub mod placement;
 pub mod plan;
 pub mod prefix;
+pub mod role;
 pub mod serving;
 pub mod slot_moves;
 pub mod status;

@@ -80,6 +80,9 @@ pub struct ServiceStatus {
     /// Set while the guard against mass removal keeps backends in use that would not be if there were enough others: what it
     /// sees, in words.
     pub guard: Option<String>,
+    /// With a peer: owner | following | behind | alone; `null` without one.
+    #[serde(default)]
+    pub role: Option<String>,
     /// How many of its slots consult the flow table.
     pub tracked_slots: u32,
     /// Where more backends are read from; `null` if all are in the file.
@@ -268,6 +271,14 @@ pub struct RejectedStatus {
 pub struct PeerStatus {
     /// Whether the state stream is up.
     pub connected: bool,
-    /// How far it is behind, in milliseconds.
+    /// For how long the peer has lacked something that it was told, in milliseconds; 0 if it lacks nothing.
     pub lag_ms: u64,
+    /// The peer's `node.name`; `null` while it is not connected.
+    pub node: Option<String>,
+    /// The version of its program.
+    pub version: Option<String>,
+    /// Why it is not connected; `null` while it is, or nothing has been tried yet.
+    pub trouble: Option<String>,
+    /// How many slots and flows the peer has told of for which there was no room here, since it connected.
+    pub not_taken_over: u64,
 }

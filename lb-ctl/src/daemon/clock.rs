@@ -7,8 +7,9 @@ use std::{
 
 pub(super) use crate::adapters::kernel_clock::ticks;
 
-/// Unix time in milliseconds, for what has to outlive this process: deadlines of drains. Read from the wall clock once and counted on
-/// from there, so that a clock that jumps moves no deadline while the daemon runs.
+/// Unix time in milliseconds, for what has to mean something to later processes and to the other balancer: deadlines of drains, and which of
+/// two decisions came later. Read from the wall clock once and counted on from there, so that a clock that jumps moves no deadline while
+/// the daemon runs.
 pub(super) fn unix_milliseconds() -> u64 {
     static BEGINNING: LazyLock<(Duration, Instant)> = LazyLock::new(|| (wall_clock(), Instant::now()));
     let (unix, then) = *BEGINNING;

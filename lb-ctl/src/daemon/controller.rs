@@ -22,6 +22,7 @@ use super::{
     drains, inspect,
     network::Network,
     operator::{Operator, end_of_writing},
+    peer::Pair,
     report,
     supervisor::Supervisor,
     sweeping::{Sweeping, end_of},
@@ -69,7 +70,7 @@ pub(super) struct Controller {
     pub(super) network: Network,
     events: Box<dyn Stream<Item = Event> + Send + Unpin>,
     /// When the ways to all backends are to be asked for, if routes have changed.
-    routes_due: Option<Instant>,
+    pub(super) routes_due: Option<Instant>,
     pub(super) pins: Pins,
     /// The program on our interfaces, once it is there.
     pub(super) attachments: Vec<Attachment>,
@@ -95,6 +96,7 @@ pub(super) struct Controller {
     pub(super) discovering: Discovering,
     pub(super) operator: Operator,
     pub(super) vrrp: Instances,
+    pub(super) pair: Pair,
 }
 
 /// A backend that is no longer configured, but on which connections live.
@@ -149,6 +151,7 @@ impl Controller {
             discovering: Discovering::new(config.clone()),
             operator: Operator::of(&config),
             vrrp: Instances::default(),
+            pair: Pair::default(),
             file: file.to_owned(),
             config,
             plan: Plan::default(),
@@ -196,6 +199,7 @@ impl Controller {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut reports, mut answers) = (Vec::new(), Vec::new());
+        let mut holdings = self.vrrp.holdings();
         loop {
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
             let deadline = self.operator.due();
@@ -218,6 +222,9 @@ impl Controller {
                 () = until(checks_due) => (Work::Health, self.on_checks_due().await),
                 () = until(deadline) => (Work::Decisions, self.refresh_decisions().await),
                 () = end_of_writing(&mut self.operator) => continue,
+                event = self.pair.next_event() => (Work::Peer, self.on_peer(event)),
+                // The sender lives as long as we do.
+                Ok(()) = holdings.changed() => (Work::Peer, self.tell_owned()),
                 () = until(self.routes_due) => (Work::Routes, self.refresh_routes().await),
                 () = sleep_until(self.next_sweep), if !is_sweeping => (Work::Pass, self.begin_sweep()),
                 census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),

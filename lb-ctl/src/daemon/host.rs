@@ -1,4 +1,4 @@
-//! Whether a configuration fits the host: its interfaces exist, its backends are where their service needs them.
+//! Whether a configuration fits the host: its interfaces exist, its backends are where their service needs them, the peer's key is there.
 
 use std::net::IpAddr;
 
@@ -6,8 +6,10 @@ use crate::{
     adapters::{
         command::why_not,
         netlink::{Netlink, NetlinkError, Route},
+        peer::Key,
     },
     core::{
+        cause::chain,
         config::{Backend, Config, ConfigError, ConfigErrors, Forward, ProgramPlace, Service},
         interface::Interface,
         interfaces::Interfaces,
@@ -19,6 +21,8 @@ use crate::{
 pub struct Host {
     /// The interfaces that carry the program.
     pub interfaces: Interfaces,
+    /// The key that both balancers of a pair have, if there is a peer.
+    pub peer_key: Option<Key>,
 }
 
 /// Why a configuration cannot be run on this host.
@@ -44,8 +48,15 @@ impl Host {
         for service in &config.services {
             errors.extend(misplaced_backends(service, &interfaces, netlink).await?);
         }
+        let mut peer_key = None;
+        if let Some(peer) = &config.peer {
+            match Key::read(&peer.key_file) {
+                Ok(key) => peer_key = Some(key),
+                Err(error) => errors.push(peer.key_file_origin.error(chain(&error))),
+            }
+        }
         if errors.is_empty() {
-            Ok(Self { interfaces })
+            Ok(Self { interfaces, peer_key })
         } else {
             Err(mismatch(errors).into())
         }

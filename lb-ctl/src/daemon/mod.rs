@@ -10,6 +10,7 @@ mod host;
 mod inspect;
 mod network;
 mod operator;
+mod peer;
 mod reconfiguration;
 mod report;
 mod sharing_out;
@@ -45,8 +46,8 @@ pub struct Options {
 pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
-    let (mut controller, doors) = match start(&file, config, netlink, &mut signals).await? {
-        Started::Yes(controller, doors) => (controller, doors),
+    let (mut controller, doors, peer_key) = match start(&file, config, netlink, &mut signals).await? {
+        Started::Yes(controller, doors, peer_key) => (controller, doors, peer_key),
         Started::Interrupted => return Ok(()),
     };
     let Doors {
@@ -56,6 +57,7 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let (sender, requests) = mpsc::channel(16);
     let _server = listeners.serve(sender.clone())?;
     socket.serve(sender);
+    controller.follow_peer(peer_key).await?;
     controller.begin_vrrp().await?;
     controller.announce();
     controller.supervisor.status(controller.checks.sentence());
@@ -63,6 +65,7 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let ended = controller.run(requests, &mut signals).await;
     controller.supervisor.stopping();
     controller.vrrp.stop().await;
+    controller.pair.stop().await;
     if options.detach_on_exit {
         controller.detach().await?;
     } else {

@@ -281,7 +281,7 @@ impl Controller {
         let decisions = self
             .operator
             .decisions
-            .after(command, now)
+            .after(command, now, &self.config.node.name)
             .map_err(|refused| Refusal::Declined(refused.to_string()))?;
         if !command.force {
             self.refuse_to_empty(&scope, &decisions, now)?;
@@ -463,7 +463,7 @@ mod tests {
             force: false,
         };
         // Long ago, and it has been kept.
-        operator.decisions = operator.decisions.after(&disable, 0).unwrap();
+        operator.decisions = operator.decisions.after(&disable, 0, "lb").unwrap();
         let long_ago = Instant::now().checked_sub(2 * KEEPING).unwrap();
         (operator.decided, operator.unkept_since) = (long_ago, long_ago);
         operator.rename("a", "b");

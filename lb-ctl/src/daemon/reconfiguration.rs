@@ -19,6 +19,7 @@ use crate::{
         api::server::{PlanQuery, Refusal, ReloadQuery},
         config_file::{self, ConfigFileError},
         memory,
+        peer::Key,
     },
     core::{
         cause::chain,
@@ -103,12 +104,13 @@ impl Controller {
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let prepared = self.prepare_file(config).await?;
+        let (prepared, peer_key) = self.prepare_file(config).await?;
         let changes = self.follow_prepared(prepared, Arrivals::Awaited).await?;
         if query.now {
             self.release_leaving();
         }
         self.announce_quiescing().await.map_err(failed)?;
+        self.follow_peer(peer_key).await.map_err(failed)?;
         // Instances that are gone leave their addresses before somebody else needs them.
         self.vrrp.follow(&self.config).await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
@@ -122,7 +124,7 @@ impl Controller {
             .map_err(|errors| Refusal::Configuration(errors.to_string()))?;
         let needs_restart = needs_restart(&self.config, &config);
         let fixed = refuse_fixed(&self.config, &config);
-        let prepared = self
+        let (prepared, _) = self
             .prepare_file(config)
             .await
             .map_err(|refusal| match (refusal, fixed) {
@@ -138,13 +140,14 @@ impl Controller {
         })
     }
 
-    /// Looks at everything that the configuration of a file needs, and at what it changes. Both a reload and a plan begin so.
-    async fn prepare_file(&mut self, configured: Config) -> Result<Prepared, Refusal> {
-        match Host::examine(&configured, self.network.netlink()).await {
-            Ok(_) => {}
+    /// Looks at everything that the configuration of a file needs, the peer's key included, and at what it changes. Both a reload and a
+    /// plan begin so.
+    async fn prepare_file(&mut self, configured: Config) -> Result<(Prepared, Option<Key>), Refusal> {
+        let peer_key = match Host::examine(&configured, self.network.netlink()).await {
+            Ok(host) => host.peer_key,
             Err(HostError::Mismatch(errors)) => return Err(Refusal::Configuration(errors.to_string())),
             Err(error) => return Err(failed(error.into())),
-        }
+        };
         let unusable = |error: anyhow::Error| Refusal::Configuration(chain(error.as_ref()));
         let seeds = seed_orders(&configured).map_err(unusable)?;
         let serving = self
@@ -157,14 +160,14 @@ impl Controller {
             .await
             .map_err(failed)?;
         let targets = check_targets(&config).map_err(unusable)?;
-        self.prepare(Wanted {
+        let wanted = Wanted {
             config,
             configured,
             members,
             seeds: Some(seeds),
             targets,
-        })
-        .await
+        };
+        Ok((self.prepare(wanted).await?, peer_key))
     }
 
     async fn prepare(&mut self, wanted: Wanted) -> Result<Prepared, Refusal> {

@@ -89,7 +89,7 @@ pub(super) fn outline(controller: &Controller) -> Result<Outline, DatapathError>
             decisions: controller.operator.status(config),
             services,
             vrrp: controller.vrrp.status(),
-            peer: None,
+            peer: controller.pair.status(),
         },
         places,
         reader: controller.datapath.count_reader()?,
@@ -167,6 +167,10 @@ fn service_outline(
         forward: service.forward.to_string(),
         active_tier: serving.map(Serving::active_tier).unwrap_or_default(),
         guard: serving.and_then(Serving::guard).map(ToString::to_string),
+        role: controller
+            .pair
+            .role(planned, &controller.placement)
+            .map(|role| role.to_string()),
         tracked_slots: 0,
         discovery: membership.map(|membership| discovery_status(service, membership, controller)),
         backends,

@@ -67,38 +67,65 @@ impl Controller {
         }
         // First, so that no client is at home any more with who is taken out when the slots move.
         self.write_shedding(index, &parts)?;
-        let Some(service) = self.config.services.get(index) else {
-            return Ok(());
-        };
-        let (Some(planned), Some(checked)) = (
-            self.plan.services.get_mut(index),
-            self.checks.services.get_mut(index),
-        ) else {
-            return Ok(());
-        };
-        let weights = |parts: &[Part]| parts.iter().map(|part| part.weight).collect::<Vec<_>>();
-        let wanted = weights(&parts);
-        if wanted != weights(&checked.parts) {
-            planned.share_out(&service.backends, &wanted);
-            let moved = self.placement.share_out(planned, ticks(), &mut self.datapath)?;
-            planned.are_placed();
-            let serving = wanted.iter().filter(|weight| **weight > 0).count();
-            tracing::info!(
-                service = service.name,
-                slots_moved = moved.moved,
-                slots = moved.slots,
-                serving,
-                "new connections are shared out anew"
-            );
-            if serving == 0 {
-                tracing::error!(service = service.name, "no backend is left for new connections");
-            }
+        let before = self
+            .checks
+            .services
+            .get(index)
+            .map(|checked| weights(&checked.parts));
+        if before.is_some_and(|before| before != weights(&parts)) {
+            self.share_out(index, &weights(&parts))?;
         }
+        let Some(checked) = self.checks.services.get_mut(index) else {
+            return Ok(());
+        };
         let gives_up = |(before, after): (&Part, &Part)| after.reset && !before.reset;
         if checked.parts.iter().zip(&parts).any(gives_up) {
             self.next_sweep = Instant::now();
         }
         checked.parts = parts;
+        Ok(())
+    }
+
+    /// Has the slots of services that we have taken over follow what is known here of their backends.
+    pub(super) fn share_out_proved(&mut self, proved: &BTreeSet<u16>) -> anyhow::Result<()> {
+        let services = self.plan.services.iter().enumerate();
+        let proved = services.filter(|(_, planned)| proved.contains(&planned.entry.id));
+        let mut result = Ok(());
+        for index in proved.map(|(index, _)| index).collect::<Vec<_>>() {
+            let wanted = self
+                .checks
+                .services
+                .get(index)
+                .map(|checked| weights(&checked.parts));
+            result = result.and(self.share_out(index, &wanted.unwrap_or_default()));
+        }
+        result
+    }
+
+    /// Shares the new connections of a service out, unless its slots are not ours to move, or not yet.
+    fn share_out(&mut self, index: usize, wanted: &[u32]) -> anyhow::Result<()> {
+        let (Some(service), Some(planned)) =
+            (self.config.services.get(index), self.plan.services.get_mut(index))
+        else {
+            return Ok(());
+        };
+        if self.placement.stands_still(planned.entry.id) {
+            return Ok(());
+        }
+        planned.share_out(&service.backends, wanted);
+        let moved = self.placement.share_out(planned, ticks(), &mut self.datapath)?;
+        planned.are_placed();
+        let serving = wanted.iter().filter(|weight| **weight > 0).count();
+        tracing::info!(
+            service = service.name,
+            slots_moved = moved.moved,
+            slots = moved.slots,
+            serving,
+            "new connections are shared out anew"
+        );
+        if serving == 0 {
+            tracing::error!(service = service.name, "no backend is left for new connections");
+        }
         Ok(())
     }
 
@@ -128,4 +155,9 @@ impl Controller {
             .chain(released)
             .collect()
     }
+}
+
+/// The weights with which backends take part.
+fn weights(parts: &[Part]) -> Vec<u32> {
+    parts.iter().map(|part| part.weight).collect()
 }

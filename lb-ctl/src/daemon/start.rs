@@ -20,6 +20,7 @@ use crate::{
         http::Listeners,
         memory,
         netlink::{Netlink, Watch},
+        peer::Key,
     },
     core::{
         cause::chain,
@@ -35,7 +36,8 @@ const LAST_PACKETS: Duration = Duration::from_millis(20);
 
 /// How a start ended that did not fail.
 pub(super) enum Started {
-    Yes(Box<Controller>, Doors),
+    /// With the key that both balancers of a pair have, if there is a peer.
+    Yes(Box<Controller>, Doors, Option<Key>),
     /// A signal came before anything had been changed.
     Interrupted,
 }
@@ -91,11 +93,12 @@ pub(super) async fn start(
             return Err(error);
         }
     };
+    let peer_key = host.peer_key.clone();
     let mut controller = Controller::new(
         file, config, host, pins, datapath, placement, netlink, watch, account,
     );
     match controller.bring_up(tables, orders, signals).await {
-        Ok(true) => Ok(Started::Yes(Box::new(controller), doors)),
+        Ok(true) => Ok(Started::Yes(Box::new(controller), doors, peer_key)),
         Ok(false) => {
             controller.undo().await;
             Ok(Started::Interrupted)

@@ -110,7 +110,9 @@ impl Controller {
             .replaced
             .retain(|id, then| replaced.get(id) != Some(then));
         let Swept {
-            settled, forgotten, ..
+            settled,
+            forgotten,
+            proved,
         } = self
             .placement
             .finish_pass(&departing, &census, &mut self.datapath)?;
@@ -126,7 +128,7 @@ impl Controller {
         }
         self.watch_room(&census)?;
         self.census = Some(census);
-        Ok(())
+        self.share_out_proved(&proved)
     }
 
     /// Waits for the end of a pass that is under way.

@@ -4,11 +4,13 @@ mod balancer;
 mod coordinators;
 mod decap;
 mod mixture;
+mod pair;
 
 pub use balancer::{Balancer, Configuration, Output};
 pub use coordinators::{Coordinator, start_coordinators};
 pub use decap::Decap;
 pub use mixture::{MIXTURES, Mixture};
+pub use pair::{PEER_PORT, Pair, write_key};
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ mod controller;
 mod harness;
 mod report;
 mod statistics;
+mod stream;
 mod subject;
 mod tables;
 
@@ -31,6 +32,7 @@ use subject::Subject;
 use crate::xdp_action;
 
 pub use controller::{Options as ControllerOptions, run as run_controller};
+pub use stream::{Options as StreamOptions, run as run_stream};
 pub use tables::{Options as TablesOptions, run as run_tables};
 
 /// Packets in each timed run: some 10 ms.

@@ -181,6 +181,48 @@ pub(super) fn print_controller(figures: &ControllerFigures) {
     );
 }
 
+/// What the state stream costs.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct StreamFigures {
+    pub(super) bench: &'static str,
+    /// How many records the owner has at first.
+    pub(super) records: u32,
+    /// The seconds until the follower has all of them.
+    pub(super) all_s: f64,
+    /// In how many messages and bytes they are told.
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// The share of one core that the owner's thread takes while nothing happens.
+    pub(super) idle_cpu_share: f64,
+    /// The same while so many connections come a second, and the delay of most and of the last one.
+    pub(super) rate: u32,
+    pub(super) cpu_share: f64,
+    pub(super) delay_ms: f64,
+    pub(super) longest_delay_ms: f64,
+}
+
+pub(super) fn print_stream_json(figures: &StreamFigures) -> Result<()> {
+    println!("{}", serde_json::to_string(figures)?);
+    Ok(())
+}
+
+pub(super) fn print_stream(figures: &StreamFigures) {
+    println!(
+        "{} records are with the follower after {:.2} s: {} messages, {} bytes\n\
+         while nothing happens, telling takes {:.2} % of a core\n\
+         {} connections a second take {:.2} %, and are told after {:.1} ms, at most {:.1} ms",
+        figures.records,
+        figures.all_s,
+        figures.messages,
+        figures.bytes,
+        figures.idle_cpu_share * 100.0,
+        figures.rate,
+        figures.cpu_share * 100.0,
+        figures.delay_ms,
+        figures.longest_delay_ms,
+    );
+}
+
 /// To two decimals: more would be noise.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0

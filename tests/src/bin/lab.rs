@@ -132,6 +132,21 @@ enum Bench {
         #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(5..=3_600))]
         seconds: u32,
     },
+    /// The state stream from the maps of one balancer to those of another: all records at first, then connections as they come.
+    Stream {
+        /// Print a line of JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// How many records there are at first.
+        #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=120_000))]
+        records: u32,
+        /// How many connections come a second.
+        #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rate: u32,
+        /// For how long they come, and for how long none do before that.
+        #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=60))]
+        seconds: u32,
+    },
 }
 
 #[derive(Args)]
@@ -163,6 +178,17 @@ fn main() -> ExitCode {
             seconds,
         }) => lab::bench::run_controller(lab::bench::ControllerOptions {
             reloads,
+            seconds,
+            json,
+        }),
+        Command::Bench(Bench::Stream {
+            json,
+            records,
+            rate,
+            seconds,
+        }) => lab::bench::run_stream(lab::bench::StreamOptions {
+            records,
+            rate,
             seconds,
             json,
         }),

@@ -1,6 +1,7 @@
-//! The demo: real HiveServer2 queries of a real client, through the balancer, to three coordinators.
+//! The demo: real HiveServer2 queries of a real client, through a pair of balancers, to three coordinators. One balancer is killed.
 #![allow(clippy::print_stdout, reason = "the demo tells a story")]
 
+mod failover;
 pub mod outcome;
 pub mod workload;
 
@@ -8,12 +9,14 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::balancing::{Balancer, Configuration, Coordinator, HS2_PORT, WEB_PORT, start_coordinators};
+use crate::balancing::{Balancer, Coordinator, HS2_PORT, Pair, WEB_PORT, start_coordinators};
 use crate::hosts::lab::Lab;
 use outcome::Row;
 use workload::Answers;
 
 const COORDINATORS: u8 = 3;
+/// Between VRRP advertisements: a master that is gone is missed after a third of a second.
+const INTERVAL_MS: u32 = 100;
 const QUERIES_PER_CONNECTION: u32 = 3;
 /// How many failures are shown one by one.
 const SHOWN_PROBLEMS: usize = 10;
@@ -29,15 +32,15 @@ pub struct Options {
 
 /// Tells the story. An error if a query failed or a coordinator got none.
 pub fn run(options: Options) -> Result<()> {
-    println!("A load balancer in front of {COORDINATORS} Impala coordinators, on this machine\n");
+    println!("Two load balancers in front of {COORDINATORS} Impala coordinators, on this machine\n");
 
     let begin = Instant::now();
     let mut lab = Lab::builder()
-        .balancers(1)
+        .balancers(2)
         .backends(COORDINATORS)
         .clients(1)
         .start()?;
-    let (balancer_host, client, vip) = (&lab.balancers()[0], &lab.clients()[0], lab.vips()[0].v4);
+    let (client, vip) = (&lab.clients()[0], lab.vips()[0].v4);
     println!("1. The network: each host is a network namespace, all are on one switch.");
     print!("{}", indented(&lab.to_string()));
 
@@ -47,16 +50,33 @@ pub fn run(options: Options) -> Result<()> {
         println!("   {name} listens on {address}:{HS2_PORT}");
     }
 
-    println!("\n3. The balancer: `lb-ctl run` loads its XDP program and takes the VIP {vip}.");
+    println!(
+        "\n3. The balancers: `lb-ctl run` loads an XDP program; by VRRP one of the two takes the VIP {vip}."
+    );
     let backends: Vec<_> = coordinators
         .iter()
         .map(|coordinator| (coordinator.name.as_str(), coordinator.address.into(), 1))
         .collect();
-    let configuration = Configuration::of(&lab, balancer_host).service("impala", vip.into(), &backends);
-    let balancer = Balancer::start(&lab, balancer_host, configuration)?;
-    for interface in balancer.status()?.datapath.interfaces {
-        println!("   XDP runs on {}, in {} mode", interface.name, interface.mode);
+    let mut pair = Pair::start(&lab, INTERVAL_MS, &[vip.into()], |configuration| {
+        configuration.service("impala", vip.into(), &backends)
+    })?;
+    for (balancer, host) in pair.balancers.iter().zip(lab.balancers()) {
+        let status = balancer.status()?;
+        for interface in &status.datapath.interfaces {
+            let vrrp: Vec<&str> = status
+                .vrrp
+                .iter()
+                .map(|instance| instance.state.as_str())
+                .collect();
+            let (name, mode) = (&interface.name, &interface.mode);
+            println!(
+                "   {}: XDP runs on {name}, in {mode} mode; VRRP: {}",
+                host.name(),
+                vrrp.join(", ")
+            );
+        }
     }
+    println!("   the second one is told by the first where each connection lives");
     println!("   all of this took {:.1} s", begin.elapsed().as_secs_f64());
 
     let Options { connections, .. } = options;
@@ -70,14 +90,16 @@ pub fn run(options: Options) -> Result<()> {
         println!(
             "\n5. Who served what. Packets came in through the balancer; answers went straight to the client."
         );
-        report(&answers, &coordinators, &balancer)?;
+        report(&answers, &coordinators, &pair.balancers[0])?;
+        println!("\n6. The master is gone.");
+        failover::run(&lab, &mut pair, vip)?;
         let total: u64 = answers.queries.values().sum();
-        println!("\nAll {total} queries were answered, by all {COORDINATORS} coordinators.");
+        println!("\nAll queries were answered: {total} by all {COORDINATORS} coordinators, and those during the failover.");
         Ok(())
     });
     // A failure is what one wants to look at most.
     if options.keep {
-        let hints = hints(&lab, &balancer, vip)?;
+        let hints = hints(&lab, &pair, vip)?;
         lab.keep()?;
         println!("{hints}");
     }
@@ -107,14 +129,16 @@ fn report(answers: &Answers, coordinators: &[Coordinator], balancer: &Balancer) 
 }
 
 /// How to look around in a lab that stays.
-fn hints(lab: &Lab, balancer: &Balancer, vip: std::net::Ipv4Addr) -> Result<String> {
+fn hints(lab: &Lab, pair: &Pair, vip: std::net::Ipv4Addr) -> Result<String> {
+    let [first, second] = &pair.balancers;
     let client = lab.clients()[0].full_name();
     let backend = lab.backends()[0].full_name();
     let python = crate::programs::python()?;
     Ok(format!(
         "\nThe lab stays up. As root:\n\
-         \x20  what the balancer does    {status}\n\
-         \x20  its configuration         {file}\n\
+         \x20  what the balancers do     {status}\n\
+         \x20                            {other}\n\
+         \x20  their configurations      {file}, {other_file}\n\
          \x20  a query as the client     nsenter --net=/run/netns/{client} {python} -c \"from impala.dbapi import connect; \
          c = connect('{vip}', {HS2_PORT}, auth_mechanism='NOSASL').cursor(); \
          c.execute('select coordinator()'); print(c.fetchall())\"\n\
@@ -122,8 +146,10 @@ fn hints(lab: &Lab, balancer: &Balancer, vip: std::net::Ipv4Addr) -> Result<Stri
          \x20  let it shut down          nsenter --net=/run/netns/{backend} curl -s -X POST 127.0.0.1:{WEB_PORT}/stand-in/shutdown\n\
          \x20  what the processes print  {logs}\n\
          \x20  take it all down          cargo xtask demo --down {id}",
-        status = balancer.status_command()?,
-        file = balancer.file().display(),
+        status = first.status_command()?,
+        other = second.status_command()?,
+        file = first.file().display(),
+        other_file = second.file().display(),
         python = python.display(),
         logs = lab.directory().join("logs").display(),
         id = lab.id(),

@@ -12,6 +12,9 @@ pub struct Ledger {
     connections: Vec<Connection>,
     broken: Vec<Break>,
     longest_gap: Duration,
+    /// When there was last a reply on any connection.
+    last_reply: Option<Instant>,
+    longest_silence: Duration,
     slowest_reply: Duration,
     short: BTreeMap<String, u64>,
     short_failures: u64,
@@ -38,6 +41,8 @@ impl Ledger {
             connections: vec![Connection::default(); usize::from(connections)],
             broken: Vec::new(),
             longest_gap: Duration::ZERO,
+            last_reply: None,
+            longest_silence: Duration::ZERO,
             slowest_reply: Duration::ZERO,
             short: BTreeMap::new(),
             short_failures: 0,
@@ -60,6 +65,9 @@ impl Ledger {
         let now = Instant::now();
         if let Some(before) = connection.replied.replace(now) {
             self.longest_gap = self.longest_gap.max(now - before);
+        }
+        if let Some(before) = self.last_reply.replace(now) {
+            self.longest_silence = self.longest_silence.max(now - before);
         }
         if connection.server.is_none() {
             connection.server = server.map(|server| server.name.clone());
@@ -111,6 +119,7 @@ impl Ledger {
             progress: self.progress(),
             broken: self.broken.clone(),
             longest_gap_ms: milliseconds(longest_gap),
+            longest_silence_ms: milliseconds(self.longest_silence),
             slowest_reply_ms: milliseconds(self.slowest_reply),
             short: self.short.clone(),
             short_failures: self.short_failures,

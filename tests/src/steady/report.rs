@@ -113,6 +113,9 @@ pub struct Summary {
     /// The longest time between two replies on one connection, in milliseconds; it includes the pause between
     /// exchanges.
     pub longest_gap_ms: u64,
+    /// The longest time in which there was no reply on any connection, in milliseconds: with hundreds of connections, for how long
+    /// nothing got through.
+    pub longest_silence_ms: u64,
     /// The longest time between a request and its reply, in milliseconds.
     pub slowest_reply_ms: u64,
     /// How many short connections each server has answered.
@@ -171,6 +174,7 @@ mod tests {
             progress: progress.clone(),
             broken: vec![broken.clone()],
             longest_gap_ms: 1,
+            longest_silence_ms: 1,
             slowest_reply_ms: 2,
             short: BTreeMap::new(),
             short_failures: 0,

@@ -85,9 +85,12 @@ impl Datapath {
 impl PeerSource {
     /// Waits until something has changed that [`Source::changes`] has not said yet: 2 ms at a time, as long as somebody
     /// [listens](Datapath::listen), for ever if nobody does. It may be given up at any moment.
-    pub async fn changed(&self) {
-        while !self.listening.has_changed() {
-            tokio::time::sleep(INTERVAL).await;
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let listening = Arc::clone(&self.listening);
+        async move {
+            while !listening.has_changed() {
+                tokio::time::sleep(INTERVAL).await;
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //! Each frame is its length, two bytes in network order, and as many bytes of ciphertext. A frame that is altered, repeated, left
 //! out, or taken from another connection does not decrypt, which ends the connection.
 
-use std::sync::Arc;
+use std::{io::ErrorKind, sync::Arc};
 
 use snow::{Builder, HandshakeState, StatelessTransportState};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
@@ -32,7 +32,7 @@ const HANDSHAKE: usize = 32 + TAG;
 
 /// Why there is no channel, or no longer.
 #[derive(Debug, thiserror::Error)]
-pub enum ChannelError {
+pub(super) enum ChannelError {
     /// The stream failed or has ended.
     #[error("expected the connection to the peer to last: {0}")]
     Stream(#[from] std::io::Error),
@@ -41,6 +41,11 @@ pub enum ChannelError {
         "expected a peer with the same key, found one with another, or somebody who has altered the connection"
     )]
     Key,
+    /// The other end hangs up instead of showing that it has the key.
+    #[error(
+        "expected a peer with the same key, found one that hangs up when it is shown ours; its log says why: compare the key files"
+    )]
+    HungUp,
     /// The cipher cannot be used.
     #[error("expected to encrypt a connection to the peer: {0}")]
     Cipher(snow::Error),
@@ -53,7 +58,7 @@ pub enum ChannelError {
 }
 
 /// The half that speaks.
-pub struct Sender<S> {
+pub(super) struct Sender<S> {
     stream: WriteHalf<S>,
     cipher: Arc<StatelessTransportState>,
     /// The number of the next frame.
@@ -61,7 +66,7 @@ pub struct Sender<S> {
 }
 
 /// The half that listens.
-pub struct Receiver<S> {
+pub(super) struct Receiver<S> {
     stream: ReadHalf<S>,
     cipher: Arc<StatelessTransportState>,
     /// The number of the next frame.
@@ -69,7 +74,7 @@ pub struct Receiver<S> {
 }
 
 /// Opens a channel to whoever answers.
-pub async fn open<S: AsyncRead + AsyncWrite>(
+pub(super) async fn open<S: AsyncRead + AsyncWrite>(
     stream: S,
     key: &Key,
 ) -> Result<(Sender<S>, Receiver<S>), ChannelError> {
@@ -81,7 +86,7 @@ pub async fn open<S: AsyncRead + AsyncWrite>(
 }
 
 /// Answers somebody who opens a channel.
-pub async fn answer<S: AsyncRead + AsyncWrite>(
+pub(super) async fn answer<S: AsyncRead + AsyncWrite>(
     stream: S,
     key: &Key,
 ) -> Result<(Sender<S>, Receiver<S>), ChannelError> {
@@ -118,7 +123,10 @@ async fn listen<S: AsyncRead>(
     stream: &mut ReadHalf<S>,
 ) -> Result<(), ChannelError> {
     let mut message = [0; HANDSHAKE];
-    stream.read_exact(&mut message).await?;
+    match stream.read_exact(&mut message).await {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(ChannelError::HungUp),
+        read => read?,
+    };
     handshake
         .read_message(&message, &mut [])
         .map(drop)
@@ -149,7 +157,7 @@ fn channel<S>(
 
 impl<S: AsyncWrite> Sender<S> {
     /// Sends a message. Whoever gives up waiting for it must give up the channel too.
-    pub async fn send(&mut self, message: &Message) -> Result<(), ChannelError> {
+    pub(super) async fn send(&mut self, message: &Message) -> Result<(), ChannelError> {
         let text = message.encode()?;
         let mut frame = vec![0; size_of::<u16>() + text.len() + TAG];
         let (head, body) = frame.split_at_mut(size_of::<u16>());
@@ -166,7 +174,7 @@ impl<S: AsyncWrite> Sender<S> {
 
 impl<S: AsyncRead> Receiver<S> {
     /// Waits for a message. Whoever gives up waiting for it must give up the channel too.
-    pub async fn receive(&mut self) -> Result<Message, ChannelError> {
+    pub(super) async fn receive(&mut self) -> Result<Message, ChannelError> {
         let length = usize::from(self.stream.read_u16().await?);
         if !(TAG..=FRAME).contains(&length) {
             return Err(ChannelError::Length(length));

@@ -21,6 +21,7 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
         },
         programs: vrrp::programs(&document.vrrp),
         vrrp: vrrp::assemble(document.vrrp, &document.datapath)?,
+        peer: document.peer.assemble(),
         datapath: datapath(document.datapath),
         api: Api {
             socket: value_or(document.api.socket, defaults::API_SOCKET.into()),
@@ -45,6 +46,7 @@ fn places(document: &Document) -> Places {
         http,
         services,
         vrrp: _,
+        peer: _,
     } = document;
     let interfaces = datapath.interfaces.first().map(|first| first.origin.line);
     let general = [

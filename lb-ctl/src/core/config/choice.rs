@@ -7,8 +7,6 @@ use crate::core::health::probe::Authentication;
 
 /// A key whose value is one of a few words.
 pub(super) trait Choice: Copy + 'static {
-    /// The key, as the list of planned features names it, for example `service.forward`.
-    const KEY: &'static str;
     /// All values, in the order in which messages list them.
     const ALL: &'static [Self];
 
@@ -20,7 +18,7 @@ pub(super) trait Choice: Copy + 'static {
 macro_rules! choice {
     (
         $(#[$doc:meta])*
-        pub enum $name:ident ($key:literal) { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal, )+ }
+        pub enum $name:ident { $( $(#[$variant_doc:meta])* $variant:ident = $word:literal, )+ }
     ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +32,6 @@ macro_rules! choice {
         }
 
         impl Choice for $name {
-            const KEY: &'static str = $key;
             const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
             fn word(self) -> &'static str {
@@ -52,7 +49,7 @@ macro_rules! choice {
 
 choice! {
     /// How the XDP program is attached to an interface.
-    pub enum XdpModeChoice ("datapath.mode") {
+    pub enum XdpModeChoice {
         /// In the driver where the driver can, else in the generic path.
         Auto = "auto",
         /// In the driver, or not at all.
@@ -64,7 +61,7 @@ choice! {
 
 choice! {
     /// How packets reach the backends of a service.
-    pub enum Forward ("service.forward") {
+    pub enum Forward {
         /// Direct server return: only the Ethernet header is rewritten; the backend holds the VIP and answers
         /// the client.
         Dsr = "dsr",
@@ -77,7 +74,7 @@ choice! {
 
 choice! {
     /// The checksum of VRRP over IPv4.
-    pub enum VrrpChecksum ("vrrp.checksum") {
+    pub enum VrrpChecksum {
         /// Of the message alone.
         Rfc9568 = "rfc9568",
         /// With a pseudo-header: keepalived's.
@@ -87,7 +84,7 @@ choice! {
 
 choice! {
     /// Whether the connections of one client stay together.
-    pub enum Affinity ("service.affinity") {
+    pub enum Affinity {
         /// Every connection is placed by itself.
         None = "none",
         /// A client keeps its backend across connections.
@@ -97,7 +94,7 @@ choice! {
 
 choice! {
     /// How new connections are shared among the backends of a service.
-    pub enum Balance ("service.balance") {
+    pub enum Balance {
         /// By the flow's hash, in proportion to the configured weights.
         Hash = "hash",
         /// By the flow's hash, with weights that follow the backends' load.
@@ -109,7 +106,7 @@ choice! {
 
 choice! {
     /// What a client gets when a service has no backend left for it.
-    pub enum NoBackend ("service.no_backend") {
+    pub enum NoBackend {
         /// A TCP reset, so that it fails at once.
         Reset = "reset",
         /// Nothing: its packets are dropped under a named counter.
@@ -119,7 +116,7 @@ choice! {
 
 choice! {
     /// What becomes of the flows of a backend that is down.
-    pub enum OnDown ("service.on_down") {
+    pub enum OnDown {
         /// Another backend gets them, whose kernel resets them: clients notice at once.
         Reset = "reset",
         /// They stay until they end.
@@ -129,7 +126,7 @@ choice! {
 
 choice! {
     /// How the health of a service's backends is found out.
-    pub enum CheckKind ("service.check.type") {
+    pub enum CheckKind {
         /// Not at all: every backend counts as up.
         None = "none",
         /// A TCP connection is accepted.
@@ -149,14 +146,13 @@ choice! {
 
 choice! {
     /// Where backends are read from, besides the file.
-    pub enum DiscoveryKind ("service.discovery.type") {
+    pub enum DiscoveryKind {
         /// The web pages of Impala's coordinators.
         Impala = "impala",
     }
 }
 
 impl Choice for Failback {
-    const KEY: &'static str = "service.failback";
     const ALL: &'static [Self] = &[Self::Auto, Self::Manual];
 
     fn word(self) -> &'static str {
@@ -168,7 +164,6 @@ impl Choice for Failback {
 }
 
 impl Choice for Authentication {
-    const KEY: &'static str = "service.check.auth";
     const ALL: &'static [Self] = &[Self::None, Self::Sasl];
 
     fn word(self) -> &'static str {

@@ -46,6 +46,7 @@ pub(super) fn report(document: &Document, host: &HostDefaults, errors: &mut Vec<
     }
     outer_sources_are_nobodys(document, errors);
     super::vrrp::report_conflicts(document, errors);
+    super::peer::report_conflicts(document, errors);
 }
 
 fn node_name(document: &Document, host: &HostDefaults, errors: &mut Vec<ConfigError>) {

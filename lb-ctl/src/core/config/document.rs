@@ -14,6 +14,7 @@ use super::discovery::DiscoveryKeys;
 use super::duration::ConfigDuration;
 use super::error::Origin;
 use super::health_policy::HealthPolicyKeys;
+use super::peer::PeerKeys;
 use super::prefix;
 use super::reader::{At, TableReader};
 use super::value;
@@ -50,10 +51,12 @@ pub(super) struct Document {
     pub(super) http: Http,
     pub(super) services: Vec<Service>,
     pub(super) vrrp: Vec<VrrpKeys>,
+    pub(super) peer: PeerKeys,
 }
 
 impl Document {
     pub(super) fn read(table: &mut TableReader<'_, '_>) -> Self {
+        let has_peer = table.mentions_table("peer");
         Self {
             node: table.table("node", Node::read),
             datapath: table.table("datapath", Datapath::read),
@@ -61,6 +64,7 @@ impl Document {
             http: table.table("http", Http::read),
             services: table.required_tables("service", Service::read),
             vrrp: table.optional_tables("vrrp", VrrpKeys::read),
+            peer: table.table("peer", |table| PeerKeys::read(table, has_peer)),
         }
     }
 }

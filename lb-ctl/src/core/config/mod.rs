@@ -5,7 +5,7 @@
 //!
 //! 1. `toml` parses the text; its first syntax error ends everything.
 //! 2. `document`, with `check` and `health_policy`, reads what is written, each value by itself, and remembers
-//!    where. `reader` refuses unknown keys there, and those that are only `planned`.
+//!    where. `reader` refuses unknown keys there.
 //! 3. `conflicts` looks at the values together, and `assemble` puts defaults where nothing is written.
 //!
 //! The second and third step report all mistakes, in the order of the lines. Whether the interface exists or
@@ -24,7 +24,7 @@ mod error;
 mod fixed;
 mod health_policy;
 mod model;
-mod planned;
+mod peer;
 mod prefix;
 mod prime;
 mod reader;
@@ -50,6 +50,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, ProgramPlace, Service};
+pub use peer::Peer;
 pub use value::{bad_name, is_name, unusable};
 pub use virtual_routers::{same_routers, vrrp_groups};
 pub use vrrp::Vrrp;

@@ -11,6 +11,7 @@ use super::discovery::Discovery;
 use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
+use super::peer::Peer;
 use super::reader::At;
 use super::vrrp::Vrrp;
 use crate::core::command::Command;
@@ -37,6 +38,8 @@ pub struct Config {
     pub vrrp: Vec<Vrrp>,
     /// The operator's programs that these run, and where they are named.
     pub programs: Vec<ProgramPlace>,
+    /// The other balancer, if there is one to share connections with.
+    pub peer: Option<Peer>,
 }
 
 impl Config {

@@ -8,7 +8,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
-use super::planned;
 use super::value::{self, found, is_name, shown};
 
 /// A value and the place where it is written.
@@ -40,7 +39,7 @@ impl LineIndex {
 struct Place {
     /// The line and the full key path: `service[impala].check`, empty for the top level.
     origin: Origin,
-    /// The same path without names, as the list of planned features spells it: `service.check`.
+    /// The same path without names, as the manual spells it: `service.check`.
     schema: String,
     /// The table as its header in the file looks.
     heading: String,
@@ -311,12 +310,8 @@ impl<'r, 't> TableReader<'r, 't> {
         value.is_some_and(|value| value.get_ref().as_table().is_some())
     }
 
-    /// Looks a key up, and remembers that it is one of this table's keys. A key that is only planned is not one: it reads
-    /// as absent, and is refused by name at the end if it is there.
+    /// Looks a key up, and remembers that it is one of this table's keys.
     fn ask(&mut self, key: &'static str) -> Option<(&'r Spanned<DeValue<'t>>, Origin)> {
-        if planned::is_planned(&self.place.schema_path(key)) {
-            return None;
-        }
         self.asked.push(key);
         let (written, value) = self.entries.get_key_value(key)?;
         Some((value, self.origin_of(written)))
@@ -358,12 +353,7 @@ impl<'r, 't> TableReader<'r, 't> {
             if self.asked.contains(&key.get_ref().as_ref()) {
                 continue;
             }
-            let schema_path = self.place.schema_path(key.get_ref());
-            let message = if planned::is_planned(&schema_path) {
-                planned::refusal(&format!("`{schema_path}`"), "remove it")
-            } else {
-                self.unknown_key(key.get_ref())
-            };
+            let message = self.unknown_key(key.get_ref());
             let origin = self.origin_of(key);
             self.errors.push(origin.error(message));
         }

@@ -11,7 +11,7 @@ use toml::de::{DeInteger, DeValue};
 
 use super::choice::Choice;
 use super::duration::{ConfigDuration, ConfigDurationError};
-use super::{planned, prime};
+use super::prime;
 use crate::core::health::Fraction;
 use crate::core::prefix::Prefix;
 
@@ -162,6 +162,18 @@ pub(super) fn listen(value: &DeValue<'_>) -> Result<SocketAddr, String> {
         _ => Err(format!(
             "expected an IP address and a port, found {}; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or \
              [::] everybody can read it who can reach the host",
+            shown(text)
+        )),
+    }
+}
+
+/// An address and port of one of the two balancers.
+pub(super) fn peer(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    let text = string(value, "an address and port")?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        _ => Err(format!(
+            "expected an IP address and a port, found {}; write \"192.0.2.1:7000\" or \"[2001:db8::1]:7000\"",
             shown(text)
         )),
     }
@@ -356,15 +368,10 @@ fn parse_integer(number: &DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// One of the words of a [`Choice`] that is built.
+/// One of the words of a [`Choice`].
 pub(super) fn choice<C: Choice>(value: &DeValue<'_>) -> Result<C, String> {
-    let is_built = |word: &&str| !planned::is_planned_value(C::KEY, word);
-    let built: Vec<&str> = C::ALL
-        .iter()
-        .map(|choice| choice.word())
-        .filter(is_built)
-        .collect();
-    let quoted: Vec<String> = built.iter().map(|word| format!("{word:?}")).collect();
+    let words: Vec<&str> = C::ALL.iter().map(|choice| choice.word()).collect();
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
     let listed = if quoted.len() == 1 {
         quoted.concat()
     } else {
@@ -372,18 +379,12 @@ pub(super) fn choice<C: Choice>(value: &DeValue<'_>) -> Result<C, String> {
     };
     let text = string(value, &listed)?;
     let Some(choice) = C::ALL.iter().find(|choice| choice.word() == text) else {
-        let advice = match nearest(text, &built) {
+        let advice = match nearest(text, &words) {
             Some(near) => format!("did you mean {near:?}?"),
             None => format!("use {listed}"),
         };
         return Err(format!("expected {listed}, found {}; {advice}", shown(text)));
     };
-    if planned::is_planned_value(C::KEY, text) {
-        return Err(planned::refusal(
-            &format!("`{} = {text:?}`", C::KEY),
-            &format!("use {listed}"),
-        ));
-    }
     Ok(*choice)
 }
 

@@ -15,9 +15,11 @@ use prometheus::Registry;
 
 use super::{
     health::{Health, slow_start},
+    role::Role,
     status::{
         BackendStatus, CheckStatus, CounterStatus, DatapathStatus, DecisionsStatus, DiscoveryStatus,
-        InterfaceStatus, LoadStatus, RejectedStatus, SeedStatus, ServiceStatus, Status, VrrpStatus,
+        InterfaceStatus, LoadStatus, PeerStatus, RejectedStatus, SeedStatus, ServiceStatus, Status,
+        VrrpStatus,
     },
     vrrp::State,
 };
@@ -83,8 +85,7 @@ pub fn text(status: &Status, beside: &Beside) -> prometheus::Result<String> {
             },
         services,
         vrrp,
-        // Not built yet.
-        peer: _,
+        peer,
     } = status;
     let mut exposition = Exposition::default();
     let ours = &mut exposition;
@@ -109,6 +110,9 @@ pub fn text(status: &Status, beside: &Beside) -> prometheus::Result<String> {
     }
     for instance in vrrp {
         add_vrrp(ours, instance);
+    }
+    if let Some(peer) = peer {
+        add_peer(ours, peer);
     }
     add_beside(ours, beside);
     exposition.text(beside.tally.gather())
@@ -176,6 +180,21 @@ fn seconds(milliseconds: u64) -> f64 {
     Duration::from_millis(milliseconds).as_secs_f64()
 }
 
+fn add_peer(ours: &mut Exposition, peer: &PeerStatus) {
+    let PeerStatus {
+        connected,
+        lag_ms,
+        // Words.
+        node: _,
+        version: _,
+        trouble: _,
+        not_taken_over,
+    } = peer;
+    ours.add_truth(Metric::PeerConnected, &[], *connected);
+    ours.add(Metric::PeerLag, &[], Duration::from_millis(*lag_ms).as_secs_f64());
+    ours.add_count(Metric::PeerNotTakenOver, &[], *not_taken_over);
+}
+
 fn add_beside(ours: &mut Exposition, beside: &Beside) {
     let Beside {
         started,
@@ -203,6 +222,7 @@ fn add_service(ours: &mut Exposition, service: &ServiceStatus) {
         forward,
         active_tier,
         guard,
+        role,
         tracked_slots,
         discovery,
         backends,
@@ -211,6 +231,14 @@ fn add_service(ours: &mut Exposition, service: &ServiceStatus) {
     ours.add_truth(Metric::ServiceInfo, &[service, &vip, &port, forward], true);
     ours.add_count(Metric::ServiceActiveTier, &[service], (*active_tier).into());
     ours.add_truth(Metric::ServiceGuardActive, &[service], guard.is_some());
+    if let Some(role) = role {
+        ours.add_choice(
+            Metric::ServiceRole,
+            &[service],
+            &Role::ALL.map(Role::as_str),
+            role,
+        );
+    }
     let slots = backends.iter().map(|backend| u64::from(backend.slots)).sum();
     ours.add_count(Metric::ServiceSlots, &[service], slots);
     ours.add_count(Metric::ServiceTrackedSlots, &[service], (*tracked_slots).into());

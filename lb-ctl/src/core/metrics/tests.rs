@@ -64,6 +64,7 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             forward: "dsr".into(),
             active_tier: 1,
             guard: Some("2 of 3 are down".into()),
+            role: Some("owner".into()),
             tracked_slots: 12,
             discovery: Some(DiscoveryStatus {
                 seeds: vec![SeedStatus {
@@ -103,7 +104,14 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             missing: vec!["/bin/disk fails: ended with status 1".into()],
             notifications: BTreeMap::from([("failed".into(), 4)]),
         }],
-        peer: None,
+        peer: Some(PeerStatus {
+            connected: true,
+            lag_ms: 1500,
+            node: Some("lb2".into()),
+            version: Some("1.2.3".into()),
+            trouble: None,
+            not_taken_over: 4,
+        }),
     }
 }
 

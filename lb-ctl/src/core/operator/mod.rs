@@ -4,12 +4,18 @@
 //! wherever it stands, or about the one in a single service; the narrower one counts. It outlives the configuration: a
 //! backend that a reload takes out and another brings back is as drained as it was.
 //!
+//! Two balancers tell each other what they have decided ([`Word`]), and of what both have said about a subject the later word counts, on
+//! both. Therefore what is taken back is not forgotten: that it was is the last word. Words that say nothing any more but that are
+//! kept, the newest 1,024 of them, for a balancer that is away.
+//!
 //! Pure: the time comes in as milliseconds of Unix time, since a deadline must hold whatever becomes of process and machine.
 
 mod command;
 mod drain;
 mod leaving;
+mod register;
 mod stored;
+mod word;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +30,9 @@ pub use drain::{
 };
 pub use leaving::stands_on_as;
 pub use stored::StoredError;
+pub use word::{AdminWord, Merged, Order, WeightWord, Word};
+
+use register::{Rank, Register, Stamp};
 
 /// What the operator lets a backend do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,10 +77,20 @@ impl Orders {
     }
 }
 
+/// Of how many words that say nothing any more it is remembered that they were said.
+const MOST_SPARE: usize = 1_024;
+
 /// All decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decisions {
-    decisions: BTreeMap<Subject, Decision>,
+    subjects: BTreeMap<Subject, Said>,
+}
+
+/// The last words about a subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Said {
+    admin: Option<Register<AdminOrder>>,
+    weight: Option<Register<WeightOrder>>,
 }
 
 /// Whom a decision is about.
@@ -151,14 +170,15 @@ impl Decisions {
         }
     }
 
-    /// The decisions after a command that is given at this time.
-    pub fn after(&self, command: &Command, now: u64) -> Result<Self, Refused> {
+    /// The decisions after a command that is given at this time, to this node.
+    pub fn after(&self, command: &Command, now: u64, node: &str) -> Result<Self, Refused> {
         let Command {
             backend,
             service,
             action,
             ..
         } = command;
+        let stamp = self.stamp(now, node);
         let mut after = self.clone();
         match action {
             Action::Drain { deadline_ms, soft } => {
@@ -168,63 +188,91 @@ impl Decisions {
                 };
                 let deadline = deadline_ms.map_or(earlier, |after| Some(now.saturating_add(after)));
                 let soft = *soft;
-                after.set_admin(
-                    command,
-                    Some(AdminOrder::Draining {
-                        since,
-                        deadline,
-                        soft,
-                    }),
-                );
+                let order = AdminOrder::Draining {
+                    since,
+                    deadline,
+                    soft,
+                };
+                after.set_admin(command, Some(order), stamp);
             }
-            Action::Disable => after.set_admin(command, Some(AdminOrder::Disabled { since: now })),
-            Action::Enable => after.set_admin(command, None),
-            Action::Undrain => after.undrain(command)?,
-            Action::Weight(weight) => after.set_weight(command, weight.map(WeightOrder::Of)),
+            Action::Disable => after.set_admin(command, Some(AdminOrder::Disabled { since: now }), stamp),
+            Action::Enable => after.set_admin(command, None, stamp),
+            Action::Undrain => after.undrain(command, stamp)?,
+            Action::Weight(weight) => after.set_weight(command, weight.map(WeightOrder::Of), stamp),
         }
-        after.tidy(backend);
+        after.tidy();
         Ok(after)
+    }
+
+    /// The stamp of a word that is said now: later than all that are known.
+    fn stamp(&self, now: u64, node: &str) -> Stamp {
+        let admin = self.subjects.values().filter_map(|said| said.admin.as_ref());
+        let weight = self.subjects.values().filter_map(|said| said.weight.as_ref());
+        let stamps = admin.map(|it| &it.stamp).chain(weight.map(|it| &it.stamp));
+        let newest = stamps.map(|stamp| stamp.time).max().unwrap_or_default();
+        Stamp {
+            time: now.max(newest.saturating_add(1)),
+            node: node.to_owned(),
+        }
     }
 
     /// The decisions after a backend has got another name, under which it is the same machine: what was decided about it holds on, except
     /// where something has been decided about the new name. The old name keeps its decisions too, [until](Self::without) nobody has it
     /// any more. `None` if that changes nothing.
+    ///
+    /// What holds under the new name was said when it was said under the old one: another balancer that finds the other name too says the
+    /// same, and whatever it was told about the new name since then counts for more.
     pub fn after_renaming(&self, from: &str, to: &str) -> Option<Self> {
         let about = |backend: &str| {
-            let decisions = self.decisions.iter();
-            let about: Vec<_> = decisions.filter(|(it, _)| it.backend == backend).collect();
+            let subjects = self.subjects.keys();
+            let about: Vec<&Subject> = subjects.filter(|it| it.backend == backend).collect();
             about
         };
-        let (old, new) = (about(from), about(to));
-        let takes_admin = new.iter().all(|(_, decision)| decision.admin.is_none());
-        let takes_weight = new.iter().all(|(_, decision)| decision.weight.is_none());
+        let new: Vec<Decision> = about(to).into_iter().map(|it| self.said(it)).collect();
+        let takes_admin = new.iter().all(|decision| decision.admin.is_none());
+        let takes_weight = new.iter().all(|decision| decision.weight.is_none());
         let mut after = self.clone();
-        for (subject, decision) in old {
-            let known = after
-                .decisions
-                .entry(Subject::new(to, subject.service.as_deref()));
-            let known = known.or_default();
-            known.admin = decision.admin.filter(|_| takes_admin).or(known.admin);
-            known.weight = decision.weight.filter(|_| takes_weight).or(known.weight);
+        for old in about(from) {
+            let Some(Said { admin, weight }) = self.subjects.get(old).cloned() else {
+                continue;
+            };
+            let subject = Subject::new(to, old.service.as_deref());
+            let known = after.subjects.entry(subject).or_default();
+            if let Some(admin) = admin.filter(|it| takes_admin && it.order().is_some()) {
+                Register::join(&mut known.admin, admin);
+            }
+            if let Some(weight) = weight.filter(|it| takes_weight && it.order().is_some()) {
+                Register::join(&mut known.weight, weight);
+            }
         }
-        after.tidy(to);
+        after.tidy();
         Some(after).filter(|after| after != self)
     }
 
-    /// The decisions without those about a name that no backend has any more: nobody would take them back. `None` if that changes
-    /// nothing.
+    /// The decisions when those about a name do not count any more that no backend has: nobody would take them back. `None` if that
+    /// changes nothing.
+    ///
+    /// It is no word for the other balancer: there somebody may have the name still.
     pub fn without(&self, backend: &str) -> Option<Self> {
         let mut after = self.clone();
-        after.decisions.retain(|subject, _| subject.backend != backend);
+        for (_, said) in after.subjects.iter_mut().filter(|(it, _)| it.backend == backend) {
+            if let Some(admin) = &mut said.admin {
+                admin.is_former = true;
+            }
+            if let Some(weight) = &mut said.weight {
+                weight.is_former = true;
+            }
+        }
+        after.tidy();
         Some(after).filter(|after| after != self)
     }
 
     /// The first deadline of a drain after a time.
     pub fn next_deadline(&self, after: u64) -> Option<u64> {
         let deadlines = self
-            .decisions
+            .subjects
             .values()
-            .filter_map(|decision| match decision.admin? {
+            .filter_map(|said| match said.decision().admin? {
                 AdminOrder::Draining { deadline, .. } => deadline,
                 AdminOrder::Enabled | AdminOrder::Disabled { .. } => None,
             });
@@ -239,16 +287,25 @@ impl Decisions {
 
     /// About whom anything has been decided: service, if it is about one only, and backend.
     pub fn subjects(&self) -> impl Iterator<Item = (Option<&str>, &str)> {
-        self.decisions
+        self.subjects
             .keys()
+            .filter(|subject| self.said(subject) != Decision::default())
             .map(|subject| (subject.service.as_deref(), subject.backend.as_str()))
     }
 
     fn decision(&self, backend: &str, service: Option<&str>) -> Decision {
-        self.decisions
-            .get(&Subject::new(backend, service))
-            .copied()
-            .unwrap_or_default()
+        let said = self.subjects.get(&Subject::new(backend, service));
+        said.map(Said::decision).unwrap_or_default()
+    }
+
+    /// What is said about a subject that the configuration alone would not say.
+    fn said(&self, subject: &Subject) -> Decision {
+        let Decision { admin, weight } = self.decision(&subject.backend, subject.service.as_deref());
+        let wide = self.decision(&subject.backend, None);
+        Decision {
+            admin: admin.filter(|it| *it != AdminOrder::Enabled || wide.admin.is_some()),
+            weight: weight.filter(|it| *it != WeightOrder::Configured || wide.weight.is_some()),
+        }
     }
 
     /// Since when a backend drains by the decision that counts, and until when.
@@ -261,45 +318,27 @@ impl Decisions {
     }
 
     /// With `None` the configuration holds.
-    fn set_admin(&mut self, command: &Command, order: Option<AdminOrder>) {
-        self.set(
-            command,
-            |decision| &mut decision.admin,
-            order,
-            AdminOrder::Enabled,
-        );
+    fn set_admin(&mut self, command: &Command, order: Option<AdminOrder>, stamp: Stamp) {
+        let said = self.about(command);
+        let order = order.or_else(|| command.service.is_some().then_some(AdminOrder::Enabled));
+        said.admin = Some(Register::of(order, stamp));
     }
 
     /// With `None` the configuration holds.
-    fn set_weight(&mut self, command: &Command, order: Option<WeightOrder>) {
-        self.set(
-            command,
-            |decision| &mut decision.weight,
-            order,
-            WeightOrder::Configured,
-        );
+    fn set_weight(&mut self, command: &Command, order: Option<WeightOrder>, stamp: Stamp) {
+        let said = self.about(command);
+        let order = order.or_else(|| command.service.is_some().then_some(WeightOrder::Configured));
+        said.weight = Some(Register::of(order, stamp));
     }
 
-    /// Sets one part of what has been decided. The newest word counts: one about every service takes back those about a single one.
-    fn set<T: Copy>(
-        &mut self,
-        command: &Command,
-        part: impl Fn(&mut Decision) -> &mut Option<T>,
-        order: Option<T>,
-        configuration: T,
-    ) {
+    /// What is said about the subject of a command. Of words about one service those count that were said after the one about every
+    /// service: the newest word counts.
+    fn about(&mut self, command: &Command) -> &mut Said {
         let subject = Subject::new(&command.backend, command.service.as_deref());
-        if subject.service.is_none() {
-            for decision in self.about(&command.backend) {
-                *part(decision) = None;
-            }
-            *part(self.decisions.entry(subject).or_default()) = order;
-        } else {
-            *part(self.decisions.entry(subject).or_default()) = Some(order.unwrap_or(configuration));
-        }
+        self.subjects.entry(subject).or_default()
     }
 
-    fn undrain(&mut self, command: &Command) -> Result<(), Refused> {
+    fn undrain(&mut self, command: &Command, stamp: Stamp) -> Result<(), Refused> {
         let disabled = || Refused::Disabled {
             backend: command.backend.clone(),
         };
@@ -310,46 +349,134 @@ impl Decisions {
             if is_disabled(of(Some(service)).or(of(None))) {
                 return Err(disabled());
             }
-            self.set_admin(command, None);
+            self.set_admin(command, None, stamp);
             return Ok(());
         }
+        let narrow: Vec<(Subject, AdminOrder)> = self
+            .subjects
+            .iter()
+            .filter(|(subject, _)| subject.backend == command.backend && subject.service.is_some())
+            .filter_map(|(subject, said)| Some((subject.clone(), said.decision().admin?)))
+            .collect();
+        let everywhere = of(None);
         let any = |is: fn(Option<AdminOrder>) -> bool| {
-            let mut decisions = self.decisions.iter();
-            decisions.any(|(subject, decision)| subject.backend == command.backend && is(decision.admin))
+            is(everywhere) || narrow.iter().any(|(_, order)| is(Some(*order)))
         };
         if any(is_disabled) && !any(is_draining) {
             return Err(disabled());
         }
         // Where it is disabled it stays so.
-        let everywhere = of(None);
-        for decision in self.about(&command.backend) {
-            if is_draining(decision.admin) {
-                decision.admin = is_disabled(everywhere).then_some(AdminOrder::Enabled);
-            }
+        let say = if is_disabled(everywhere) {
+            let draining = narrow.into_iter().filter(|(_, it)| is_draining(Some(*it)));
+            draining
+                .map(|(subject, _)| (subject, Some(AdminOrder::Enabled), stamp.clone()))
+                .collect()
+        } else {
+            let disabled = narrow.into_iter().filter(|(_, it)| is_disabled(Some(*it)));
+            let mut say: Vec<_> = disabled
+                .map(|(subject, order)| (subject, Some(order), stamp.next()))
+                .collect();
+            say.push((Subject::new(&command.backend, None), None, stamp));
+            say
+        };
+        for (subject, order, stamp) in say {
+            self.subjects.entry(subject).or_default().admin = Some(Register::of(order, stamp));
         }
         Ok(())
     }
 
-    fn about(&mut self, backend: &str) -> impl Iterator<Item = &mut Decision> {
-        self.decisions
-            .iter_mut()
-            .filter(move |(subject, _)| subject.backend == backend)
-            .map(|(_, decision)| decision)
-    }
-
-    /// Drops what says nothing.
-    fn tidy(&mut self, backend: &str) {
-        let wide = self.decision(backend, None);
-        for decision in self.about(backend) {
-            if decision.admin == Some(AdminOrder::Enabled) && wide.admin.is_none() {
-                decision.admin = None;
-            }
-            if decision.weight == Some(WeightOrder::Configured) && wide.weight.is_none() {
-                decision.weight = None;
+    /// Drops words about one service that were said before the one about every service, and the oldest of those that say nothing if there
+    /// are too many.
+    fn tidy(&mut self) {
+        let wide: BTreeMap<String, Said> = self
+            .subjects
+            .iter()
+            .filter(|(subject, _)| subject.service.is_none())
+            .map(|(subject, said)| (subject.backend.clone(), said.clone()))
+            .collect();
+        for (subject, said) in &mut self.subjects {
+            if let Some(wide) = wide.get(&subject.backend).filter(|_| subject.service.is_some()) {
+                said.admin = said
+                    .admin
+                    .take()
+                    .filter(|it| it.is_later_than(wide.admin.as_ref()));
+                said.weight = said
+                    .weight
+                    .take()
+                    .filter(|it| it.is_later_than(wide.weight.as_ref()));
             }
         }
-        self.decisions
-            .retain(|_, decision| *decision != Decision::default());
+        self.drop_oldest_spare_words();
+        self.subjects.retain(|_, said| *said != Said::default());
+    }
+
+    fn drop_oldest_spare_words(&mut self) {
+        let mut spare = Vec::new();
+        for (subject, said) in &self.subjects {
+            let Decision { admin, weight } = self.said(subject);
+            spare.extend(
+                said.admin
+                    .as_ref()
+                    .filter(|_| admin.is_none())
+                    .map(|it| &it.stamp),
+            );
+            spare.extend(
+                said.weight
+                    .as_ref()
+                    .filter(|_| weight.is_none())
+                    .map(|it| &it.stamp),
+            );
+        }
+        let Some(excess) = spare.len().checked_sub(MOST_SPARE).filter(|excess| *excess > 0) else {
+            return;
+        };
+        spare.sort_unstable();
+        let Some(last) = spare.get(excess - 1).map(|stamp| (*stamp).clone()) else {
+            return;
+        };
+        let spoken: BTreeMap<Subject, Decision> = self
+            .subjects
+            .keys()
+            .map(|subject| (subject.clone(), self.said(subject)))
+            .collect();
+        for (subject, said) in &mut self.subjects {
+            let Decision { admin, weight } = spoken.get(subject).copied().unwrap_or_default();
+            said.admin = said.admin.take().filter(|it| admin.is_some() || it.stamp > last);
+            said.weight = said
+                .weight
+                .take()
+                .filter(|it| weight.is_some() || it.stamp > last);
+        }
+    }
+}
+
+impl Rank for AdminOrder {
+    fn rank(&self) -> u64 {
+        match self {
+            Self::Enabled => 0,
+            Self::Draining { soft: true, .. } => 1,
+            Self::Draining { .. } => 2,
+            Self::Disabled { .. } => 3,
+        }
+    }
+}
+
+impl Rank for WeightOrder {
+    fn rank(&self) -> u64 {
+        match self {
+            Self::Configured => 0,
+            Self::Of(weight) => 1 + u64::from(*weight),
+        }
+    }
+}
+
+impl Said {
+    /// What counts.
+    fn decision(&self) -> Decision {
+        Decision {
+            admin: self.admin.as_ref().and_then(Register::order),
+            weight: self.weight.as_ref().and_then(Register::order),
+        }
     }
 }
 

@@ -26,8 +26,12 @@ fn after(commands: &[(Option<&str>, Action)]) -> Decisions {
     commands
         .iter()
         .fold(Decisions::default(), |decisions, (service, action)| {
-            decisions.after(&command(*service, *action), NOW).unwrap()
+            decisions.after(&command(*service, *action), NOW, "lb1").unwrap()
         })
+}
+
+fn says_nothing(decisions: &Decisions) -> bool {
+    decisions.subjects().next().is_none()
 }
 
 fn admin(decisions: &Decisions, service: &str) -> Admin {
@@ -92,7 +96,7 @@ fn what_was_decided_about_a_backend_holds_when_it_has_got_another_name() {
         backend: "c".to_owned(),
         ..command(Some("s"), DRAIN)
     };
-    let decided = before.after(&about_the_new_one, NOW).unwrap();
+    let decided = before.after(&about_the_new_one, NOW, "lb1").unwrap();
     let renamed = decided.after_renaming("b", "c").unwrap();
     assert_eq!(renamed.orders("u", "c", NOW).admin, Admin::Enabled);
     assert_eq!(renamed.orders("s", "c", NOW).admin, Admin::Draining);
@@ -159,7 +163,7 @@ fn undrain_does_not_enable_who_is_disabled() {
     let decisions = after(&[(None, Action::Disable)]);
     for service in [None, Some("s")] {
         let refused = decisions
-            .after(&command(service, Action::Undrain), NOW)
+            .after(&command(service, Action::Undrain), NOW, "lb1")
             .unwrap_err();
         assert!(refused.to_string().contains("lb-ctl enable b"), "{refused}");
     }
@@ -173,7 +177,7 @@ fn undrain_does_not_enable_who_is_disabled() {
         (admin(&decisions, "s"), admin(&decisions, "t")),
         (Admin::Enabled, Admin::Disabled)
     );
-    assert_eq!(after(&[(None, Action::Undrain)]), Decisions::default());
+    assert!(says_nothing(&after(&[(None, Action::Undrain)])));
 }
 
 #[test]
@@ -190,9 +194,9 @@ fn a_drain_ends_at_its_deadline_which_a_second_drain_leaves_alone() {
     assert_eq!(decisions.next_deadline(NOW), Some(NOW + 5000));
     assert_eq!(decisions.next_deadline(NOW + 5000), None);
     let back = decisions
-        .after(&command(None, Action::Undrain), NOW + 9000)
+        .after(&command(None, Action::Undrain), NOW + 9000, "lb1")
         .unwrap();
-    assert_eq!(back, Decisions::default());
+    assert!(says_nothing(&back));
 }
 
 fn config() -> Config {
@@ -262,8 +266,8 @@ fn whoever_names_what_is_not_there_is_told_what_there_is() {
 
 #[test]
 fn another_version_is_told_apart_from_damage() {
-    let error = Decisions::from_text(br#"{"version": 2, "more": []}"#).unwrap_err();
-    assert!(matches!(error, StoredError::Version(2)), "{error}");
+    let error = Decisions::from_text(br#"{"version": 3, "more": []}"#).unwrap_err();
+    assert!(matches!(error, StoredError::Version(3)), "{error}");
     for damaged in [
         "",
         "{}",
@@ -340,7 +344,7 @@ proptest! {
         let mut states = [Orders::default(); 4];
         for (service, action) in commands {
             let command = command(service.map(|index| SERVICES[index]), action);
-            match (decisions.after(&command, NOW), applied(states, service, action, NOW)) {
+            match (decisions.after(&command, NOW, "lb1"), applied(states, service, action, NOW)) {
                 (Ok(after), Some(expected)) => (decisions, states) = (after, expected),
                 (Err(_), None) => {}
                 (found, expected) => prop_assert!(false, "{found:?}, expected {expected:?}"),
@@ -352,9 +356,9 @@ proptest! {
             prop_assert_eq!(&Decisions::from_text(text.as_bytes()).unwrap(), &decisions);
         }
         for action in [Action::Enable, Action::Weight(None)] {
-            decisions = decisions.after(&command(None, action), NOW).unwrap();
+            decisions = decisions.after(&command(None, action), NOW, "lb1").unwrap();
         }
-        prop_assert_eq!(decisions, Decisions::default());
+        prop_assert!(says_nothing(&decisions));
     }
 
     #[test]
@@ -367,7 +371,7 @@ proptest! {
         let mut decisions = Decisions::default();
         for (service, action) in commands {
             let command = command(service.map(|index| SERVICES[index]), action);
-            decisions = decisions.after(&command, NOW).unwrap_or(decisions);
+            decisions = decisions.after(&command, NOW, "lb1").unwrap_or(decisions);
         }
         let whole = decisions.to_text().unwrap().into_bytes();
         let mut changed = whole.clone();
@@ -380,5 +384,260 @@ proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = Decisions::from_text(&bytes);
+    }
+}
+
+#[test]
+fn what_the_version_before_has_kept_holds_as_it_did() {
+    let text = r#"{"version": 1, "decisions": [
+        {"backend": "b", "admin": {"draining": {"since": 100}}, "weight": {"of": 7}},
+        {"backend": "b", "service": "s", "admin": "enabled", "weight": "configured"},
+        {"backend": "b", "service": "t", "admin": {"disabled": {"since": 90}}}
+    ]}"#;
+    let decisions = Decisions::from_text(text.as_bytes()).unwrap();
+    let of = |service| decisions.orders(service, "b", NOW);
+    assert_eq!((of("s").admin, of("s").weight), (Admin::Enabled, None));
+    assert_eq!((of("t").admin, of("t").weight), (Admin::Disabled, Some(7)));
+    assert_eq!((of("u").admin, of("u").weight), (Admin::Draining, Some(7)));
+    let text = decisions.to_text().unwrap();
+    assert_eq!(Decisions::from_text(text.as_bytes()).unwrap(), decisions);
+    // Whatever is said from now on was said later.
+    let later = decisions.after(&command(None, Action::Enable), 1, "lb1").unwrap();
+    assert_eq!(admin(&later, "t"), Admin::Enabled);
+    let late = r#"{"version": 2, "decisions": [{"backend": "b", "admin": {"time": 253402300800000, "node": "lb1"}}]}"#;
+    assert!(matches!(
+        Decisions::from_text(late.as_bytes()),
+        Err(StoredError::Time(_))
+    ));
+}
+
+/// What the other balancer makes of all that this one says, so long after.
+fn told(from: &Decisions, at: u64, to: &Decisions, then: u64) -> Decisions {
+    let merged = to.merged(&from.words(at), then);
+    assert_eq!(merged.refused, 0);
+    merged.decisions.unwrap_or_else(|| to.clone())
+}
+
+#[test]
+fn the_last_word_counts_also_for_a_balancer_that_was_away() {
+    let say = |decisions: &Decisions, action, now, node| {
+        decisions.after(&command(None, action), now, node).unwrap()
+    };
+    let none = Decisions::default();
+    // Drained here; later, while the two are apart, taken back there, where nobody knew of it.
+    let here = say(&none, DRAIN, NOW, "lb1");
+    let here = say(&here, Action::Weight(Some(3)), NOW + 1, "lb1");
+    let there = say(&none, Action::Undrain, NOW + 60_000, "lb2");
+    for both in [told(&here, NOW, &there, NOW), told(&there, NOW, &here, NOW)] {
+        assert_eq!(admin(&both, "s"), Admin::Enabled);
+        assert_eq!(
+            both.orders("s", "b", NOW).weight,
+            Some(3),
+            "nobody has spoken of it since"
+        );
+    }
+    // Whoever knows of a word has the later one, however slow its clock is.
+    let there = told(&here, NOW, &none, 5);
+    let there = say(&there, Action::Disable, 5, "lb2");
+    assert_eq!(admin(&told(&there, 5, &here, NOW), "s"), Admin::Disabled);
+    // A word about one service counts if it is later than the one about every service.
+    let narrow = command(Some("s"), DRAIN);
+    let there = none.after(&narrow, NOW - 1, "lb2").unwrap();
+    let here = say(&none, Action::Enable, NOW, "lb1");
+    assert_eq!(admin(&told(&there, NOW, &here, NOW), "s"), Admin::Enabled);
+    let there = none.after(&narrow, NOW + 1, "lb2").unwrap();
+    let both = told(&here, NOW, &there, NOW);
+    assert_eq!(
+        (admin(&both, "s"), admin(&both, "t")),
+        (Admin::Draining, Admin::Enabled)
+    );
+}
+
+#[test]
+fn a_deadline_is_as_far_away_by_another_clock() {
+    let until = Action::Drain {
+        deadline_ms: Some(5000),
+        soft: false,
+    };
+    let here = after(&[(None, until)]);
+    for clock in [0, NOW - 3_600_000, NOW + 3_600_000] {
+        let there = told(&here, NOW + 2000, &Decisions::default(), clock);
+        assert_eq!(there.orders("s", "b", clock + 2999).admin, Admin::Draining);
+        assert_eq!(there.orders("s", "b", clock + 3000).admin, Admin::Disabled);
+        // It does not move when it is told again, nor when it is told back.
+        assert_eq!(told(&here, NOW + 2100, &there, clock + 200), there);
+        assert_eq!(told(&there, clock + 200, &here, NOW + 2500), here);
+    }
+}
+
+#[test]
+fn a_name_that_nobody_has_any_more_does_not_come_back_from_the_other_balancer() {
+    let decided = after(&[(None, DRAIN), (Some("s"), Action::Weight(Some(3)))]);
+    let renamed = decided.after_renaming("b", "c").unwrap();
+    let moved = renamed.without("b").unwrap();
+    assert_eq!(told(&decided, NOW, &moved, NOW), moved);
+    assert!(!moved.mentions("b", None));
+    // There the old name counts until it is found out that nobody has it.
+    let there = told(&moved, NOW, &decided, NOW);
+    for name in ["b", "c"] {
+        assert_eq!(there.orders("t", name, NOW).admin, Admin::Draining, "{name}");
+        assert_eq!(there.orders("s", name, NOW).weight, Some(3), "{name}");
+    }
+    let text = moved.to_text().unwrap();
+    assert_eq!(Decisions::from_text(text.as_bytes()).unwrap(), moved);
+    // What is decided about it anew counts.
+    let again = moved
+        .after(&command(None, Action::Weight(Some(9))), NOW, "lb2")
+        .unwrap();
+    let orders = again.orders("t", "b", NOW);
+    assert_eq!((orders.admin, orders.weight), (Admin::Enabled, Some(9)));
+    // And what has been taken back under the new name is not drained again by whoever finds the name later.
+    let back = Command {
+        backend: "c".to_owned(),
+        ..command(None, Action::Undrain)
+    };
+    let there = told(&moved.after(&back, NOW, "lb1").unwrap(), NOW, &decided, NOW);
+    let there = there.after_renaming("b", "c").unwrap_or(there);
+    assert_eq!(there.orders("t", "c", NOW).admin, Admin::Enabled);
+}
+
+#[test]
+fn what_says_nothing_is_forgotten_when_there_is_too_much_of_it() {
+    let mut decisions = after(&[(None, DRAIN)]);
+    for number in 0..u64::try_from(MOST_SPARE).unwrap() + 10 {
+        for action in [DRAIN, Action::Undrain] {
+            let command = Command {
+                backend: format!("gone{number}"),
+                ..command(None, action)
+            };
+            decisions = decisions.after(&command, NOW + number, "lb1").unwrap();
+        }
+    }
+    assert_eq!(decisions.words(NOW).len(), MOST_SPARE + 1);
+    assert_eq!(admin(&decisions, "s"), Admin::Draining);
+    assert!(decisions.words(NOW).iter().all(|word| word.backend != "gone9"));
+    assert!(decisions.words(NOW).iter().any(|word| word.backend == "gone10"));
+}
+
+#[test]
+fn words_that_cannot_be_are_refused() {
+    let word = Word {
+        backend: "b".to_owned(),
+        service: None,
+        time: NOW,
+        node: "lb2".to_owned(),
+        order: Order::Weight(Some(WeightWord::Of(7))),
+    };
+    let long = "x".repeat(64);
+    let strange = [
+        Word {
+            backend: String::new(),
+            ..word.clone()
+        },
+        Word {
+            backend: long.clone(),
+            ..word.clone()
+        },
+        Word {
+            service: Some(long),
+            ..word.clone()
+        },
+        Word {
+            time: u64::MAX,
+            ..word.clone()
+        },
+        Word {
+            node: "x".repeat(1000),
+            ..word.clone()
+        },
+        Word {
+            order: Order::Weight(Some(WeightWord::Of(MAX_WEIGHT + 1))),
+            ..word.clone()
+        },
+    ];
+    let merged = Decisions::default().merged(&strange, NOW);
+    assert_eq!((merged.decisions, merged.refused), (None, strange.len()));
+    let many: Vec<Word> = (0..9000)
+        .map(|number| Word {
+            backend: format!("b{number}"),
+            ..word.clone()
+        })
+        .collect();
+    let merged = Decisions::default().merged(&many, NOW);
+    assert_eq!(merged.refused, 9000 - 8192);
+    let full = merged.decisions.unwrap();
+    let known = Word {
+        backend: "b1".to_owned(),
+        time: NOW + 1,
+        ..word
+    };
+    assert_eq!(
+        full.merged(&[known], NOW).refused,
+        0,
+        "there is room for what is known"
+    );
+}
+
+/// All words without times: of these each balancer has its own clock's.
+fn what(decisions: &Decisions) -> Vec<Word> {
+    let timeless = |word: Word| Word {
+        order: match word.order {
+            Order::Admin(Some(AdminWord::Draining { soft, .. })) => Order::Admin(Some(AdminWord::Draining {
+                lasted: 0,
+                left: None,
+                soft,
+            })),
+            Order::Admin(Some(AdminWord::Disabled { .. })) => {
+                Order::Admin(Some(AdminWord::Disabled { lasted: 0 }))
+            }
+            other => other,
+        },
+        ..word
+    };
+    decisions.words(NOW).into_iter().map(timeless).collect()
+}
+
+/// Commands to each of three balancers, whose clocks differ, some of which are told to another one.
+fn apart() -> impl Strategy<Value = Vec<(usize, Option<usize>, Action, Option<usize>)>> {
+    let node = || 0..3_usize;
+    let service = proptest::option::of(0..SERVICES.len() - 1);
+    proptest::collection::vec(
+        (
+            node(),
+            service,
+            any_action(),
+            proptest::option::weighted(0.3, node()),
+        ),
+        0..24,
+    )
+}
+
+proptest! {
+    #[test]
+    fn whoever_has_heard_the_same_words_has_decided_the_same(steps in apart(), again: bool) {
+        let clocks = [NOW, NOW - 50, NOW + 7];
+        let mut nodes = [Decisions::default(), Decisions::default(), Decisions::default()];
+        for (time, (node, service, action, tells)) in (0..).step_by(3).zip(steps) {
+            let command = command(service.map(|index| SERVICES[index]), action);
+            let now = clocks[node] + time;
+            if let Ok(after) = nodes[node].after(&command, now, &format!("lb{node}")) {
+                // What comes of a command follows from words alone, which are told one by one too.
+                let words = after.words_since(&nodes[node], now);
+                let follower = nodes[node].merged(&words, now).decisions.unwrap_or_else(|| nodes[node].clone());
+                prop_assert_eq!(what(&follower), what(&after));
+                nodes[node] = after;
+            }
+            if let Some(to) = tells {
+                nodes[to] = told(&nodes[node], now, &nodes[to], clocks[to] + time);
+            }
+        }
+        let [a, b, c] = nodes;
+        let tell = |from: &Decisions, to: &Decisions| told(from, NOW, to, NOW);
+        let one = tell(&c, &tell(&b, &a));
+        let other = tell(&tell(&a, &c), &b);
+        prop_assert_eq!(what(&one), what(&other));
+        let third = tell(&a, &tell(&b, &c));
+        prop_assert_eq!(what(&one), what(&third));
+        prop_assert_eq!(tell(if again { &one } else { &c }, &one), one);
     }
 }

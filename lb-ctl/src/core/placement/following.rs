@@ -72,7 +72,7 @@ impl Placement {
 
     /// Whether the slots of a service stay as they are, whatever is planned: the other balancer says how it is, or has said so until a
     /// moment ago.
-    pub(super) fn stands_still(&self, service: u16) -> bool {
+    pub fn stands_still(&self, service: u16) -> bool {
         self.is_followed(service) || self.unproved.contains(&service)
     }
 

@@ -221,8 +221,12 @@ impl Conversation {
 
     /// When something has to be done though nothing happens: [`Conversation::check`].
     pub fn due(&self) -> Duration {
-        let pulse = self.last_said + PULSE;
-        pulse.min(self.last_heard + PATIENCE)
+        let end = self.last_heard + PATIENCE;
+        if self.has_room() {
+            end.min(self.last_said + PULSE)
+        } else {
+            end
+        }
     }
 
     /// Whether an empty batch is due, as a sign of life; an error if the peer has given none for too long.
@@ -312,6 +316,7 @@ mod tests {
             conversation.batch(Vec::new(), second(number));
         }
         assert!(!conversation.has_room());
+        assert_eq!(conversation.due(), NOW + PATIENCE, "no sign of life can be given");
         assert_eq!(conversation.lag(second(4)), Duration::from_secs(4));
         conversation
             .hear(Message::Taken { number: 1 }, second(4))

@@ -12,7 +12,7 @@ use lb_common::{
 };
 
 use super::wire::{Flow, Home, Item, Run, WayToClient};
-use crate::core::slot_moves;
+use crate::core::{operator::Word, slot_moves};
 
 /// Where what the owner tells is written.
 pub trait Mirror {
@@ -63,6 +63,8 @@ pub struct Inbox {
     targets: BTreeMap<u16, Option<u16>>,
     /// Our services with which the owner of others wants us to begin anew.
     asked: BTreeSet<ServiceKey>,
+    /// What operators have decided on the peer.
+    decided: Vec<Word>,
     /// How many slots and flows could not be taken over, for want of room.
     lost: u64,
 }
@@ -158,6 +160,13 @@ impl Inbox {
         std::mem::take(&mut self.asked)
     }
 
+    /// What operators have decided on the peer, or have and it was told by us: to be
+    /// [merged](crate::core::operator::Decisions::merged) with what they have decided here.
+    #[must_use]
+    pub fn take_decided(&mut self) -> Vec<Word> {
+        std::mem::take(&mut self.decided)
+    }
+
     /// How many slots and flows could not be taken over, for want of room.
     pub const fn lost(&self) -> u64 {
         self.lost
@@ -170,6 +179,7 @@ impl Inbox {
                 let told = Told::Name;
                 self.services.insert(*id, Followed { key, told });
             }
+            Item::Decision(word) => self.decided.push(word.clone()),
             Item::Again { vip, port } => {
                 self.asked.insert(ServiceKey::tcp((*vip).into(), *port));
             }

@@ -12,6 +12,8 @@
 //!
 //! Hence flows are looked up before slots, and slots are sent before flows; see [`Outbox::next_batch`].
 //!
+//! Decisions of operators cross both ways, whoever owns what, and [which counts](crate::core::operator) follows from themselves.
+//!
 //! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
 
 mod changes;
@@ -25,7 +27,7 @@ mod wire;
 mod simulation;
 
 pub use changes::Changes;
-pub use conversation::{Conversation, Heard, PATIENCE, PULSE, Shape};
+pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, PULSE, Shape};
 pub use inbox::{ApplyError, Inbox, Mirror};
 pub use outbox::{Outbox, Source};
 pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};

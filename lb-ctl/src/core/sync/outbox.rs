@@ -14,7 +14,7 @@ use super::{
     slot_set::SlotSet,
     wire::{BATCH, Flow, Home, Item, RUNS, Run, WayToClient},
 };
-use crate::core::slot_moves;
+use crate::core::{operator::Word, slot_moves};
 
 /// How many bytes a run of slots takes at most.
 const RUN: usize = 18;
@@ -61,7 +61,12 @@ pub struct Outbox {
     completing: BTreeSet<u16>,
     /// The peer's services with which it is to begin anew.
     asking: BTreeSet<ServiceKey>,
+    /// What operators have decided, by what it is about.
+    decisions: BTreeMap<About, Word>,
 }
+
+/// What a decision is about: backend, service, and whether it is about the weight.
+type About = (String, Option<String>, bool);
 
 #[derive(Clone, Debug)]
 struct Owned {
@@ -116,6 +121,15 @@ impl Outbox {
         self.asking.insert(key);
     }
 
+    /// Operators have decided this: all of it when the connection begins, later what is new. Whoever owns what tells it.
+    pub fn decide(&mut self, words: impl IntoIterator<Item = Word>) {
+        for word in words {
+            let (backend, service, is_weight) = word.subject();
+            let about = (backend.to_owned(), service.map(str::to_owned), is_weight);
+            self.decisions.insert(about, word);
+        }
+    }
+
     /// Nothing more is to be told of a service.
     fn forget(&mut self, service: u16) {
         self.flows.retain(|key| key.service() != service);
@@ -165,6 +179,12 @@ impl Outbox {
                 port: key.port(),
             });
         }
+        // Before all that may take long: an operator waits for it.
+        while !batch.is_full()
+            && let Some((_, word)) = self.decisions.pop_first()
+        {
+            batch.push(Item::Decision(word));
+        }
         self.introduce_services(&mut batch);
         self.list(source)?;
         let (flows, clients) = self.look_up(source)?;
@@ -208,6 +228,7 @@ impl Outbox {
             && self.unlisted.is_empty()
             && self.completing.is_empty()
             && self.asking.is_empty()
+            && self.decisions.is_empty()
             && self
                 .owned
                 .values()

@@ -7,6 +7,8 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::operator::Word;
+
 /// The versions of the protocol that this program speaks.
 pub const VERSIONS: RangeInclusive<u16> = 1..=1;
 
@@ -90,6 +92,8 @@ pub enum Item {
         /// Its port.
         port: u16,
     },
+    /// What an operator has decided about a backend, on either balancer, whoever owns what.
+    Decision(Word),
     /// All flows and clients of a service follow.
     Begin {
         /// The service.
@@ -238,6 +242,9 @@ impl Item {
         match self {
             Self::Slots { runs, .. } => 16 + runs.len() * 18,
             Self::Backend { name, .. } => 32 + name.len(),
+            Self::Decision(word) => {
+                64 + word.backend.len() + word.service.as_ref().map_or(0, String::len) + word.node.len()
+            }
             Self::Service { .. } | Self::Again { .. } | Self::Begin { .. } | Self::Complete { .. } => 32,
             Self::Flow { .. } | Self::Client { .. } => 48,
         }
@@ -249,6 +256,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::operator::{AdminWord, Order, WeightWord};
+
+    fn words() -> impl Strategy<Value = Word> {
+        let admin = any::<Option<(u64, Option<u64>, bool)>>().prop_map(|order| {
+            Order::Admin(order.map(|(lasted, left, soft)| AdminWord::Draining { lasted, left, soft }))
+        });
+        let weight = any::<Option<u32>>().prop_map(|order| Order::Weight(order.map(WeightWord::Of)));
+        let names = ("[a-z]{1,63}", prop::option::of("[a-z]{1,63}"), "[a-z]{1,63}");
+        (names, any::<u64>(), prop_oneof![admin, weight]).prop_map(
+            |((backend, service, node), time, order)| Word {
+                backend,
+                service,
+                time,
+                node,
+                order,
+            },
+        )
+    }
 
     fn items() -> impl Strategy<Value = Item> {
         let run = any::<(u32, u16, u16, bool, Option<u32>)>().prop_map(
@@ -284,6 +309,7 @@ mod tests {
                 }
             ),
             any::<(IpAddr, u16)>().prop_map(|(vip, port)| Item::Again { vip, port }),
+            words().prop_map(Item::Decision),
             any::<u16>().prop_map(|service| Item::Begin { service }),
             any::<u16>().prop_map(|service| Item::Complete { service }),
             (any::<(u16, u32)>(), prop::collection::vec(run, 0..RUNS))

@@ -509,7 +509,7 @@ impl Driver {
             .collect();
         let place = |name: &str| self.order.iter().position(|it| it == name);
         snapshots.sort_by_key(|snapshot| place(&snapshot.status.name));
-        *self.board.lock() = snapshots;
+        self.board.set(snapshots);
     }
 }
 

@@ -24,7 +24,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -34,7 +34,7 @@ use crate::{
         cause::chain,
         config::{Config, Vrrp},
         status::VrrpStatus,
-        vrrp::Script,
+        vrrp::{Script, State},
     },
 };
 use driver::Driver;
@@ -97,12 +97,30 @@ struct Snapshot {
 
 /// What the thread makes known.
 #[derive(Clone, Debug, Default)]
-struct Board(Arc<Mutex<Vec<Snapshot>>>);
+struct Board {
+    snapshots: Arc<Mutex<Vec<Snapshot>>>,
+    /// The addresses of the instances that are master.
+    held: watch::Sender<BTreeSet<IpAddr>>,
+}
 
 impl Board {
     fn lock(&self) -> MutexGuard<'_, Vec<Snapshot>> {
         // Whoever held it had nothing to leave half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, snapshots: Vec<Snapshot>) {
+        let is_master = |snapshot: &&Snapshot| snapshot.status.state == State::Master.to_string();
+        let masters = snapshots.iter().filter(is_master);
+        let held: BTreeSet<IpAddr> = masters
+            .flat_map(|snapshot| snapshot.status.addresses.iter().copied())
+            .collect();
+        *self.lock() = snapshots;
+        self.held.send_if_modified(|before| {
+            let is_news = *before != held;
+            *before = held;
+            is_news
+        });
     }
 }
 
@@ -219,6 +237,16 @@ impl Instances {
             status
         });
         status.collect()
+    }
+
+    /// The addresses of the instances that are master.
+    pub(super) fn held(&self) -> BTreeSet<IpAddr> {
+        self.board.held.borrow().clone()
+    }
+
+    /// Tells of changes of what is [held](Self::held).
+    pub(super) fn holdings(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+        self.board.held.subscribe()
     }
 
     /// Whether there is a thread, to which the addresses of instances belong.

@@ -520,7 +520,8 @@ mod = "auto"
          /etc/lb.toml:14: service[impala].balance: expected a check with type = \"impala\", which asks coordinators for their load, found type = \"none\"; write it into [service.check], or use \"hash\"\n\
          /etc/lb.toml:16: datapath.interfaces[#2]: expected each interface once, found \"eth0\" a second time (first on line 16); remove one\n\
          /etc/lb.toml:17: datapath.mod: expected a key of [datapath], found \"mod\"; did you mean `mode`?\n\
-         /etc/lb.toml:18: peer: `peer` is not built yet in this version; remove it"
+         /etc/lb.toml:18: peer: expected `listen`, `connect` or both, found neither: one of the two balancers must go to the other; add `listen = \"192.0.2.1:7000\"`, our address, and `connect = \"192.0.2.2:7000\"`, the other's\n\
+         /etc/lb.toml:18: peer.key_file: expected this key, found none; add `key_file = \"/etc/lb-ctl/peer.key\"`"
     );
 }
 

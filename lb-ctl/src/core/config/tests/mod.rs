@@ -7,6 +7,7 @@ mod defaults;
 mod discovery;
 mod documentation;
 mod health;
+mod peer;
 mod vrrp;
 
 use std::fmt::Write as _;

@@ -16,6 +16,7 @@ use lb_common::layout::{NO_TARGET, Slot};
 use proptest::prelude::*;
 
 use super::{ApplyError, Conversation, Heard, Inbox, Item, Message, Outbox, Run, Shape, Source};
+use crate::core::operator::{Action, Admin, Command, Decisions};
 use node::{Node, flow};
 use world::{Busy, Step, World, steps};
 
@@ -187,7 +188,21 @@ fn a_peer_that_talks_nonsense_is_refused() {
             vip: IpAddr::from([10, 0, 0, 1]),
             port: 21050,
         };
-        inbox.apply(&[introduction], &mut node).unwrap();
+        let other = Item::Service {
+            id: 10,
+            vip: IpAddr::from([10, 0, 0, 2]),
+            port: 21050,
+        };
+        let begin = |service| Item::Begin { service };
+        let of_the_other = Item::Backend {
+            id: 6,
+            service: 10,
+            name: "impala1".to_owned(),
+            address: IpAddr::from([10, 1, 0, 1]),
+            port: 1,
+        };
+        let introductions = [introduction, other, begin(9), begin(10), of_the_other];
+        inbox.apply(&introductions, &mut node).unwrap();
         inbox.apply(items, &mut node).unwrap_err()
     };
     let slots = |service, first, length, current| Item::Slots {
@@ -203,6 +218,11 @@ fn a_peer_that_talks_nonsense_is_refused() {
     };
     assert_eq!(nonsense(&[slots(8, 0, 1, 0)]), ApplyError::Service(8));
     assert_eq!(nonsense(&[slots(9, 0, 1, 7)]), ApplyError::Backend(7));
+    assert_eq!(
+        nonsense(&[slots(9, 0, 1, 6)]),
+        ApplyError::Backend(6),
+        "it is another service's"
+    );
     let beyond = |last| ApplyError::Slots { slots: SLOTS, last };
     assert_eq!(nonsense(&[slots(9, 1, SLOTS, 0)]), beyond(u64::from(SLOTS)));
     assert_eq!(
@@ -230,4 +250,84 @@ fn services_that_we_own_or_have_not_are_left_alone() {
     while link.tell(&mut owner, &mut peer) {}
     assert_eq!(peer.told(), before);
     assert!(peer.names.is_empty());
+}
+
+#[test]
+fn what_came_while_both_were_owners_is_told_again_and_until_then_nothing_is_taken_in() {
+    let mut owner = Node::of([3, 5], 0, 1);
+    let target = owner.backend(3, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
+    let moved = |owner: &mut Node, place| {
+        owner.slots.insert(3 * SLOTS + place, Slot::untracked(target));
+        owner.changes.slot(3 * SLOTS + place);
+    };
+    moved(&mut owner, 0);
+    let mut peer = Node::of([1, 0], 40, 17);
+    let mut link = Link::between(&owner);
+    while link.tell(&mut owner, &mut peer) {}
+    // From now on the peer follows.
+    peer.follows = true;
+    let before = peer.told();
+    let mut outbox = Outbox::default();
+    for key in peer.services.keys() {
+        link.inbox.forget(key);
+        outbox.ask(*key);
+    }
+    assert_eq!(link.inbox.complete().count(), 0);
+    moved(&mut owner, 1);
+    while link.tell(&mut owner, &mut peer) {}
+    assert_eq!(peer.told(), before, "it means nothing without the rest");
+    assert!(!outbox.is_empty());
+    let asking = outbox.next_batch(&mut peer).unwrap();
+    assert!(outbox.is_empty());
+    let mut inbox = Inbox::default();
+    inbox.apply(&asking, &mut owner).unwrap();
+    let asked = inbox.take_asked();
+    assert_eq!(asked.len(), 2);
+    assert!(inbox.take_asked().is_empty());
+    for key in &asked {
+        link.outbox.tell_again(key);
+    }
+    while link.tell(&mut owner, &mut peer) {}
+    assert_eq!(peer.told(), owner.told());
+    assert_eq!(link.inbox.complete().count(), 2);
+    link.outbox.own([]);
+    link.outbox.tell_again(&asked.into_iter().next().unwrap());
+    assert!(link.outbox.is_empty(), "it is nobody's to tell");
+}
+
+#[test]
+fn decisions_are_told_before_all_else_and_once_in_their_last_form() {
+    let mut node = Node::of([3, 5], 0, 1);
+    let command = |backend: &str, action| Command {
+        backend: backend.to_owned(),
+        service: None,
+        action,
+        force: false,
+    };
+    let mut decisions = Decisions::default();
+    for number in 0..20 {
+        let command = command(&format!("impala{number}"), Action::Disable);
+        decisions = decisions.after(&command, 5, "lb2").unwrap();
+    }
+    let mut link = Link::between(&node);
+    link.outbox
+        .own(node.services.iter().map(|(key, entry)| (*key, *entry)));
+    link.outbox.decide(decisions.words(7));
+    let before = decisions.clone();
+    decisions = decisions
+        .after(&command("impala3", Action::Enable), 8, "lb2")
+        .unwrap();
+    link.outbox.decide(decisions.words_since(&before, 9));
+    let mut peer = Node::of([1, 0], 40, 17);
+    let (mut heard, mut has_services) = (Vec::new(), false);
+    while link.tell(&mut node, &mut peer) {
+        let words = link.inbox.take_decided();
+        assert!(!has_services || words.is_empty());
+        has_services = words.is_empty();
+        heard.extend(words);
+    }
+    assert_eq!(heard.len(), 20);
+    let there = Decisions::default().merged(&heard, 1_000).decisions.unwrap();
+    assert_eq!(there.orders("s", "impala3", 1_000).admin, Admin::Enabled);
+    assert_eq!(there.subjects().count(), 19);
 }

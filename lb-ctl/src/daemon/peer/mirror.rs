@@ -1,0 +1,108 @@
+//! Where what the peer tells is written.
+
+use std::net::IpAddr;
+
+use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, Service, ServiceKey, Slot, TargetName};
+
+use crate::{
+    adapters::datapath::{Datapath, DatapathError, MirroredTables},
+    core::{
+        cause::chain,
+        config::Config,
+        placement::{Placement, TargetOfPeer, WriteTables as _},
+        plan::{Plan, forwarding},
+        sync::{Mirror, WayToClient},
+    },
+    daemon::{clock::ticks, network::Network},
+};
+
+/// Our tables, as far as the peer says how they are.
+pub(super) struct TableMirror<'a> {
+    pub(super) config: &'a Config,
+    pub(super) plan: &'a Plan,
+    pub(super) placement: &'a mut Placement,
+    pub(super) datapath: &'a mut Datapath,
+    pub(super) tables: &'a mut MirroredTables,
+    pub(super) network: &'a mut Network,
+}
+
+/// Why something cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MirrorError {
+    /// The kernel's tables.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// The way to a backend.
+    #[error("the way to a backend of the peer's cannot be looked for: {0}")]
+    Network(String),
+}
+
+impl Mirror for TableMirror<'_> {
+    type Error = MirrorError;
+
+    fn followed(&self, key: &ServiceKey) -> Option<Service> {
+        let entry = self.placement.service(key)?;
+        self.placement.is_followed(entry.id).then_some(*entry)
+    }
+
+    fn target(
+        &mut self,
+        service: u16,
+        name: &str,
+        address: IpAddr,
+        port: u16,
+    ) -> Result<Option<u16>, MirrorError> {
+        let mut services = self.plan.services.iter().zip(&self.config.services);
+        let found = services.find(|(planned, _)| planned.entry.id == service);
+        // Neither can be: it is a service of ours that is followed, and the peer has validated its names as we do.
+        let (Some((_, configured)), Some(name)) = (found, TargetName::new(service, name, address, port))
+        else {
+            return Ok(None);
+        };
+        let forwarding = forwarding(configured.forward, (address, port), &self.config.datapath);
+        let target = self.placement.target_of_peer(name, forwarding, self.datapath)?;
+        if let TargetOfPeer::Introduced(target) = &target {
+            self.network
+                .insert(target, self.datapath)
+                .map_err(|error| MirrorError::Network(chain(error.as_ref())))?;
+        }
+        Ok(target.id())
+    }
+
+    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), MirrorError> {
+        Ok(self.datapath.store_slot(index, slot)?)
+    }
+
+    fn put_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, MirrorError> {
+        Ok(self.tables.put_flow(key, record, way)?)
+    }
+
+    fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MirrorError> {
+        Ok(self.tables.remove_flow(key)?)
+    }
+
+    fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), MirrorError> {
+        Ok(self.tables.put_client(key, home)?)
+    }
+
+    fn remove_client(&mut self, key: &ClientKey) -> Result<(), MirrorError> {
+        Ok(self.tables.remove_client(key)?)
+    }
+
+    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, MirrorError> {
+        Ok(self.tables.flows_of(service)?)
+    }
+
+    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, MirrorError> {
+        Ok(self.tables.clients_of(service)?)
+    }
+
+    fn now(&self) -> u32 {
+        ticks()
+    }
+}

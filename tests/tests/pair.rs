@@ -1,0 +1,300 @@
+//! Tier 2: two balancers, one address. Either takes over from the other, and every connection goes on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy takes only the test functions for tests, not their helpers"
+)]
+
+use std::io::{Write as _, stderr};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use std::{env, thread};
+
+use anyhow::Context as _;
+use lab::balancing::{
+    Balancer, Configuration, Decap, HS2_PORT, PATIENCE, Pair, take_vips_off_backends, write_key,
+};
+use lab::steady::{Server, Steady, start_servers};
+use lab::{Host, Lab, wait_until};
+
+/// If it is set, each way of forwarding gets all the connections, and there are as many failovers as an operator would never order.
+const FULL: &str = "LAB_FULL";
+/// Between advertisements, where nobody is to be taken for dead because the machine is busy.
+const INTERVAL_MS: u32 = 300;
+
+/// Connections through a pair. A drain is in progress, so that a third of the slots are tracked, and half of the connections are younger
+/// than it.
+struct Scene {
+    pair: Pair,
+    /// Those from before the drain, and those from after it.
+    steady: [Steady; 2],
+    _decaps: Vec<Decap>,
+    _servers: Vec<Server>,
+    // Last: what runs in the lab ends before it.
+    lab: Lab,
+}
+
+impl Scene {
+    fn of(forward: &str, connections: u16, interval_ms: u32) -> Self {
+        let lab = Lab::builder().balancers(2).backends(3).start().unwrap();
+        if forward == "nat" {
+            take_vips_off_backends(&lab).unwrap();
+        }
+        let decaps = if forward == "ipip" {
+            Decap::start_on_backends(&lab).unwrap()
+        } else {
+            Vec::new()
+        };
+        let servers = start_servers(&lab, HS2_PORT).unwrap();
+        let vip = lab.vips()[0].v4;
+        let backends: Vec<(&str, IpAddr, u32)> = backends(&lab);
+        let pair = Pair::start(&lab, interval_ms, &[vip.into()], |configuration| {
+            configuration.service_by(forward, "impala", vip.into(), &backends)
+        })
+        .unwrap();
+        let client = &lab.clients()[0];
+        let hold = |first_port| {
+            let options = Steady::options(client, SocketAddr::from((vip, HS2_PORT)), connections / 2);
+            Steady::start(
+                client,
+                lab::steady::client::Options {
+                    first_port,
+                    ..options
+                },
+            )
+            .unwrap()
+        };
+        let before = hold(10_000);
+        for balancer in &pair.balancers {
+            order(balancer, &["drain", lab.backends()[2].name()]);
+        }
+        let after = hold(20_000);
+        let scene = Self {
+            pair,
+            steady: [before, after],
+            _decaps: decaps,
+            _servers: servers,
+            lab,
+        };
+        scene.pair.wait_for_owner(0).unwrap();
+        for balancer in &scene.pair.balancers {
+            let service = balancer.status().unwrap().services.remove(0);
+            assert!(
+                service.tracked_slots > 15_000,
+                "{} slots are tracked",
+                service.tracked_slots
+            );
+        }
+        scene
+    }
+
+    fn expect_unbroken(&mut self, what: &str) {
+        for connections in &mut self.steady {
+            connections.expect_unbroken().context(what.to_owned()).unwrap();
+        }
+    }
+
+    /// The drain goes on, wherever one looks, and has as many connections left as there are.
+    fn expect_drain(&mut self) {
+        let left = self.steady[0].progress().unwrap();
+        let drained = self.lab.backends()[2].name();
+        assert!(left.servers.contains_key(drained), "{left:?}");
+        for balancer in &self.pair.balancers {
+            wait_for_admin(balancer, 2, "draining");
+        }
+        let younger = self.steady[1].progress().unwrap();
+        assert!(!younger.servers.contains_key(drained), "{younger:?}");
+    }
+
+    fn finish(self) -> u64 {
+        let mut silence = 0;
+        for connections in self.steady {
+            let summary = connections.finish().unwrap();
+            assert_eq!(summary.broken, []);
+            silence = silence.max(summary.longest_silence_ms);
+        }
+        silence
+    }
+}
+
+fn backends(lab: &Lab) -> Vec<(&str, IpAddr, u32)> {
+    let hosts = lab.backends().iter();
+    hosts.map(|host| (host.name(), host.v4().into(), 1)).collect()
+}
+
+fn order(balancer: &Balancer, command: &[&str]) {
+    let output = balancer.lb_ctl(command).unwrap();
+    assert_eq!(output.code, Some(0), "{command:?} said {output:?}");
+}
+
+fn wait_for_admin(balancer: &Balancer, backend: usize, expected: &str) {
+    wait_until(&format!("the decision {expected}"), PATIENCE, || {
+        let admin = balancer.backends()?.swap_remove(backend).admin;
+        anyhow::ensure!(admin == expected, "{admin}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn share(connections: u16) -> u16 {
+    if env::var_os(FULL).is_some() {
+        2000
+    } else {
+        connections
+    }
+}
+
+fn holds(host: &Host, vip: IpAddr) -> bool {
+    let addresses = host.run(&["ip", "-o", "addr", "show", "dev", "eth0"]).unwrap();
+    addresses.contains(&format!(" {vip}/"))
+}
+
+/// The master is killed, and loses its link; comes back, and takes over again.
+fn outlast_the_master(forward: &str, connections: u16, interval_ms: u32) {
+    let mut scene = Scene::of(forward, share(connections), interval_ms);
+    let host = scene.lab.balancers()[0].clone();
+    let [master, _] = &mut scene.pair.balancers;
+    master.daemon().unwrap().kill().unwrap();
+    host.run(&["ip", "link", "set", "eth0", "down"]).unwrap();
+    scene.pair.wait_for_master(1).unwrap();
+    scene.expect_unbroken("after the master was gone");
+    // Its address is still there, but nobody else's business: it comes back as a backup, without it.
+    host.run(&["ip", "link", "set", "eth0", "up"]).unwrap();
+    let [master, _] = &mut scene.pair.balancers;
+    master.run(&[]).unwrap();
+    scene.pair.wait_for_owner(1).unwrap();
+    scene.expect_drain();
+    scene.pair.hand_over(1).unwrap();
+    scene.expect_unbroken("after it was master again");
+    scene.expect_drain();
+    let silence = scene.finish();
+    // How long that may be is for a machine that does nothing else to say.
+    let _ = writeln!(
+        stderr(),
+        "{forward}: for at most {silence} ms no connection got an answer"
+    );
+}
+
+#[test]
+fn connections_outlast_the_master_with_dsr() {
+    outlast_the_master("dsr", 1000, INTERVAL_MS);
+}
+
+#[test]
+fn connections_outlast_the_master_in_tunnels() {
+    outlast_the_master("ipip", 500, INTERVAL_MS);
+}
+
+#[test]
+fn connections_outlast_the_master_translated() {
+    outlast_the_master("nat", 500, INTERVAL_MS);
+}
+
+/// Back and forth: none breaks a connection, and nothing is left where it does not belong.
+#[test]
+fn connections_outlast_failovers_back_and_forth() {
+    let failovers = if env::var_os(FULL).is_some() { 50 } else { 10 };
+    let mut scene = Scene::of("dsr", 500, INTERVAL_MS);
+    let vip: IpAddr = scene.lab.vips()[0].v4.into();
+    for failover in 0..failovers {
+        scene.pair.hand_over(failover % 2).unwrap();
+        scene.expect_unbroken(&format!("failover {failover}"));
+        let master = 1 - failover % 2;
+        let held = [0, 1].map(|number| holds(&scene.lab.balancers()[number], vip));
+        assert_eq!(held, [master == 0, master == 1], "failover {failover}");
+    }
+    scene.expect_drain();
+    scene.finish();
+}
+
+/// One after the other is stopped and started, as for an upgrade.
+#[test]
+fn connections_outlast_the_restart_of_both_balancers() {
+    let mut scene = Scene::of("dsr", 500, INTERVAL_MS);
+    for number in [1, 0, 1] {
+        let balancer = &mut scene.pair.balancers[number];
+        balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+        scene.pair.wait_for_master(1 - number).unwrap();
+        scene.pair.balancers[number].run(&[]).unwrap();
+        scene.pair.wait_for_owner(1 - number).unwrap();
+        scene.expect_unbroken(&format!("the restart of {number}"));
+    }
+    scene.expect_drain();
+    scene.finish();
+}
+
+/// Neither hears the other, and both are master, until they hear each other again.
+#[test]
+fn connections_outlast_a_split_and_its_healing() {
+    let mut scene = Scene::of("dsr", 500, INTERVAL_MS);
+    let isolate = |on: &str| {
+        for host in &scene.lab.balancers()[..2] {
+            let switch = scene.lab.switch();
+            switch
+                .run(&["bridge", "link", "set", "dev", &host.first().port, "isolated", on])
+                .unwrap();
+        }
+    };
+    isolate("on");
+    scene.pair.wait_for_master(1).unwrap();
+    scene.pair.wait_for_master(0).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    isolate("off");
+    // The better one stays.
+    scene.pair.wait_for_owner(0).unwrap();
+    scene.expect_unbroken("a split and its healing");
+    let vip: IpAddr = scene.lab.vips()[0].v4.into();
+    assert!(holds(&scene.lab.balancers()[0], vip));
+    assert!(!holds(&scene.lab.balancers()[1], vip));
+    scene.finish();
+}
+
+/// What is wrong is said on both, until it is put right by a reload.
+#[test]
+fn a_peer_with_another_key_or_seed_is_refused_and_told_why() {
+    let lab = Lab::builder().balancers(2).backends(1).start().unwrap();
+    let vip = lab.vips()[0].v4;
+    let services =
+        |configuration: Configuration| configuration.service("impala", vip.into(), &backends(&lab));
+    let mut pair = Pair::prepare(&lab, INTERVAL_MS, &[vip.into()], services).unwrap();
+    let right = pair.balancers[1].configuration().clone();
+    let other = write_key(&lab, "other.key", 'b').unwrap();
+    let wrong = right
+        .clone()
+        .with("peer.key", other.file_name().unwrap().to_str().unwrap())
+        .unwrap();
+    pair.balancers[1].reconfigure(wrong).unwrap();
+    for balancer in &mut pair.balancers {
+        balancer.run(&[]).unwrap();
+    }
+    let trouble = |balancer: &Balancer, expected: &str| {
+        wait_until(&format!("trouble with {expected:?}"), PATIENCE, || {
+            let peer = balancer.status()?.peer.context("a peer")?;
+            anyhow::ensure!(!peer.connected, "{peer:?}");
+            let trouble = peer.trouble.clone().unwrap_or_default();
+            anyhow::ensure!(trouble.contains(expected), "{peer:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    for balancer in &pair.balancers {
+        trouble(balancer, "the same key");
+    }
+    pair.balancers[1].reconfigure(right.clone()).unwrap();
+    order(&pair.balancers[1], &["reload"]);
+    pair.wait_for_owner(0).unwrap();
+
+    // A seed is fixed while the daemon runs.
+    let daemon = pair.balancers[1].daemon().unwrap();
+    daemon.terminate(PATIENCE).unwrap();
+    let node = pair.balancers[1].configuration().node().to_owned();
+    order(&pair.balancers[1], &["detach", "--node", &node]);
+    let seeded = right.with("[datapath]\n", "[datapath]\nhash_seed = 7\n").unwrap();
+    pair.balancers[1].reconfigure(seeded).unwrap();
+    pair.balancers[1].run(&[]).unwrap();
+    for balancer in &pair.balancers {
+        trouble(balancer, "datapath.hash_seed");
+    }
+}
