@@ -188,8 +188,13 @@ fn the_capabilities_of_the_unit_are_enough_for_everything() {
     let set = format!("--bounding-set=-all,{}", allowed.join(","));
     let launcher = ["setpriv", "--no-new-privs", set.as_str()];
     let lab = two_backends();
+    let told = lab.directory().join("told");
+    let hook = format!(
+        "grep -E '^(CapEff|NoNewPrivs)' /proc/self/status > {}",
+        told.display()
+    );
     let plain = configuration(&lab).followed_by(&format!(
-        "\n[[vrrp]]\nname = \"pair\"\nvrid = 51\naddresses = [\"{}\"]\nadvert_interval = \"100ms\"\n",
+        "\n[[vrrp]]\nname = \"pair\"\nvrid = 51\naddresses = [\"{}\"]\nadvert_interval = \"100ms\"\nnotify = [\"/bin/sh\", \"-c\", {hook:?}]\n",
         lab.vips()[0].v4
     ));
     let with = |key: &str| {
@@ -235,6 +240,11 @@ fn the_capabilities_of_the_unit_are_enough_for_everything() {
         assert_eq!(balancer.lb_ctl(&["reload"]).unwrap().code, Some(0), "{what}");
         let is_master = || balancer.status().unwrap().vrrp[0].state == "master";
         wait_until("VRRP to become master", PATIENCE, is_master).unwrap();
+        let is_told = || balancer.status().unwrap().vrrp[0].notifications["succeeded"] == 2;
+        wait_until("the hook to be told", PATIENCE, is_told).unwrap();
+        // It may what the daemon may, and cannot become more.
+        let hook = format!("CapEff:\t{bits:016x}\nNoNewPrivs:\t1\n");
+        assert_eq!(fs::read_to_string(&told).unwrap(), hook, "{what}");
         let status = balancer.status().unwrap();
         assert_eq!(status.datapath.interfaces[0].mode, mode, "{what}");
         for backend in &status.services[0].backends {

@@ -7,6 +7,9 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
+#[path = "vrrp/trouble.rs"]
+mod trouble;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -143,7 +146,7 @@ fn wait_for_state(balancer: &Balancer, expected: &str) -> VrrpStatus {
 
 /// The configuration of a balancer with an instance: these keys, and the VIP of the family.
 fn configuration(lab: &Lab, host: usize, dialect: Dialect, keys: &str) -> Configuration {
-    let [host, peer] = [&lab.balancers()[host], &lab.balancers()[1 - host]];
+    let [host, peer] = [&lab.balancers()[host], &lab.balancers()[usize::from(host == 0)]];
     let vip = dialect.vip(lab);
     let backend = &lab.backends()[0];
     let peers = if dialect.unicast {
@@ -340,7 +343,7 @@ fn a_group_moves_as_a_whole_when_its_link_is_lost_and_when_it_is_handed_over() {
 }
 
 #[test]
-fn a_backup_answers_no_arp_and_a_takeover_is_told_to_the_neighbours() {
+fn a_takeover_is_told_to_the_neighbours() {
     let lab = Lab::builder().balancers(2).start().unwrap();
     let balancers = pair(&lab);
     wait_for_both(&lab, [true, false]);

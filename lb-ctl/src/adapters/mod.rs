@@ -1,8 +1,9 @@
 //! Adapters to the outside: the kernel's BPF subsystem, its network configuration, the
-//! backends whose health is checked, the operator API, and files.
+//! backends whose health is checked, the operator API, the operator's programs, and files.
 
 pub mod api;
 pub mod check;
+pub mod command;
 pub mod config_file;
 pub mod datapath;
 pub mod decisions_file;

@@ -63,7 +63,7 @@ enum Action {
     Check {
         #[command(flatten)]
         config: ConfigFile,
-        /// Also compare it with this host: interfaces exist, backends are on the link.
+        /// Also compare it with this host: interfaces exist, backends are on the link, programs can be run.
         #[arg(long)]
         host: bool,
     },
@@ -233,6 +233,7 @@ fn check(path: &Path, host: bool) -> anyhow::Result<()> {
             crate::daemon::Host::examine(&config, &netlink).await?;
             anyhow::Ok(())
         })?;
+        crate::daemon::examine_programs(&config)?;
     }
     let backends: usize = config.services.iter().map(|service| service.backends.len()).sum();
     let services = config.services.len();

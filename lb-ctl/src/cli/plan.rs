@@ -17,6 +17,7 @@ use crate::{
         changes::{Changes, Fate, ServiceChanges},
         config::NeedsRestart,
         placement::FlowsTracked,
+        vrrp_changes::{VrrpChanges, VrrpFate},
     },
 };
 
@@ -91,6 +92,9 @@ fn render(changes: &Changes) -> String {
     for (what, names) in lists.iter().filter(|(_, names)| !names.is_empty()) {
         text.extend([*what, ": ", &names.join(", "), "\n"]);
     }
+    for instance in &changes.vrrp {
+        text.extend(["VRRP: ", &what_becomes_of(instance), "\n"]);
+    }
     let Changes {
         slots, slots_moved, ..
     } = changes;
@@ -144,6 +148,23 @@ fn what_changes(service: &ServiceChanges) -> String {
         lines.push(format!("keys: {}", service.keys_changed.join(", ")));
     }
     lines.join("\n")
+}
+
+/// An instance, and what becomes of it.
+fn what_becomes_of(instance: &VrrpChanges) -> String {
+    let keys = instance.keys_changed.join(", ");
+    let fate = match instance.fate {
+        VrrpFate::Added => "is added",
+        VrrpFate::Removed => "is removed, and hands over if it is master",
+        VrrpFate::Stays => "keeps its state",
+        VrrpFate::Restarted => "begins anew, and hands over first if it is master",
+    };
+    let keys = if keys.is_empty() {
+        keys
+    } else {
+        format!("; keys: {keys}")
+    };
+    format!("{} {fate}{keys}", instance.name)
 }
 
 fn flows(flows: Option<FlowsTracked>) -> String {
@@ -209,6 +230,11 @@ mod tests {
             slots: 200,
             slots_moved: 50,
             vips_removed: vec![[192, 0, 2, 11].into()],
+            vrrp: vec![VrrpChanges {
+                name: "pair".into(),
+                fate: VrrpFate::Stays,
+                keys_changed: vec!["addresses".into(), "source".into()],
+            }],
             needs_restart: vec![NeedsRestart {
                 key: "datapath.mode".into(),
                 running: "auto".into(),
@@ -231,6 +257,7 @@ mod tests {
             "about 12",
             "is removed, and its connections with it",
             "VIPs taken off, if lb-ctl has added them: 192.0.2.11",
+            "\nVRRP: pair keeps its state; keys: addresses, source\n",
             "slots moved: 50 of 200 (25.0 %)",
         ] {
             assert!(text.contains(expected), "{expected:?} in\n{text}");

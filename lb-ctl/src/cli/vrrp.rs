@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::{output::print, runtime};
 use crate::{
     adapters::api::{client, server::HandOverQuery},
-    core::status::VrrpStatus,
+    core::{status::VrrpStatus, vrrp::State},
 };
 
 pub(super) fn vrrp(socket: &Path, json: bool) -> anyhow::Result<()> {
@@ -39,28 +39,35 @@ fn render(instances: &[VrrpStatus]) -> String {
         "instance",
         "state",
         "for",
+        "was",
         "because",
         "priority",
         "interface",
         "vrid",
         "interval",
+        "timer",
         "master",
         "addresses",
     ]);
     table.add_rows(instances.iter().map(row));
-    for numbers in [4, 6, 7] {
+    for numbers in [5, 7, 8] {
         if let Some(column) = table.column_mut(numbers) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    format!("{table}\n")
+    let missing = instances.iter().flat_map(|instance| {
+        let lines = instance.missing.iter();
+        lines.map(|what| format!("{}: {what}\n", instance.name))
+    });
+    format!("{table}\n{}", missing.collect::<String>())
 }
 
-fn row(instance: &VrrpStatus) -> [String; 10] {
+fn row(instance: &VrrpStatus) -> [String; 12] {
     let VrrpStatus {
         name,
         state,
         state_seconds,
+        previous_state,
         cause,
         priority,
         configured_priority,
@@ -68,7 +75,6 @@ fn row(instance: &VrrpStatus) -> [String; 10] {
         interface,
         vrid,
         group,
-        master,
         interval_ms,
         ..
     } = instance;
@@ -80,6 +86,7 @@ fn row(instance: &VrrpStatus) -> [String; 10] {
         },
         state.clone(),
         format!("{state_seconds} s"),
+        previous_state.clone().unwrap_or_else(|| "-".to_owned()),
         cause.clone(),
         if priority == configured_priority {
             priority.to_string()
@@ -89,9 +96,28 @@ fn row(instance: &VrrpStatus) -> [String; 10] {
         interface.clone(),
         vrid.to_string(),
         format!("{interval_ms} ms"),
-        master.map_or_else(|| "-".to_owned(), |master| master.to_string()),
+        timer(instance),
+        master(instance),
         addresses.join(", "),
     ]
+}
+
+/// What it waits for.
+fn timer(instance: &VrrpStatus) -> String {
+    match instance.due_ms {
+        Some(due) if instance.state == State::Master.to_string() => format!("advertises in {due} ms"),
+        Some(due) => format!("takes over in {due} of {} ms", instance.master_down_ms),
+        None => "-".to_owned(),
+    }
+}
+
+/// Who is master, and with which priority.
+fn master(instance: &VrrpStatus) -> String {
+    match (instance.master, instance.master_priority) {
+        (Some(master), Some(priority)) => format!("{master} ({priority})"),
+        (Some(master), None) => master.to_string(),
+        (None, _) => "-".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +133,7 @@ mod tests {
             name: "impala4".into(),
             state: "backup".into(),
             state_seconds: 12,
+            previous_state: Some("init".into()),
             cause: "started".into(),
             priority: 50,
             configured_priority: 100,
@@ -115,11 +142,22 @@ mod tests {
             vrid: 51,
             group: Some("impala".into()),
             master: Some([192, 0, 2, 3].into()),
+            master_priority: Some(200),
             interval_ms: 250,
+            master_down_ms: 951,
+            due_ms: Some(730),
             yields: false,
             transitions: BTreeMap::new(),
             rejected: Vec::new(),
+            missing: vec!["/bin/disk /var fails: ended with status 1".into()],
+            notifications: BTreeMap::new(),
         };
+        let as_master = VrrpStatus {
+            state: "master".into(),
+            due_ms: Some(7),
+            ..instance.clone()
+        };
+        assert_eq!(timer(&as_master), "advertises in 7 ms");
         let text = render(&[instance]);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         let words: Vec<&str> = lines[1]
@@ -133,14 +171,17 @@ mod tests {
                 "impala4 (impala)",
                 "backup",
                 "12 s",
+                "init",
                 "started",
                 "50 (of 100)",
                 "eth0",
                 "51",
                 "250 ms",
-                "192.0.2.3",
+                "takes over in 730 of 951 ms",
+                "192.0.2.3 (200)",
                 "192.0.2.10, 192.0.2.11"
             ]
         );
+        assert_eq!(lines[2..], ["impala4: /bin/disk /var fails: ended with status 1"]);
     }
 }

@@ -11,6 +11,7 @@ use super::{
     config::{Backend, Config, Discovery, NeedsRestart, Service},
     placement::{FlowsTracked, Foreseen},
     prefix::Prefix,
+    vrrp_changes::{VrrpChanges, vrrp_changes},
 };
 
 /// What a reload changes. Backends are written `service/backend`. Field names are a contract.
@@ -42,6 +43,9 @@ pub struct Changes {
     /// VIPs that are no longer configured: taken off the host, if lb-ctl has added them.
     #[serde(default)]
     pub vips_removed: Vec<IpAddr>,
+    /// VRRP instances that come, go, begin anew, or go on with other keys.
+    #[serde(default)]
+    pub vrrp: Vec<VrrpChanges>,
     /// Keys of `[datapath]` that a reload changes.
     #[serde(default)]
     pub datapath_changed: Vec<String>,
@@ -147,6 +151,7 @@ impl Changes {
             slots_moved: 0,
             vips_added: vips_after.difference(&vips_before).copied().collect(),
             vips_removed: vips_before.difference(&vips_after).copied().collect(),
+            vrrp: vrrp_changes(&before.vrrp, &after.vrrp),
             datapath_changed: datapath_changed(before, after),
             needs_restart: Vec::new(),
             services,

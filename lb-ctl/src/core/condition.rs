@@ -34,6 +34,10 @@ pub struct Signs<'a> {
     pub unserved: &'a [&'a str],
     /// The names of services in which the guard against mass removal is active.
     pub guarded: &'a [&'a str],
+    /// The names of VRRP instances that are at fault, and why.
+    pub faulty: &'a [(&'a str, &'a str)],
+    /// What gives no sign of life any more, in words.
+    pub hanging: Option<&'a str>,
 }
 
 impl Condition {
@@ -51,6 +55,7 @@ impl Condition {
             };
             condition.problems.push(format!("interface {name} {problem}"));
         }
+        condition.problems.extend(signs.hanging.map(ToOwned::to_owned));
         for Failure {
             work,
             cause,
@@ -92,6 +97,10 @@ impl Condition {
                 format!("in service {service} the guard against mass removal is active"),
             );
         }
+        // Whoever asks in order to put another balancer in charge has been forestalled.
+        for (instance, cause) in signs.faulty {
+            warn(true, format!("VRRP instance {instance} is at fault: {cause}"));
+        }
         condition
     }
 
@@ -130,7 +139,23 @@ mod tests {
             records_short: false,
             unserved: &[],
             guarded: &[],
+            faulty: &[],
+            hanging: None,
         }
+    }
+
+    #[test]
+    fn a_thread_that_hangs_is_a_problem() {
+        let interfaces = Interfaces::new([interface(1)]).unwrap();
+        let condition = Condition::of(&Signs {
+            hanging: Some("the VRRP thread hangs: nobody advertises"),
+            ..signs(&interfaces)
+        });
+        assert!(!condition.is_healthy());
+        assert_eq!(
+            condition.to_string(),
+            "the VRRP thread hangs: nobody advertises\n"
+        );
     }
 
     #[test]
@@ -172,11 +197,16 @@ mod tests {
             records_short: true,
             unserved: &["impala"],
             guarded: &["hms"],
+            faulty: &[("pair", "the link of eth1 is down")],
             ..signs(&interfaces)
         };
         let condition = Condition::of(&well);
         assert!(condition.is_healthy());
-        assert_eq!(condition.warnings.len(), 4);
+        assert_eq!(condition.warnings.len(), 5);
+        assert_eq!(
+            condition.warnings[4],
+            "VRRP instance pair is at fault: the link of eth1 is down"
+        );
         assert!(
             condition
                 .to_string()

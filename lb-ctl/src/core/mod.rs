@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod census;
 pub mod changes;
+pub mod command;
 pub mod condition;
 pub mod config;
 pub mod discovery;
@@ -29,3 +30,4 @@ pub mod sync;
 pub mod time;
 pub mod tunnels;
 pub mod vrrp;
+pub mod vrrp_changes;

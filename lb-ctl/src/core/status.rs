@@ -213,6 +213,9 @@ pub struct VrrpStatus {
     pub state: String,
     /// For how long it has been that.
     pub state_seconds: u64,
+    /// What it was before; `null` before its first change.
+    #[serde(default)]
+    pub previous_state: Option<String>,
     /// Why it has become that.
     pub cause: String,
     /// Its priority, lowered by what is missing.
@@ -229,14 +232,29 @@ pub struct VrrpStatus {
     pub group: Option<String>,
     /// Who is master, as far as it knows: the address that its advertisements come from.
     pub master: Option<IpAddr>,
+    /// The master's priority, as far as it knows.
+    #[serde(default)]
+    pub master_priority: Option<u8>,
     /// How often the master advertises, in milliseconds.
     pub interval_ms: u64,
+    /// After how long a silence a backup takes over, in milliseconds.
+    #[serde(default)]
+    pub master_down_ms: u64,
+    /// In how many milliseconds a master advertises next, or a backup takes over if it hears nothing; `null` in other states.
+    #[serde(default)]
+    pub due_ms: Option<u64>,
     /// Whether an operator has handed it over, so that it leaves any master alone.
     pub yields: bool,
     /// How often it has come into each state since the daemon started.
     pub transitions: BTreeMap<String, u64>,
     /// Packets that did not count, by reason.
     pub rejected: Vec<RejectedStatus>,
+    /// What is tracked and missing now.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// How often `notify` was told of a change since the daemon started, by what came of it; empty without `notify`.
+    #[serde(default)]
+    pub notifications: BTreeMap<String, u64>,
 }
 
 /// Packets that did not count as advertisements.

@@ -17,6 +17,7 @@ use crate::{
         condition::{Condition, Signs},
         failures::{Failure, Failures, Work},
         metrics::{self, Beside, Fill, ReloadResult, Tally},
+        vrrp::State,
     },
 };
 
@@ -88,6 +89,12 @@ pub(super) fn condition(controller: &Controller) -> Result<Condition, DatapathEr
         .filter(|(index, _)| has_guard(*index))
         .map(|(_, service)| service.name.as_str())
         .collect();
+    let vrrp = controller.vrrp.status();
+    let faulty: Vec<(&str, &str)> = vrrp
+        .iter()
+        .filter(|instance| instance.state == State::Fault.to_string())
+        .map(|instance| (instance.name.as_str(), instance.cause.as_str()))
+        .collect();
     Ok(Condition::of(&Signs {
         interfaces: controller.network.interfaces(),
         failures: &controller.account.failures(),
@@ -95,6 +102,8 @@ pub(super) fn condition(controller: &Controller) -> Result<Condition, DatapathEr
         records_short: controller.datapath.are_records_short()?,
         unserved: &unserved,
         guarded: &guarded,
+        faulty: &faulty,
+        hanging: controller.vrrp.hangs(),
     }))
 }
 

@@ -217,7 +217,8 @@ impl Controller {
                 },
                 _ = refresh.tick() => (Work::Refresh, self.refresh().await),
                 _ = self.checks.next_reports(&mut reports) => (Work::Reports, self.on_reports(&mut reports).await),
-                () = self.supervisor.beat_due() => { self.supervisor.beat(); continue }
+                () = self.supervisor.beat_due() => { self.beat(); continue }
+                error = self.vrrp.ended() => return Err(error),
                 _ = self.discovering.next_answers(&mut answers) => { self.on_answers(&mut answers).await; continue }
                 () = until(checks_due) => (Work::Health, self.on_checks_due().await),
                 () = until(deadline) => (Work::Decisions, self.refresh_decisions().await),
@@ -230,6 +231,17 @@ impl Controller {
                 census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),
             };
             self.account.take_in(work, result);
+        }
+    }
+
+    /// Gives a sign of life for all threads, if all are alive.
+    fn beat(&mut self) {
+        match self.vrrp.hangs() {
+            None => self.supervisor.beat(),
+            Some(what) => {
+                tracing::error!("{what}");
+                self.supervisor.skip_beat();
+            }
         }
     }
 
@@ -321,7 +333,7 @@ impl Controller {
         self.network.refresh_routes(&mut self.datapath).await
     }
 
-    /// Compares everything anew: interfaces, VIPs, routes, neighbours, decisions. The trouble of one is no other's.
+    /// Compares everything anew: interfaces, VIPs, routes, neighbours, decisions, VRRP's configuration. The trouble of one is no other's.
     async fn refresh(&mut self) -> anyhow::Result<()> {
         let interfaces = self.network.refresh_interfaces(&mut self.datapath).await;
         let attached = self.attach_again().map(drop);
@@ -331,7 +343,10 @@ impl Controller {
         self.network.tell_unresolved();
         self.supervisor.status(self.checks.sentence());
         let decisions = self.refresh_decisions().await;
-        let all = [interfaces, attached, restored, routes, neighbours, decisions];
+        let vrrp = self.catch_up_vrrp().await;
+        let all = [
+            interfaces, attached, restored, routes, neighbours, decisions, vrrp,
+        ];
         all.into_iter().collect()
     }
 

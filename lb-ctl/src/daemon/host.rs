@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use crate::{
     adapters::{
+        command::why_not,
         netlink::{Netlink, NetlinkError, Route},
         peer::Key,
     },
     core::{
         cause::chain,
-        config::{Backend, Config, ConfigError, ConfigErrors, Forward, Service},
+        config::{Backend, Config, ConfigError, ConfigErrors, Forward, ProgramPlace, Service},
         interface::Interface,
         interfaces::Interfaces,
     },
@@ -59,6 +60,21 @@ impl Host {
         } else {
             Err(mismatch(errors).into())
         }
+    }
+}
+
+/// Whether the operator's programs can be run on this host. The daemon starts without them as well: they may come later.
+pub fn examine_programs(config: &Config) -> Result<(), ConfigErrors> {
+    let mut errors = Vec::new();
+    for ProgramPlace { origin, program } in &config.programs {
+        if let Some(why) = why_not(program) {
+            errors.push(origin.error(format!("expected a program that can be run, found {why}")));
+        }
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigErrors::new(config.file_name.clone(), errors))
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     adapters::{datapath::Pins, netlink::Netlink},
     core::config::Config,
 };
-pub use host::{Host, HostError};
+pub use host::{Host, HostError, examine_programs};
 use start::{Doors, Started, start};
 
 /// How a daemon is to behave.
@@ -46,10 +46,8 @@ pub struct Options {
 pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let netlink = Netlink::connect()?;
-    let host = Host::examine(&config, &netlink).await?;
-    let peer_key = host.peer_key.clone();
-    let (mut controller, doors) = match start(&file, config, netlink, host, &mut signals).await? {
-        Started::Yes(controller, doors) => (controller, doors),
+    let (mut controller, doors, peer_key) = match start(&file, config, netlink, &mut signals).await? {
+        Started::Yes(controller, doors, peer_key) => (controller, doors, peer_key),
         Started::Interrupted => return Ok(()),
     };
     let Doors {

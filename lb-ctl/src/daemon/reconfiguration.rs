@@ -112,7 +112,7 @@ impl Controller {
         self.announce_quiescing().await.map_err(failed)?;
         self.follow_peer(peer_key).await.map_err(failed)?;
         // Instances that are gone leave their addresses before somebody else needs them.
-        self.vrrp.follow(&self.config.vrrp).await.map_err(failed)?;
+        self.vrrp.follow(&self.config).await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }
@@ -364,8 +364,18 @@ impl Controller {
 
     /// Begins with VRRP, once packets to the addresses are forwarded.
     pub(super) async fn begin_vrrp(&mut self) -> anyhow::Result<()> {
-        self.vrrp.follow(&self.config.vrrp).await?;
+        self.vrrp.follow(&self.config).await?;
         self.tell_healthy()
+    }
+
+    /// Has VRRP follow what is followed, if a reload has failed before it came to that.
+    pub(super) async fn catch_up_vrrp(&mut self) -> anyhow::Result<()> {
+        if !self.vrrp.lag_behind(&self.config) {
+            return Ok(());
+        }
+        tracing::warn!("VRRP does not follow the configuration yet: trying again");
+        self.vrrp.follow(&self.config).await?;
+        self.adjust_vips().await
     }
 
     /// Tells VRRP how many backends are healthy.

@@ -20,6 +20,7 @@ use crate::{
         http::Listeners,
         memory,
         netlink::{Netlink, Watch},
+        peer::Key,
     },
     core::{
         cause::chain,
@@ -35,7 +36,8 @@ const LAST_PACKETS: Duration = Duration::from_millis(20);
 
 /// How a start ended that did not fail.
 pub(super) enum Started {
-    Yes(Box<Controller>, Doors),
+    /// With the key that both balancers of a pair have, if there is a peer.
+    Yes(Box<Controller>, Doors, Option<Key>),
     /// A signal came before anything had been changed.
     Interrupted,
 }
@@ -56,27 +58,33 @@ pub(super) enum Tables {
 /// Loads the program, attaches it, and follows the configuration.
 ///
 /// Nothing on the host is changed before the configuration has turned out to fit it and the kernel has accepted the
-/// program; what a failing start has changed by then, it takes back.
+/// program, but for what must not stay in any case; what a failing start has changed by then, it takes back.
 pub(super) async fn start(
     file: &Path,
     config: Config,
     netlink: Netlink,
-    host: Host,
     signals: &mut Signals,
 ) -> anyhow::Result<Started> {
     Socket::refuse_if_in_use(&config.api.socket).await?;
-    // What cannot be read is noticed before anything has changed.
-    check_targets(&config)?;
-    let orders = seed_orders(&config)?;
-    let account = Account::new()?;
-    let watch = Watch::start()?;
     let mut pins = Pins::of(&config.node.name);
     // Early, because it says whether another daemon runs for this node.
     let prepared = match pins.create() {
-        Ok(()) => prepare(&config, &pins).await,
+        Ok(()) => {
+            release_carried(&config, &netlink, &pins).await;
+            prepare(&config, &netlink, &pins).await
+        }
         Err(error) => Err(error.into()),
     };
-    let (datapath, placement, tables, doors) = match prepared {
+    let Preparations {
+        host,
+        orders,
+        account,
+        watch,
+        datapath,
+        placement,
+        tables,
+        doors,
+    } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             if pins.are_locked() {
@@ -85,11 +93,12 @@ pub(super) async fn start(
             return Err(error);
         }
     };
+    let peer_key = host.peer_key.clone();
     let mut controller = Controller::new(
         file, config, host, pins, datapath, placement, netlink, watch, account,
     );
     match controller.bring_up(tables, orders, signals).await {
-        Ok(true) => Ok(Started::Yes(Box::new(controller), doors)),
+        Ok(true) => Ok(Started::Yes(Box::new(controller), doors, peer_key)),
         Ok(false) => {
             controller.undo().await;
             Ok(Started::Interrupted)
@@ -101,8 +110,49 @@ pub(super) async fn start(
     }
 }
 
+/// Takes off what a run that was killed as VRRP master has left: another balancer has these addresses by now, also if this start
+/// fails. As long as the pins are locked nobody else of this node needs them.
+async fn release_carried(config: &Config, netlink: &Netlink, pins: &Pins) {
+    if let Err(error) = try_to_release_carried(config, netlink, pins).await {
+        // VRRP tries again once it has begun.
+        tracing::warn!(
+            "the addresses of an earlier run as VRRP master could not be taken off: {}",
+            chain(error.as_ref())
+        );
+    }
+}
+
+async fn try_to_release_carried(config: &Config, netlink: &Netlink, pins: &Pins) -> anyhow::Result<()> {
+    let mut names = pins.interfaces()?;
+    let configured = config.datapath.interfaces.iter();
+    names.extend(configured.map(|interface| interface.name.clone()));
+    let interfaces = vips::indices(netlink, &names).await?;
+    for address in vips::remove(netlink, &interfaces, |address| config.is_carried(address)).await? {
+        tracing::info!(%address, "removed an address that an earlier run as VRRP master had left");
+    }
+    Ok(())
+}
+
+/// What is there before anything is changed that packets meet.
+struct Preparations {
+    host: Host,
+    orders: SeedOrders,
+    account: Account,
+    watch: Watch,
+    datapath: Datapath,
+    placement: Placement,
+    tables: Tables,
+    doors: Doors,
+}
+
 /// Gets everything that can be had without changing anything that packets meet.
-async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Placement, Tables, Doors)> {
+async fn prepare(config: &Config, netlink: &Netlink, pins: &Pins) -> anyhow::Result<Preparations> {
+    let host = Host::examine(config, netlink).await?;
+    // What cannot be read is noticed before anything has changed.
+    check_targets(config)?;
+    let orders = seed_orders(config)?;
+    let account = Account::new()?;
+    let watch = Watch::start()?;
     let (datapath, tables) = match Datapath::load_or_adopt(Sizes::of(&config.datapath), pins)? {
         Loaded::New(datapath) => (datapath, Tables::New),
         Loaded::Adopted(datapath) => (datapath, Tables::Adopted),
@@ -122,7 +172,16 @@ async fn prepare(config: &Config, pins: &Pins) -> anyhow::Result<(Datapath, Plac
         listeners: Listeners::bind(&config.http.listen)?,
         socket: Socket::bind(&config.api.socket).await?,
     };
-    Ok((datapath, placement, tables, doors))
+    Ok(Preparations {
+        host,
+        orders,
+        account,
+        watch,
+        datapath,
+        placement,
+        tables,
+        doors,
+    })
 }
 
 impl Controller {

@@ -40,9 +40,16 @@ impl Supervisor {
 
     /// Gives a sign of life. To be called from where nothing gets if the controller hangs.
     pub(super) fn beat(&mut self) {
+        self.skip_beat();
+        if self.beat.is_some() {
+            self.tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// Gives none, though it is time for it. If that goes on, the service manager takes the daemon for dead.
+    pub(super) fn skip_beat(&mut self) {
         if let Some(beat) = self.beat {
             self.next_beat = Instant::now() + beat;
-            self.tell(&[NotifyState::Watchdog]);
         }
     }
 

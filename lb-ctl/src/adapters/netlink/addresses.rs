@@ -25,6 +25,8 @@ pub struct Address {
     pub address: IpAddr,
     /// Whether we added it.
     pub ours: bool,
+    /// What else the kernel says of it: `IFA_F_…` of its `linux/if_addr.h`.
+    pub flags: u32,
     message: AddressMessage,
 }
 
@@ -92,11 +94,14 @@ impl Address {
         let mut local = None;
         let mut remote = None;
         let mut ours = false;
+        // The header has room for eight of them only, which the attribute has too.
+        let mut flags = message.header.flags.bits().into();
         for attribute in &message.attributes {
             match attribute {
                 AddressAttribute::Local(address) => local = Some(*address),
                 AddressAttribute::Address(address) => remote = Some(*address),
                 AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == OWNER,
+                AddressAttribute::Flags(all) => flags = all.bits(),
                 _ => {}
             }
         }
@@ -106,6 +111,7 @@ impl Address {
             interface: message.header.index,
             address,
             ours,
+            flags,
             message,
         })
     }

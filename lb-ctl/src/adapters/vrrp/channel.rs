@@ -1,26 +1,53 @@
 //! The sockets of an instance.
 //!
 //! One sends, one receives. The sender is a socket of `IPPROTO_RAW`, which takes packets with their IP header and receives nothing; the
-//! receiver one of VRRP's own protocol. Both are bound to the interface.
+//! receiver one of VRRP's own protocol, to which the kernel gives packets of the instance's virtual router only. Both are bound to the
+//! interface.
+//!
+//! To join the multicast group, and to leave it, the kernel takes the lock of its whole network configuration (RTNL), for which it may
+//! have to wait. So [`Sockets`] are opened and dropped where waiting does no harm; what is done with a [`Channel`] waits for nothing.
 
 use std::{
     io,
     mem::MaybeUninit,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    num::NonZeroU8,
     os::fd::{AsFd, AsRawFd},
     slice,
 };
 
 use socket2::{
-    Domain, InterfaceIndexOrAddress, MaybeUninitSlice, MsgHdrMut, Protocol, SockAddr, Socket, Type,
+    Domain, InterfaceIndexOrAddress, MaybeUninitSlice, MsgHdrMut, Protocol, SockAddr, SockFilter, Socket,
+    Type,
 };
 use tokio::io::unix::AsyncFd;
 
 use super::VrrpError;
-use crate::core::vrrp::{Audience, PROTOCOL, Received, group_address, of_ipv4, with_ip_header};
+use crate::core::vrrp::{PROTOCOL, Received, group_address, of_ipv4, with_ip_header};
 
 /// The longest packet that can be an advertisement: 255 IPv6 addresses, and an IPv4 header with options.
 const LONGEST: usize = 60 + 8 + 255 * 16;
+
+/// Which packets an instance sends and receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The virtual router.
+    pub vrid: NonZeroU8,
+    /// Of which family its packets are.
+    pub is_ipv4: bool,
+    /// Whether it listens to the multicast group.
+    pub is_multicast: bool,
+}
+
+/// The sockets of an instance that does not listen yet, or no more.
+#[derive(Debug)]
+pub struct Sockets {
+    interface: String,
+    index: u32,
+    is_ipv4: bool,
+    receiver: Socket,
+    sender: Socket,
+}
 
 /// Sends and receives for one instance.
 #[derive(Debug)]
@@ -53,11 +80,12 @@ impl Incoming {
     }
 }
 
-impl Channel {
-    /// On this interface, for addresses of one family. Must be called within a tokio runtime.
-    pub fn open(interface: &str, index: u32, is_ipv4: bool, audience: &Audience) -> Result<Self, VrrpError> {
-        let receiver = receiver(interface, index, is_ipv4, audience)
-            .map_err(VrrpError::of("receiving VRRP", interface))?;
+impl Sockets {
+    /// Opens them on this interface. May wait for the kernel.
+    pub fn open(interface: &str, index: u32, endpoint: Endpoint) -> Result<Self, VrrpError> {
+        let is_ipv4 = endpoint.is_ipv4;
+        let receiver =
+            receiver(interface, index, endpoint).map_err(VrrpError::of("receiving VRRP", interface))?;
         let sender = sender(interface, index, is_ipv4).map_err(VrrpError::of("sending VRRP", interface))?;
         Ok(Self {
             interface: interface.to_owned(),
@@ -66,6 +94,42 @@ impl Channel {
             receiver,
             sender,
         })
+    }
+}
+
+impl Channel {
+    /// Listens. Must be called within a tokio runtime.
+    pub fn listen(sockets: Sockets) -> Result<Self, VrrpError> {
+        let Sockets {
+            interface,
+            index,
+            is_ipv4,
+            receiver,
+            sender,
+        } = sockets;
+        let registered =
+            // SAFETY: the socket's descriptor stays the same and open until it is dropped, which the registration is first.
+            unsafe { AsyncFd::register_with_interest(receiver, tokio::io::Interest::READABLE) };
+        let receiver =
+            registered.map_err(|error| VrrpError::of("receiving VRRP", &interface)(error.into()))?;
+        Ok(Self {
+            interface,
+            index,
+            is_ipv4,
+            receiver,
+            sender,
+        })
+    }
+
+    /// Listens no more. To drop the sockets may wait for the kernel.
+    pub fn into_sockets(self) -> Sockets {
+        Sockets {
+            interface: self.interface,
+            index: self.index,
+            is_ipv4: self.is_ipv4,
+            receiver: self.receiver.into_inner(),
+            sender: self.sender,
+        }
     }
 
     /// Sends a payload from one address to another.
@@ -179,23 +243,46 @@ fn sender(interface: &str, index: u32, is_ipv4: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn receiver(interface: &str, index: u32, is_ipv4: bool, audience: &Audience) -> io::Result<AsyncFd<Socket>> {
-    let socket = bound(interface, is_ipv4, PROTOCOL)?;
-    if !is_ipv4 {
+fn receiver(interface: &str, index: u32, endpoint: Endpoint) -> io::Result<Socket> {
+    let socket = bound(interface, endpoint.is_ipv4, PROTOCOL)?;
+    socket.attach_filter(&only(endpoint.vrid, endpoint.is_ipv4))?;
+    if !endpoint.is_ipv4 {
         socket.set_recv_hoplimit_v6(true)?;
         receive_packet_info(&socket)?;
     }
-    if *audience == Audience::Multicast {
-        match group_address(is_ipv4) {
+    if endpoint.is_multicast {
+        match group_address(endpoint.is_ipv4) {
             IpAddr::V4(group) => {
                 socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))?;
             }
             IpAddr::V6(group) => socket.join_multicast_v6(&group, index)?,
         }
     }
-    // SAFETY: the socket's descriptor stays the same and open until it is dropped, which the registration is first.
-    let registered = unsafe { AsyncFd::register_with_interest(socket, tokio::io::Interest::READABLE) };
-    registered.map_err(io::Error::from)
+    Ok(socket)
+}
+
+/// The classic BPF program that lets packets of this virtual router in, whatever else is wrong with them, since that is worth
+/// knowing: other routers' packets, and what has no VRID at all, must not fill the socket's buffer. A raw socket of IPv4 sees packets from their IP
+/// header on, one of IPv6 from what comes after it.
+fn only(vrid: NonZeroU8, is_ipv4: bool) -> [SockFilter; 5] {
+    const LENGTH_OF_IPV4_HEADER: u32 = libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH;
+    const NO_HEADER: u32 = libc::BPF_LDX | libc::BPF_W | libc::BPF_IMM;
+    let code = |code: u32| u16::try_from(code).unwrap_or_default();
+    let statement = |operation, operand| SockFilter::new(code(operation), 0, 0, operand);
+    [
+        // x = 4 * (byte 0 & 0xf), or 0.
+        statement(if is_ipv4 { LENGTH_OF_IPV4_HEADER } else { NO_HEADER }, 0),
+        // Byte x + 1. Where there is none the packet does not get in.
+        statement(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 1),
+        SockFilter::new(
+            code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K),
+            0,
+            1,
+            u32::from(vrid.get()),
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
+        statement(libc::BPF_RET | libc::BPF_K, 0),
+    ]
 }
 
 /// Has the kernel say to which address a packet came (`IPV6_RECVPKTINFO`).

@@ -4,7 +4,7 @@ mod announcer;
 mod channel;
 
 pub use announcer::Announcer;
-pub use channel::{Channel, Incoming};
+pub use channel::{Channel, Endpoint, Incoming, Sockets};
 
 use std::io;
 

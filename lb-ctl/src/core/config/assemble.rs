@@ -19,6 +19,7 @@ pub(super) fn config(document: Document, file_name: &str, host: &HostDefaults) -
             name: value_or(document.node.name, host.node_name.clone()),
             state_dir: value_or(document.node.state_dir, defaults::STATE_DIR.into()),
         },
+        programs: vrrp::programs(&document.vrrp),
         vrrp: vrrp::assemble(document.vrrp, &document.datapath)?,
         peer: document.peer.assemble(),
         datapath: datapath(document.datapath),

@@ -16,19 +16,19 @@ use super::value;
 use crate::core::health::Pace;
 use crate::core::health::probe::Authentication;
 
-const INTERVALS: RangeInclusive<ConfigDuration> =
+pub(super) const INTERVALS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(100)..=ConfigDuration::from_millis(3_600_000);
-const TIMEOUTS: RangeInclusive<ConfigDuration> =
+pub(super) const TIMEOUTS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(10)..=ConfigDuration::from_millis(60_000);
-const COUNTS: RangeInclusive<u32> = 1..=100;
+pub(super) const COUNTS: RangeInclusive<u32> = 1..=100;
 
 const KIND: CheckKind = CheckKind::None;
-const INTERVAL: Duration = Duration::from_secs(2);
+pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// A coordinator under load answers a probe within some hundred milliseconds.
-const TIMEOUT: Duration = Duration::from_secs(2);
-const RISE: u32 = 2;
-const FALL: u32 = 3;
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RISE: u32 = 2;
+pub(super) const FALL: u32 = 3;
 const PATH: &str = "/";
 /// The web pages of an impalad.
 const WEB_PORT: u16 = 25000;

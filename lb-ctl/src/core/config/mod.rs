@@ -14,6 +14,7 @@
 mod assemble;
 mod check;
 mod choice;
+mod command;
 mod conflicts;
 mod defaults;
 mod discovery;
@@ -27,7 +28,9 @@ mod peer;
 mod prefix;
 mod prime;
 mod reader;
+mod track;
 mod value;
+mod virtual_routers;
 mod vrrp;
 
 #[cfg(test)]
@@ -46,9 +49,10 @@ pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};
 pub use health_policy::HealthPolicy;
-pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, Service};
+pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, ProgramPlace, Service};
 pub use peer::Peer;
 pub use value::{bad_name, is_name, unusable};
+pub use virtual_routers::{same_routers, vrrp_groups};
 pub use vrrp::Vrrp;
 
 use document::Document;

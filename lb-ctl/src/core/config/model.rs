@@ -12,7 +12,9 @@ use super::duration::ConfigDuration;
 use super::error::{ConfigErrors, Origin};
 use super::health_policy::HealthPolicy;
 use super::peer::Peer;
+use super::reader::At;
 use super::vrrp::Vrrp;
+use crate::core::command::Command;
 use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -34,6 +36,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// The VRRP instances, in the order of the file.
     pub vrrp: Vec<Vrrp>,
+    /// The operator's programs that these run, and where they are named.
+    pub programs: Vec<ProgramPlace>,
     /// The other balancer, if there is one to share connections with.
     pub peer: Option<Peer>,
 }
@@ -43,6 +47,13 @@ impl Config {
     pub fn vips_of_ours_alone(&self) -> BTreeSet<IpAddr> {
         let vips = self.services.iter().map(|service| service.vip);
         vips.filter(|vip| !self.is_carried(*vip)).collect()
+    }
+
+    /// The addresses that are not this host's alone: VIPs of services, and what VRRP instances carry.
+    pub fn shared_addresses(&self) -> BTreeSet<IpAddr> {
+        let vips = self.services.iter().map(|service| service.vip);
+        let carried = self.vrrp.iter().flat_map(|instance| &instance.addresses);
+        vips.chain(carried.copied()).collect()
     }
 
     /// Whether a VRRP instance carries this address.
@@ -93,6 +104,25 @@ pub struct DatapathConfig {
     pub max_flows: u32,
     /// After how long without a packet a connection counts as over.
     pub flow_idle_timeout: ConfigDuration,
+}
+
+/// A program of the operator's, and where it is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramPlace {
+    /// Where.
+    pub origin: Origin,
+    /// Its absolute path.
+    pub program: PathBuf,
+}
+
+impl ProgramPlace {
+    /// The place of a command's program.
+    pub(super) fn of(at: &At<Command>) -> Self {
+        Self {
+            origin: at.origin.clone(),
+            program: at.value.program.clone(),
+        }
+    }
 }
 
 /// The lines in which keys are written. They make no difference between configurations: all are equal.

@@ -181,6 +181,18 @@ pub(super) fn peer(value: &DeValue<'_>) -> Result<SocketAddr, String> {
 
 /// An address that a VIP or a backend can have.
 pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    host_address(value, |_| false)
+}
+
+/// An address of balancers on a link, one's own or a shared one: link-local ones are good as well.
+pub(super) fn own_address(value: &DeValue<'_>) -> Result<IpAddr, String> {
+    host_address(
+        value,
+        |address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()),
+    )
+}
+
+fn host_address(value: &DeValue<'_>, is_fine: impl Fn(IpAddr) -> bool) -> Result<IpAddr, String> {
     let text = string(value, "an IP address")?;
     let Ok(address) = text.parse::<IpAddr>() else {
         return Err(format!(
@@ -188,7 +200,7 @@ pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, String> {
             shown(text)
         ));
     };
-    match unusable(address) {
+    match unusable(address).filter(|_| !is_fine(address)) {
         None => Ok(address),
         Some(kind) => Err(format!(
             "expected the address of one host, found {kind}, {text:?}; use an address of your network"

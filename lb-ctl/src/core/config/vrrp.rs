@@ -11,19 +11,23 @@ use toml::de::DeValue;
 
 use super::assemble::value_or;
 use super::choice::VrrpChecksum;
+use super::command::command;
 use super::document::{Datapath, Document};
 use super::duration::ConfigDuration;
 use super::error::{ConfigError, Origin};
+use super::model::ProgramPlace;
 use super::reader::{At, TableReader};
+use super::track::TrackKeys;
 use super::value::{self, found};
-use crate::core::vrrp::{
-    Audience, ChecksumForm, Effect, HOP_LIMIT, Interval, Policy, Settings, Subject, Track,
-};
+use crate::core::command::Command;
+use crate::core::vrrp::{Audience, ChecksumForm, HOP_LIMIT, Hook, Interval, Kind, Policy, Settings, Track};
 
 const DELAYS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(0)..=ConfigDuration::from_millis(3_600_000);
 const INTERVALS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(10)..=ConfigDuration::from_millis(40_950);
+const NOTIFY_TIMEOUTS: RangeInclusive<ConfigDuration> =
+    ConfigDuration::from_millis(100)..=ConfigDuration::from_millis(60_000);
 
 /// As many addresses as fit into a packet of 576 bytes over IPv6, which no link refuses.
 const MOST_ADDRESSES: usize = 32;
@@ -34,10 +38,10 @@ const PRIORITY: NonZeroU8 = NonZeroU8::MIN.saturating_add(99);
 const ADVERT_INTERVAL: Duration = Duration::from_millis(250);
 /// One that has just started checks its backends first.
 const PREEMPT_DELAY: Duration = Duration::from_secs(10);
+/// Whoever is told of a change.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a master tells the neighbours anew whose the addresses are.
 const REFRESH: Duration = Duration::from_mins(1);
-/// Of a service's backends, how many of a hundred must be healthy.
-const HEALTHY: u8 = 50;
 
 /// A virtual router: addresses that one of several balancers holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct Vrrp {
     pub vrid: NonZeroU8,
     /// Its addresses, all of one family; at least one.
     pub addresses: Vec<IpAddr>,
+    /// The address that its packets come from; `None` if any of its own will do.
+    pub source: Option<IpAddr>,
     /// Who is talked to.
     pub audience: Audience,
     /// The checksum over IPv4.
@@ -62,6 +68,8 @@ pub struct Vrrp {
     pub group: Option<String>,
     /// What it depends on.
     pub track: Vec<Track>,
+    /// The program that is told of its changes.
+    pub notify: Option<Hook>,
 }
 
 impl Vrrp {
@@ -81,6 +89,7 @@ pub(super) struct VrrpKeys {
     priority: Option<At<NonZeroU8>>,
     advert_interval: Option<At<Interval>>,
     addresses: Vec<At<IpAddr>>,
+    source: Option<At<IpAddr>>,
     preempt: Option<At<bool>>,
     preempt_delay: Option<At<Duration>>,
     start_delay: Option<At<Duration>>,
@@ -89,18 +98,8 @@ pub(super) struct VrrpKeys {
     checksum: Option<At<VrrpChecksum>>,
     group: Option<At<String>>,
     track: Vec<TrackKeys>,
-}
-
-/// `[[vrrp.track]]`
-#[derive(Debug)]
-struct TrackKeys {
-    origin: Origin,
-    interface: Option<At<String>>,
-    service: Option<At<String>>,
-    healthy: Option<At<u8>>,
-    lower: Option<At<u8>>,
-    /// Neither that was written was refused.
-    names_one: bool,
+    notify: Option<At<Command>>,
+    notify_timeout: Option<At<Duration>>,
 }
 
 impl VrrpKeys {
@@ -118,7 +117,8 @@ impl VrrpKeys {
                 number(value, "leave the key out to get 100; the highest is master")
             }),
             advert_interval: table.optional("advert_interval", interval),
-            addresses: table.required_list("addresses", r#"["192.0.2.10"]"#, value::address),
+            addresses: table.required_list("addresses", r#"["192.0.2.10"]"#, value::own_address),
+            source: table.optional("source", value::own_address),
             preempt: table.optional("preempt", value::boolean),
             preempt_delay: table.optional("preempt_delay", |value| {
                 delay(value, "leave the key out to get \"10s\"")
@@ -141,6 +141,11 @@ impl VrrpKeys {
             checksum: table.optional("checksum", value::choice),
             group: table.optional("group", value::name),
             track: table.optional_tables("track", TrackKeys::read),
+            notify: table.optional("notify", command),
+            notify_timeout: table.optional("notify_timeout", |value| {
+                value::duration(value, NOTIFY_TIMEOUTS, "leave the key out to get \"10s\"")
+                    .map(Duration::from)
+            }),
         }
     }
 
@@ -198,6 +203,9 @@ impl VrrpKeys {
                 )));
             }
         }
+        if let Some(at) = &self.source {
+            self.report_source(at, document, errors);
+        }
         if let Some(at) = &self.unicast_hop_limit
             && self.unicast_peers.is_empty()
         {
@@ -214,8 +222,37 @@ impl VrrpKeys {
                     .error("expected this key with IPv4 only: over IPv6 there is one checksum; remove it"),
             );
         }
+        if let Some(at) = &self.notify_timeout
+            && self.notify.is_none()
+        {
+            errors.push(at.origin.error("expected this key beside `notify`; remove it"));
+        }
         for track in &self.track {
             track.report(document, self.priority.as_ref(), errors);
+        }
+    }
+
+    fn report_source(&self, at: &At<IpAddr>, document: &Document, errors: &mut Vec<ConfigError>) {
+        let source = at.value;
+        if let Some(is_ipv4) = self.is_ipv4() {
+            let kind = Kind::of_source(is_ipv4, self.unicast_peers.is_empty());
+            if !kind.is_of(source) {
+                errors.push(at.origin.error(format!(
+                    "expected {kind}, found {source}; advertisements come from one of the family of `addresses`, over IPv6 to the \
+                     multicast group from the link-local one, to peers from another"
+                )));
+                return;
+            }
+        }
+        let carried = document.vrrp.iter().flat_map(|instance| &instance.addresses);
+        let vips = document
+            .services
+            .iter()
+            .filter_map(|service| service.vip.as_ref());
+        if carried.chain(vips).any(|shared| shared.value == source) {
+            errors.push(at.origin.error(format!(
+                "expected an address of this balancer alone, found {source}, which is shared; use one that stays where it is"
+            )));
         }
     }
 
@@ -229,6 +266,7 @@ impl VrrpKeys {
             interface: value_or(self.interface, first_interface),
             vrid: self.vrid?.value,
             addresses: addresses(self.addresses).collect(),
+            source: self.source.map(|at| at.value),
             audience: if self.unicast_peers.is_empty() {
                 Audience::Multicast
             } else {
@@ -248,77 +286,22 @@ impl VrrpKeys {
             policy,
             group: self.group.map(|at| at.value),
             track: self.track.into_iter().filter_map(TrackKeys::assemble).collect(),
+            notify: self.notify.map(|at| Hook {
+                command: at.value,
+                timeout: value_or(self.notify_timeout, NOTIFY_TIMEOUT),
+            }),
         })
     }
 }
 
-impl TrackKeys {
-    fn read(table: &mut TableReader<'_, '_>) -> Self {
-        let names_one = table.mentions("interface") != table.mentions("service");
-        Self {
-            origin: table.origin().clone(),
-            interface: table.optional("interface", value::interface),
-            service: table.optional("service", value::name),
-            healthy: table.optional("healthy", |value| {
-                value::integer(value, 1..=100, "leave the key out to get 50 percent")
-            }),
-            lower: table.optional("lower", |value| {
-                value::integer(value, 1..=253, "leave the key out to declare a fault instead")
-            }),
-            names_one,
-        }
-    }
-
-    fn report(&self, document: &Document, priority: Option<&At<NonZeroU8>>, errors: &mut Vec<ConfigError>) {
-        if !self.names_one {
-            errors.push(
-                self.origin
-                    .error("expected one of the keys interface and service; write a table for each thing that is tracked"),
-            );
-        }
-        if let Some(at) = &self.healthy
-            && self.service.is_none()
-        {
-            errors.push(at.origin.error("expected this key beside `service`; remove it"));
-        }
-        let names = || {
-            document
-                .services
-                .iter()
-                .filter_map(|service| service.name.as_ref())
-        };
-        if let Some(at) = &self.service
-            && names().all(|name| name.value != at.value)
-        {
-            errors.push(at.origin.error(format!(
-                "expected the name of a service, found {:?}; there is none of this name",
-                at.value
-            )));
-        }
-        if let (Some(at), Some(priority)) = (&self.lower, priority)
-            && priority.value == NonZeroU8::MAX
-        {
-            errors.push(at.origin.error(
-                "expected a priority below 255, which belongs to the addresses' owner and cannot be lowered; choose a lower one",
-            ));
-        }
-    }
-
-    fn assemble(self) -> Option<Track> {
-        let percent = value_or(self.healthy, HEALTHY);
-        let subject = match (self.interface, self.service) {
-            (Some(interface), _) => Subject::Link(interface.value),
-            (None, Some(service)) => Subject::Service {
-                name: service.value,
-                percent,
-            },
-            (None, None) => return None,
-        };
-        Some(Track {
-            subject,
-            effect: self.lower.map_or(Effect::Fault, |at| Effect::Lower(at.value)),
-        })
-    }
+/// Where programs are named.
+pub(super) fn programs(keys: &[VrrpKeys]) -> Vec<ProgramPlace> {
+    let of = |keys: &VrrpKeys| {
+        let notify = keys.notify.as_ref().map(ProgramPlace::of);
+        let tracked = keys.track.iter().filter_map(TrackKeys::program);
+        tracked.chain(notify).collect::<Vec<_>>()
+    };
+    keys.iter().flat_map(of).collect()
 }
 
 /// The typed instances; `None` if a required key is missing or was refused.

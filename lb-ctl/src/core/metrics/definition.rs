@@ -91,12 +91,22 @@ metrics! {
         "The priority of a VRRP instance, lowered by what is missing.";
     VrrpConfiguredPriority = Gauge "lb_vrrp_configured_priority" ["vrrp_instance"]
         "The configured priority of a VRRP instance.";
+    VrrpMasterPriority = Gauge "lb_vrrp_master_priority" ["vrrp_instance"]
+        "The priority of the master that a VRRP instance hears, or its own while it is master; absent if it knows of none.";
+    VrrpInterval = Gauge "lb_vrrp_advertisement_interval_seconds" ["vrrp_instance"]
+        "How often the master of a VRRP instance advertises.";
+    VrrpMasterDown = Gauge "lb_vrrp_master_down_interval_seconds" ["vrrp_instance"]
+        "After how long a silence of the master a VRRP instance takes over.";
     VrrpHandedOver = Gauge "lb_vrrp_handed_over" ["vrrp_instance"]
         "1 while a VRRP instance leaves any master alone because an operator has handed it over, else 0.";
     VrrpTransitions = Counter "lb_vrrp_transitions_total" ["vrrp_instance", "state"]
         "How often a VRRP instance has come into a state since the daemon started, or a reload began it anew.";
     VrrpRejected = Counter "lb_vrrp_rejected_packets_total" ["vrrp_instance", "reason"]
         "VRRP packets that did not count as advertisements, by reason.";
+    VrrpMissing = Gauge "lb_vrrp_missing" ["vrrp_instance"]
+        "How much of what a VRRP instance tracks is missing.";
+    VrrpNotifications = Counter "lb_vrrp_notifications_total" ["vrrp_instance", "result"]
+        "How often notify of a VRRP instance was to be told of a change: succeeded, failed, timeout, superseded (the state lasted less long than notify takes).";
     PeerConnected = Gauge "lb_peer_connected" []
         "1 while the other balancer is connected, else 0; absent without [peer].";
     PeerLag = Gauge "lb_peer_lag_seconds" []

@@ -123,6 +123,8 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         name,
         state,
         state_seconds,
+        // Counted where there are transitions.
+        previous_state: _,
         // Words.
         cause: _,
         priority,
@@ -134,10 +136,16 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         group: _,
         // An address, which would make a series for each.
         master: _,
-        interval_ms: _,
+        master_priority,
+        interval_ms,
+        master_down_ms,
+        // It is over before anybody reads it.
+        due_ms: _,
         yields,
         transitions,
         rejected,
+        missing,
+        notifications,
     } = instance;
     let states = State::ALL.map(|state| state.to_string());
     let states: Vec<&str> = states.iter().map(String::as_str).collect();
@@ -149,6 +157,11 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         &[name],
         (*configured_priority).into(),
     );
+    if let Some(priority) = master_priority {
+        ours.add_count(Metric::VrrpMasterPriority, &[name], (*priority).into());
+    }
+    ours.add(Metric::VrrpInterval, &[name], seconds(*interval_ms));
+    ours.add(Metric::VrrpMasterDown, &[name], seconds(*master_down_ms));
     ours.add_truth(Metric::VrrpHandedOver, &[name], *yields);
     for (state, count) in transitions {
         ours.add_count(Metric::VrrpTransitions, &[name, state], *count);
@@ -156,6 +169,15 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
     for RejectedStatus { reason, packets } in rejected {
         ours.add_count(Metric::VrrpRejected, &[name, reason], *packets);
     }
+    let missing = u64::try_from(missing.len()).unwrap_or(u64::MAX);
+    ours.add_count(Metric::VrrpMissing, &[name], missing);
+    for (result, count) in notifications {
+        ours.add_count(Metric::VrrpNotifications, &[name, result], *count);
+    }
+}
+
+fn seconds(milliseconds: u64) -> f64 {
+    Duration::from_millis(milliseconds).as_secs_f64()
 }
 
 fn add_peer(ours: &mut Exposition, peer: &PeerStatus) {

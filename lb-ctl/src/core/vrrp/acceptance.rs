@@ -194,7 +194,16 @@ impl Acceptor {
 }
 
 impl Audience {
-    fn hop_limit(&self) -> u8 {
+    /// The peers; none if everybody is talked to.
+    pub fn peers(&self) -> Option<&BTreeSet<IpAddr>> {
+        match self {
+            Self::Multicast => None,
+            Self::Unicast { peers, .. } => Some(peers),
+        }
+    }
+
+    /// The least TTL, or hop limit, of packets that count.
+    pub fn hop_limit(&self) -> u8 {
         match self {
             Self::Multicast => HOP_LIMIT,
             Self::Unicast { hop_limit, .. } => *hop_limit,

@@ -38,8 +38,8 @@ fn gratuitous_arp(address: Ipv4Addr, mac: Mac) -> Vec<u8> {
 
 fn neighbour_advertisement(address: Ipv6Addr, mac: Mac) -> Vec<u8> {
     let mut message = Vec::with_capacity(32);
-    // Type, code, checksum; the override flag alone: whoever has another MAC address is to forget it.
-    message.extend([136, 0, 0, 0, 0x20, 0, 0, 0]);
+    // Type, code, checksum; the flags "router", as RFC 9568, 6.4.1, has it, and "override": whoever has another MAC address is to forget it.
+    message.extend([136, 0, 0, 0, 0xa0, 0, 0, 0]);
     message.extend(address.octets());
     // The target's link-layer address, 1 x 8 bytes.
     message.extend([2, 1]);
@@ -89,14 +89,14 @@ mod tests {
         assert_eq!(frame, expected.concat());
     }
 
-    /// The checksum by hand: 8800 + 2000 + 0201 + 0200 + 0000 + 0007 of the message, (2001 + 0db8 + 0010) x 2 of the address as
+    /// The checksum by hand: 8800 + a000 + 0201 + 0200 + 0000 + 0007 of the message, (2001 + 0db8 + 0010) x 2 of the address as
     /// target and as source, ff02 + 0001 of the destination, 0020, 003a.
     #[test]
     fn a_neighbour_advertisement_byte_by_byte() {
         let frame = announcement("2001:db8::10".parse().unwrap(), MAC);
         let address = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
         let sum: u32 = 0x8800
-            + 0x2000
+            + 0xa000
             + 0x0201
             + 0x0200
             + 0x0007
@@ -114,7 +114,7 @@ mod tests {
             &[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
             &[136, 0],
             &checksum.to_be_bytes(),
-            &[0x20, 0, 0, 0],
+            &[0xa0, 0, 0, 0],
             &address,
             &[2, 1],
             &MAC,

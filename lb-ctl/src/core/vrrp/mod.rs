@@ -11,6 +11,10 @@
 //! - `announcement`: the frames that tell neighbours of a takeover.
 //! - `transition`: what it tells of its changes.
 //! - `tracking`: how what is observed on the host lowers the priority, or forbids to be master.
+//! - `script`: what the operator's own programs say of that.
+//! - `notice`: what the operator's own programs are told.
+//! - `source`: the address that packets come from.
+//! - `holdings`: which addresses belong on which interfaces; `taking`: what follows when they cannot be put there.
 //!
 //! Where the RFC says "active" these files say *master*, as most people and keepalived do.
 
@@ -18,8 +22,13 @@ mod acceptance;
 mod advertisement;
 mod announcement;
 mod group;
+mod holdings;
 mod interval;
+mod notice;
 mod packet;
+mod script;
+mod source;
+mod taking;
 mod tracking;
 mod transition;
 
@@ -29,8 +38,13 @@ pub use advertisement::{
 };
 pub use announcement::announcement;
 pub use group::{Action, Conditions, Group, MemberView, NotMaster, Policy, Settings};
+pub use holdings::{Duties, Holdings, Place, Present};
 pub use interval::Interval;
+pub use notice::{Hook, Notice, Outbox, Posted};
 pub use packet::{of_ipv4, with_ip_header};
+pub use script::{Script, Standing};
+pub use source::{Candidate, Kind, NoSource, Requirements, Unusable};
+pub use taking::Taking;
 pub use tracking::{Effect, Shortage, Subject, Track, is_share};
 pub use transition::{Cause, State, Transition};
 

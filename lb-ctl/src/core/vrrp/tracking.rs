@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::script::Script;
+
 /// Something that an instance depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Track {
@@ -26,7 +28,7 @@ pub enum Subject {
         percent: u8,
     },
     /// A program of the operator's, which ends with 0 while all is well.
-    Script(String),
+    Script(Script),
 }
 
 /// What follows while something is missing.
@@ -45,25 +47,28 @@ pub struct Shortage {
     pub lowered: u8,
     /// The first thing that it cannot do without and is missing, in words.
     pub fault: Option<String>,
+    /// All that is missing, in words.
+    pub missing: Vec<String>,
 }
 
 impl Shortage {
-    /// What is missing, of these. `is_well` says of each subject whether it is there; what is not known yet counts as there,
-    /// lest a start hands over what it could keep.
+    /// What is missing, of these. `trouble` says of each subject what is the matter, if anything; what is not known yet counts as
+    /// there, lest a start hands over what it could keep.
     pub fn of<'a>(
         tracks: impl IntoIterator<Item = &'a Track>,
-        is_well: impl Fn(&Subject) -> Option<bool>,
+        trouble: impl Fn(&Subject) -> Option<String>,
     ) -> Self {
         let mut shortage = Self::default();
         for track in tracks {
-            if is_well(&track.subject) != Some(false) {
+            let Some(trouble) = trouble(&track.subject) else {
                 continue;
-            }
+            };
             match track.effect {
                 Effect::Lower(by) => shortage.lowered = shortage.lowered.saturating_add(by),
-                Effect::Fault if shortage.fault.is_none() => shortage.fault = Some(track.subject.to_string()),
+                Effect::Fault if shortage.fault.is_none() => shortage.fault = Some(trouble.clone()),
                 Effect::Fault => {}
             }
+            shortage.missing.push(trouble);
         }
         shortage
     }
@@ -86,43 +91,63 @@ impl fmt::Display for Subject {
                     "less than {percent} % of the backends of service {name} are healthy"
                 )
             }
-            Self::Script(command) => write!(f, "{command} fails"),
+            Self::Script(script) => write!(f, "{} fails", script.command),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::core::command::Command;
 
     fn track(subject: Subject, effect: Effect) -> Track {
         Track { subject, effect }
     }
 
     #[test]
-    fn what_is_missing_adds_up_and_what_is_unknown_does_not() {
+    fn what_is_missing_adds_up() {
         let service = Subject::Service {
             name: "impala".into(),
             percent: 50,
+        };
+        let script = Script {
+            command: Command {
+                program: "/bin/false".into(),
+                arguments: Vec::new(),
+            },
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
         };
         let tracks = [
             track(Subject::Link("eth1".into()), Effect::Lower(100)),
             track(service.clone(), Effect::Lower(200)),
             track(Subject::Xdp, Effect::Fault),
-            track(Subject::Script("/bin/false".into()), Effect::Fault),
+            track(Subject::Script(script), Effect::Fault),
         ];
-        let of = |missing: &[&Subject], unknown: &[&Subject]| {
-            Shortage::of(&tracks, |subject| {
-                (!unknown.contains(&subject)).then(|| !missing.contains(&subject))
-            })
+        let of = |missing: &[&Subject]| {
+            let trouble = |subject: &Subject| missing.contains(&subject).then(|| subject.to_string());
+            Shortage::of(&tracks, trouble)
         };
-        assert_eq!(of(&[], &[]), Shortage::default());
-        assert_eq!(of(&[&service], &[]).lowered, 200);
-        assert_eq!(of(&[&service], &[&service]), Shortage::default());
+        assert_eq!(of(&[]), Shortage::default());
+        assert_eq!(of(&[&service]).lowered, 200);
         let all: Vec<&Subject> = tracks.iter().map(|track| &track.subject).collect();
-        let all = of(&all, &[]);
+        let all = of(&all);
         assert_eq!(all.lowered, 255);
         assert_eq!(all.fault.as_deref(), Some("the XDP program is not attached"));
+        assert_eq!(
+            all.missing,
+            [
+                "the link of eth1 is down",
+                "less than 50 % of the backends of service impala are healthy",
+                "the XDP program is not attached",
+                "/bin/false fails"
+            ]
+        );
     }
 
     #[test]

@@ -1,100 +1,147 @@
-//! The thread's loop: packets, time, the kernel's news and the controller's orders go into the machines, and what comes out is done.
+//! The thread's loop: packets, time, the kernel's news, what the hands report and the controller's orders go into the machines, and what
+//! comes out is done. Nothing here waits for the kernel: see `hands`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
+use anyhow::Context;
 use futures::{FutureExt, Stream, StreamExt, future::select_all};
 use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 
 use super::{
-    Board, Healthy, Order, Snapshot,
-    instance::{Instance, Surroundings},
+    Board, Dependencies, Left, Notifier, Order,
+    hands::{Hands, Id, Report, Surroundings, Wanted},
+    instance::Instance,
+    pulse::{BEAT, Pulse},
+    running::{Running, interfaces},
 };
 use crate::{
     adapters::{
         api::server::Refusal,
-        netlink::{Event, Netlink, NetlinkError, Watch},
+        netlink::{Event, Watch},
         vrrp::{Channel, Incoming, VrrpError},
     },
     core::{
         cause::chain,
-        config::Vrrp,
-        status::{RejectedStatus, VrrpStatus},
-        vrrp::{Action, Group, State, Subject, Transition},
+        config::{Vrrp, same_routers, vrrp_groups},
+        vrrp::{Place, Script, Subject},
     },
     daemon::controller::{REFRESH, until},
 };
 
-/// How long after the kernel's news the host is looked at: news come in bursts.
-const NEWS_SETTLE: Duration = Duration::from_millis(5);
+/// How often the host is looked at for the sake of the kernel's news, at most: thousands of routes may come at once. A link that is
+/// lost is looked at at once.
+const NEWS_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many packets that have arrived are read before a timer counts. A flood must not keep it from counting.
 const ARRIVALS: usize = 64;
 
-/// Several instances, or one, and their machine.
-struct Running {
-    group: Group,
-    instances: Vec<Instance>,
-    transitions: BTreeMap<State, u64>,
-}
+/// How long the end waits for the addresses to be taken off.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Driver {
-    netlink: Netlink,
-    events: Box<dyn Stream<Item = Event> + Unpin>,
+    hands: Hands,
+    reports: mpsc::UnboundedReceiver<Report>,
+    /// What the kernel says; `None` until it is listened to again.
+    events: Option<Box<dyn Stream<Item = Event> + Unpin>>,
+    pulse: Pulse,
     /// The zero of the machines' time.
     epoch: Instant,
     groups: Vec<Running>,
+    /// Groups that begin once the host has been looked at and what an earlier run has left has been taken off, and the round in which
+    /// that is.
+    beginning: Vec<(u64, Vec<Instance>)>,
     /// The names of the instances in the order of the configuration.
     order: Vec<String>,
-    healthy: Healthy,
-    examine_due: Option<Instant>,
+    /// The VIPs of all instances and services.
+    shared: BTreeSet<IpAddr>,
+    dependencies: Dependencies,
+    notifier: Notifier,
+    /// What is known of the host.
+    surroundings: Option<Surroundings>,
+    /// What the hands have been told last.
+    round: u64,
+    next_id: Id,
+    /// When the host is to be looked at.
+    look_due: Option<Instant>,
+    looked_at: Instant,
+    /// Who waits for addresses to be left, and in which round that is.
+    waiting: Vec<(u64, oneshot::Sender<Left>)>,
     board: Board,
 }
 
 impl Driver {
-    /// Works until it is told to stop.
-    pub(super) async fn run(mut orders: mpsc::UnboundedReceiver<Order>, board: Board, healthy: Healthy) {
-        let mut driver = match Self::new(board, healthy) {
-            Ok(driver) => driver,
-            Err(error) => {
-                tracing::error!("VRRP cannot begin: {}", chain(&error));
-                return;
-            }
-        };
+    /// Works until it is told to stop. An error is the end of it too.
+    pub(super) async fn run(
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        board: Board,
+        dependencies: Dependencies,
+        notifier: Notifier,
+        pulses: [Pulse; 2],
+    ) -> anyhow::Result<()> {
+        let mut driver = Self::new(board, dependencies, notifier, pulses)?;
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = driver.due();
-            let examine_due = driver.examine_due;
+            driver.pulse.beat();
+            let (due, look_due) = (driver.due(), driver.look_due);
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Stop) | None => break,
-                    Some(order) => driver.obey(order).await,
+                    Some(order) => driver.obey(order),
                 },
-                event = driver.events.next() => driver.on_news(event).await,
-                arrival = next_arrival(&driver.groups) => driver.on_arrival(arrival).await,
-                () = until(due) => driver.pass().await,
-                () = until(examine_due) => driver.examine().await,
-                _ = refresh.tick() => driver.refresh().await,
+                report = driver.reports.recv() => {
+                    let Some(report) = report else {
+                        driver.leave();
+                        anyhow::bail!("VRRP's second thread, which puts addresses on interfaces, has ended");
+                    };
+                    driver.on_report(report);
+                }
+                event = next_event(&mut driver.events) => driver.on_news(event),
+                arrival = next_arrival(&driver.groups) => driver.on_arrival(arrival),
+                () = until(due) => driver.pass(),
+                () = until(look_due) => driver.look(),
+                _ = refresh.tick() => driver.look(),
+                _ = beat.tick() => driver.publish(),
             }
+            driver.attend();
         }
-        driver.stop().await;
+        driver.stop().await
     }
 
-    fn new(board: Board, healthy: Healthy) -> Result<Self, NetlinkError> {
+    fn new(
+        board: Board,
+        dependencies: Dependencies,
+        notifier: Notifier,
+        [pulse, hands_pulse]: [Pulse; 2],
+    ) -> anyhow::Result<Self> {
+        let (hands, reports) = Hands::start(hands_pulse)?;
         Ok(Self {
-            netlink: Netlink::connect()?,
-            events: Box::new(Watch::start()?.events()),
+            hands,
+            reports,
+            events: Some(Box::new(Watch::start()?.events())),
+            pulse,
             epoch: Instant::now(),
             groups: Vec::new(),
+            beginning: Vec::new(),
             order: Vec::new(),
-            healthy,
-            examine_due: None,
+            shared: BTreeSet::new(),
+            dependencies,
+            notifier,
+            surroundings: None,
+            round: 0,
+            next_id: 0,
+            look_due: None,
+            looked_at: Instant::now(),
+            waiting: Vec::new(),
             board,
         })
     }
@@ -104,95 +151,138 @@ impl Driver {
     }
 
     fn due(&self) -> Option<Instant> {
-        let due = self
-            .groups
-            .iter()
-            .filter_map(|running| running.group.due())
-            .min()?;
+        let due = self.groups.iter().filter_map(Running::due).min()?;
         self.epoch.checked_add(due)
     }
 
-    async fn obey(&mut self, order: Order) {
+    /// Has the hands do what has come of the machines, and makes known what has changed.
+    fn attend(&mut self) {
+        let needed = self.groups.iter_mut().map(Running::hands_are_needed);
+        if needed.fold(false, |any, one| any | one) {
+            let round = self.want();
+            self.groups
+                .iter_mut()
+                .for_each(|running| running.hands_work(round));
+        }
+        if self.groups.iter().any(Running::is_news) {
+            self.publish();
+        }
+    }
+
+    /// Says what is wanted of the host. Returns the round in which it will have been done.
+    fn want(&mut self) -> u64 {
+        self.round += 1;
+        self.looked_at = Instant::now();
+        self.look_due = None;
+        let running = self.groups.iter().flat_map(Running::parts);
+        let beginning = self.beginning.iter().flat_map(|(_, instances)| instances);
+        let beginning = beginning.map(|instance| (instance.id, instance.part(false)));
+        self.hands.want(Wanted {
+            round: self.round,
+            instances: running.chain(beginning).collect(),
+            tracked: self.interfaces(),
+        });
+        self.round
+    }
+
+    fn look(&mut self) {
+        self.listen_again();
+        self.want();
+    }
+
+    /// Has the host looked at soon.
+    fn look_soon(&mut self) {
+        self.look_due.get_or_insert(self.looked_at + NEWS_PAUSE);
+    }
+
+    fn obey(&mut self, order: Order) {
         match order {
-            Order::Follow(instances, done) => {
-                self.follow(instances).await;
-                // Whoever asked may have gone.
-                let _ = done.send(());
+            Order::Follow {
+                instances,
+                shared,
+                left,
+            } => {
+                self.shared = shared;
+                self.follow(instances);
+                let round = self.want();
+                self.waiting.push((round, left));
             }
             Order::HandOver(instance, answer) => {
-                let handed_over = self.hand_over(instance.as_deref()).await;
-                let _ = answer.send(handed_over);
+                // Whoever asked may have gone.
+                let _ = answer.send(self.hand_over(instance.as_deref()));
             }
             Order::Healthy(healthy) => {
-                self.healthy = healthy;
-                self.examine().await;
+                self.dependencies.healthy = healthy;
+                self.examine();
+            }
+            Order::Script(script, verdict) => {
+                self.dependencies.scripts.insert(script, verdict);
+                self.examine();
+                self.publish();
             }
             Order::Stop => {}
         }
-        self.publish();
     }
 
-    async fn follow(&mut self, configured: Vec<Vrrp>) {
+    fn follow(&mut self, configured: Vec<Vrrp>) {
         self.order = configured.iter().map(|instance| instance.name.clone()).collect();
-        let mut groups: Vec<Vec<Vrrp>> = Vec::new();
-        for instance in configured {
-            let with = |group: &&mut Vec<Vrrp>| {
-                group
-                    .iter()
-                    .any(|it| it.group.is_some() && it.group == instance.group)
-            };
-            match groups.iter_mut().find(with) {
-                Some(group) => group.push(instance),
-                None => groups.push(vec![instance]),
-            }
-        }
+        let is_tracked = |script: &Script| {
+            let mut tracks = configured.iter().flat_map(|instance| &instance.track);
+            tracks.any(|track| matches!(&track.subject, Subject::Script(it) if it == script))
+        };
+        self.dependencies.scripts.retain(|script, _| is_tracked(script));
+        let mut groups = vrrp_groups(configured);
         let now = self.now();
         for mut running in std::mem::take(&mut self.groups) {
-            match groups.iter().position(|group| running.is(group)) {
-                Some(place) => {
-                    let group = groups.swap_remove(place);
-                    running.reconfigure(group, &self.netlink, now).await;
-                    self.groups.push(running);
-                }
-                None => running.stop(&self.netlink, now).await,
+            let same = groups
+                .iter()
+                .position(|group| same_routers(running.configs(), group));
+            if let Some(place) = same {
+                running.reconfigure(groups.swap_remove(place), now);
+                self.groups.push(running);
+            } else {
+                running.stop(now);
+                running.close(&self.hands);
+            }
+        }
+        // Those that have not begun have nothing to lose.
+        for (_, mut instances) in std::mem::take(&mut self.beginning) {
+            for instance in &mut instances {
+                instance.close(&self.hands);
             }
         }
         for group in groups {
-            let mut instances: Vec<Instance> = group.into_iter().map(Instance::new).collect();
-            for instance in &mut instances {
-                // An earlier run may have been killed as master.
-                instance.release(&self.netlink).await;
-            }
-            self.begin(instances).await;
+            let instances = group.into_iter().map(|config| {
+                self.next_id += 1;
+                Instance::new(self.next_id, config)
+            });
+            let instances = instances.collect();
+            self.beginning.push((self.round + 1, instances));
         }
-        self.examine().await;
+        self.examine();
+        self.publish();
     }
 
-    async fn begin(&mut self, mut instances: Vec<Instance>) {
-        let interfaces = instances.iter().flat_map(interfaces).collect();
-        match Surroundings::of(&self.netlink, interfaces).await {
-            Ok(surroundings) => {
+    /// Groups begin that have waited for this round.
+    fn begin(&mut self, round: u64) {
+        let (due, later) = std::mem::take(&mut self.beginning)
+            .into_iter()
+            .partition(|(begins_in, _)| *begins_in <= round);
+        self.beginning = later;
+        for (_, mut instances) in due {
+            if let Some(surroundings) = &self.surroundings {
                 for instance in &mut instances {
-                    instance.conditions = instance.examine(&surroundings, &self.healthy);
+                    instance.conditions =
+                        instance.examine(surroundings, &self.dependencies, &self.shared, &self.hands);
                 }
             }
-            // It begins without an address to send from: at fault.
-            Err(error) => tracing::error!("{}", chain(&error)),
+            let now = self.now();
+            self.groups
+                .extend(Running::begin(instances, self.notifier.clone(), now));
         }
-        let Some(policy) = instances.first().map(|first| first.config.policy) else {
-            return;
-        };
-        let members = instances
-            .iter()
-            .map(|it| (it.config.settings, it.conditions.clone()));
-        self.groups.push(Running {
-            group: Group::new(policy, members, self.now()),
-            instances,
-            transitions: BTreeMap::new(),
-        });
     }
 
-    async fn hand_over(&mut self, wanted: Option<&str>) -> Result<Vec<String>, Refusal> {
+    fn hand_over(&mut self, wanted: Option<&str>) -> Result<Vec<String>, Refusal> {
         let now = self.now();
         let mut handed_over = Vec::new();
         let mut states = Vec::new();
@@ -201,11 +291,8 @@ impl Driver {
             if wanted.is_some_and(|wanted| names.iter().all(|name| name != wanted)) {
                 continue;
             }
-            match running.group.hand_over(now) {
-                Ok(actions) => {
-                    running.perform(actions, &self.netlink).await;
-                    handed_over.extend(names);
-                }
+            match running.hand_over(now) {
+                Ok(()) => handed_over.extend(names),
                 Err(not_master) => states.push(not_master),
             }
         }
@@ -221,145 +308,203 @@ impl Driver {
         }
     }
 
-    async fn on_news(&mut self, event: Option<Event>) {
+    fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Looked { surroundings, opened } => {
+                self.surroundings = Some(surroundings);
+                for (id, opened) in opened {
+                    match instance(&mut self.groups, &mut self.beginning, id) {
+                        Some(instance) => instance.open(opened, &self.hands),
+                        // It has gone meanwhile.
+                        None => opened.into_iter().for_each(|opened| self.hands.close(opened)),
+                    }
+                }
+                self.examine();
+            }
+            Report::There(place) => self
+                .groups
+                .iter_mut()
+                .for_each(|running| running.take_in_one(place)),
+            Report::Settled {
+                round,
+                there,
+                not_added,
+                not_removed,
+            } => {
+                let now = self.now();
+                for running in &mut self.groups {
+                    running.settled(&there, &not_added, &not_removed, now);
+                    running.hands_are_done(round);
+                }
+                self.examine();
+                self.settled(round, &not_removed);
+            }
+            Report::Blind { round, cause } => {
+                tracing::error!("VRRP cannot see the host: {cause}");
+                // Groups begin without an address to send from: at fault.
+                self.begin(round);
+                self.groups
+                    .iter_mut()
+                    .for_each(|running| running.hands_are_done(round));
+                self.answer(round, &Err(cause));
+            }
+        }
+    }
+
+    fn settled(&mut self, round: u64, not_removed: &BTreeMap<Place, String>) {
+        self.begin(round);
+        let left = match not_removed.first_key_value() {
+            None => Ok(()),
+            Some((place, cause)) => {
+                let what = format!("{} could not be taken off: {cause}", place.address);
+                if self.groups.iter().all(|running| !running.has(*place)) {
+                    tracing::warn!("{what}; it is tried again");
+                }
+                Err(what)
+            }
+        };
+        self.answer(round, &left);
+    }
+
+    /// Tells those who have waited for this round.
+    fn answer(&mut self, round: u64, left: &Left) {
+        let (due, later) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(wanted, _)| *wanted <= round);
+        self.waiting = later;
+        self.publish();
+        for (_, waiting) in due {
+            // Whoever asked may have gone.
+            let _ = waiting.send(left.clone());
+        }
+    }
+
+    fn on_news(&mut self, event: Option<Event>) {
         match event {
             Some(Event::Interface(interface) | Event::InterfaceGone(interface)) => {
                 // A link that is lost is lost now.
                 if self.interfaces().contains(&interface.name) {
-                    self.examine().await;
+                    self.look();
                 }
             }
             // Addresses come and go with their routes.
-            Some(Event::Routes | Event::Overrun) => {
-                self.examine_due
-                    .get_or_insert_with(|| Instant::now() + NEWS_SETTLE);
-            }
+            Some(Event::Routes | Event::Overrun) => self.look_soon(),
             Some(Event::Neighbour(_)) => {}
             None => {
-                // Not at once again, if that should go on.
-                sleep(NEWS_SETTLE).await;
-                match Watch::start() {
-                    Ok(watch) => self.events = Box::new(watch.events()),
-                    Err(error) => tracing::error!("{}", chain(&error)),
-                }
-                self.examine().await;
+                // Asked for again with the next look: not at once, if that should go on.
+                self.events = None;
+                self.look_soon();
+            }
+        }
+    }
+
+    /// Listens to the kernel's news again if they have ended.
+    fn listen_again(&mut self) {
+        if self.events.is_none() {
+            match Watch::start() {
+                Ok(watch) => self.events = Some(Box::new(watch.events())),
+                Err(error) => tracing::error!("{}", chain(&error)),
             }
         }
     }
 
     fn interfaces(&self) -> BTreeSet<String> {
-        let instances = self.groups.iter().flat_map(|running| &running.instances);
-        instances.flat_map(interfaces).collect()
+        let running = self.groups.iter().flat_map(Running::instances);
+        let beginning = self.beginning.iter().flat_map(|(_, instances)| instances);
+        running.chain(beginning).flat_map(interfaces).collect()
     }
 
     /// Takes in what is true of the host now.
-    async fn examine(&mut self) {
-        self.examine_due = None;
-        let surroundings = match Surroundings::of(&self.netlink, self.interfaces()).await {
-            Ok(surroundings) => surroundings,
-            Err(error) => {
-                tracing::error!("{}", chain(&error));
-                return;
-            }
-        };
+    fn examine(&mut self) {
         let now = self.now();
+        let Some(surroundings) = &self.surroundings else {
+            return;
+        };
         for running in &mut self.groups {
-            for number in 0..running.instances.len() {
-                let instance = &mut running.instances[number];
-                let conditions = instance.examine(&surroundings, &self.healthy);
-                if conditions == instance.conditions {
-                    continue;
-                }
-                // Whoever comes back has the new source, but who says goodbye because there is none any more has the old one.
-                if conditions.source.is_some() {
-                    instance.conditions = conditions.clone();
-                }
-                let actions = running.group.conditions(number, conditions.clone(), now);
-                running.perform(actions, &self.netlink).await;
-                running.instances[number].conditions = conditions;
-            }
-        }
-        self.publish();
-    }
-
-    /// Compares everything anew, and puts back what somebody has taken off.
-    async fn refresh(&mut self) {
-        self.examine().await;
-        for running in &mut self.groups {
-            if running.group.state() == State::Master {
-                running.take(&self.netlink).await;
-            }
+            running.examine(surroundings, &self.dependencies, &self.shared, &self.hands, now);
         }
     }
 
-    async fn on_arrival(&mut self, (place, number, arrival): (usize, usize, Result<Incoming, VrrpError>)) {
+    fn on_arrival(&mut self, (place, number, arrival): (usize, usize, Result<Incoming, VrrpError>)) {
         match arrival {
-            Ok(incoming) => self.on_packet(place, number, &incoming).await,
+            Ok(incoming) => self.on_packet(place, number, &incoming),
             // The interface is down, or gone: the kernel tells of that too.
             Err(error) => {
                 tracing::debug!("{}", chain(&error));
-                sleep(NEWS_SETTLE).await;
-                self.examine().await;
+                self.look_soon();
             }
         }
     }
 
-    async fn on_packet(&mut self, place: usize, number: usize, incoming: &Incoming) {
+    fn on_packet(&mut self, place: usize, number: usize, incoming: &Incoming) {
         let now = self.now();
-        let Some(running) = self.groups.get_mut(place) else {
-            return;
-        };
-        let Some(heard) = running
-            .instances
-            .get_mut(number)
-            .and_then(|it| it.accept(incoming))
-        else {
-            return;
-        };
-        let before = running.group.member(number).map(|member| member.master);
-        let actions = running.group.heard(number, heard, now);
-        let after = running.group.member(number).map(|member| member.master);
-        let is_news = before != after || !actions.is_empty();
-        running.perform(actions, &self.netlink).await;
-        if is_news {
-            self.publish();
+        if let Some(running) = self.groups.get_mut(place) {
+            running.on_packet(number, incoming, now);
         }
     }
 
     /// Time has passed. What has arrived meanwhile comes first: a thread that could not run for a while must not take its master for
     /// dead whose advertisements it has not read.
-    async fn pass(&mut self) {
+    fn pass(&mut self) {
         for place in 0..self.groups.len() {
-            for number in 0..self.groups[place].instances.len() {
+            for number in 0..self.groups[place].instances().len() {
                 for _ in 0..ARRIVALS {
-                    let arrived = self.groups[place].instances[number]
+                    let arrived = self.groups[place].instances()[number]
                         .channel()
                         .and_then(Channel::arrived);
                     let Some(incoming) = arrived else { break };
-                    self.on_packet(place, number, &incoming).await;
+                    self.on_packet(place, number, &incoming);
                 }
             }
         }
         let now = self.now();
+        let mut recovers = false;
         for running in &mut self.groups {
-            let actions = running.group.pass(now);
-            running.perform(actions, &self.netlink).await;
+            recovers |= running.pass(now);
         }
-        self.publish();
+        if recovers {
+            self.examine();
+        }
     }
 
-    async fn stop(&mut self) {
+    /// Says goodbye, and wants nothing any more. Returns the round in which that has been done.
+    fn leave(&mut self) -> u64 {
         let now = self.now();
         for running in &mut self.groups {
-            running.stop(&self.netlink, now).await;
+            running.stop(now);
         }
         self.publish();
+        self.groups.clear();
+        self.beginning.clear();
+        self.want()
     }
 
-    fn publish(&self) {
-        let mut snapshots: Vec<Snapshot> = self
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        let round = self.leave();
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        let mut cause = "the kernel does not answer".to_owned();
+        while let Ok(report) = timeout_at(deadline, self.reports.recv()).await {
+            self.pulse.beat();
+            match report.context("VRRP's second thread has ended")? {
+                Report::Settled {
+                    round: settled,
+                    not_removed,
+                    ..
+                } if settled >= round => match not_removed.into_iter().next() {
+                    None => return Ok(()),
+                    Some((place, why)) => cause = format!("{}: {why}", place.address),
+                },
+                Report::Blind { cause: why, .. } => cause = why,
+                Report::Settled { .. } | Report::Looked { .. } | Report::There(_) => {}
+            }
+        }
+        anyhow::bail!("addresses of VRRP may have stayed on interfaces: {cause}");
+    }
+
+    fn publish(&mut self) {
+        let mut snapshots: Vec<_> = self
             .groups
-            .iter()
+            .iter_mut()
             .flat_map(|running| running.snapshots(self.epoch))
             .collect();
         let place = |name: &str| self.order.iter().position(|it| it == name);
@@ -368,155 +513,29 @@ impl Driver {
     }
 }
 
-impl Running {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.instances
-            .iter()
-            .map(|instance| instance.config.name.as_str())
-    }
-
-    /// Whether these are the same virtual routers, whatever their priorities.
-    fn is(&self, group: &[Vrrp]) -> bool {
-        let same = |(ours, theirs): (&Instance, &Vrrp)| {
-            let like_ours = Vrrp {
-                settings: ours.config.settings,
-                policy: ours.config.policy,
-                track: ours.config.track.clone(),
-                ..theirs.clone()
-            };
-            ours.config == like_ours
-        };
-        self.instances.len() == group.len() && self.instances.iter().zip(group).all(same)
-    }
-
-    async fn reconfigure(&mut self, group: Vec<Vrrp>, netlink: &Netlink, now: Duration) {
-        for (instance, config) in self.instances.iter_mut().zip(group) {
-            instance.config = config;
-            instance.forget_complaints();
-        }
-        let Some(policy) = self.instances.first().map(|first| first.config.policy) else {
-            return;
-        };
-        let settings: Vec<_> = self.instances.iter().map(|it| it.config.settings).collect();
-        let actions = self.group.configure(policy, &settings, now);
-        self.perform(actions, netlink).await;
-    }
-
-    async fn stop(&mut self, netlink: &Netlink, now: Duration) {
-        let actions = self.group.stop(now);
-        self.perform(actions, netlink).await;
-    }
-
-    async fn perform(&mut self, actions: Vec<Action>, netlink: &Netlink) {
-        for action in actions {
-            match action {
-                Action::Advertise { member, priority } => {
-                    if let Some(instance) = self.instances.get_mut(member) {
-                        instance.advertise(priority);
-                    }
-                }
-                Action::Take => self.take(netlink).await,
-                Action::Announce => self.instances.iter_mut().for_each(Instance::announce),
-                Action::Release => {
-                    for instance in &mut self.instances {
-                        instance.release(netlink).await;
-                    }
-                }
-                Action::Changed(transition) => self.tell(&transition),
-            }
-        }
-    }
-
-    async fn take(&mut self, netlink: &Netlink) {
-        for instance in &mut self.instances {
-            instance.take(netlink).await;
-        }
-    }
-
-    fn tell(&mut self, transition: &Transition) {
-        let Transition { from, to, cause, .. } = transition;
-        *self.transitions.entry(*to).or_default() += 1;
-        let instances = self.names().collect::<Vec<_>>().join(",");
-        if *to == State::Fault {
-            tracing::warn!(instances, "VRRP: {from} to {to}: {cause}");
-        } else {
-            tracing::info!(instances, "VRRP: {from} to {to}: {cause}");
-        }
-        for instance in &mut self.instances {
-            instance.forget_complaints();
-        }
-    }
-
-    fn snapshots(&self, epoch: Instant) -> impl Iterator<Item = Snapshot> {
-        self.instances.iter().enumerate().map(move |(number, instance)| {
-            let Vrrp {
-                name,
-                interface,
-                vrid,
-                addresses,
-                group,
-                ..
-            } = &instance.config;
-            let member = self.group.member(number);
-            let interval = member.map_or(instance.config.settings.interval, |member| member.interval);
-            let priority = member.map_or(0, |member| member.priority);
-            let master = member.and_then(|member| member.master);
-            let own = (self.group.state() == State::Master)
-                .then_some(instance.conditions.source)
-                .flatten();
-            let rejected = instance.rejected.iter().map(|(reason, packets)| RejectedStatus {
-                reason: (*reason).to_owned(),
-                packets: *packets,
-            });
-            Snapshot {
-                status: VrrpStatus {
-                    name: name.clone(),
-                    state: self.group.state().to_string(),
-                    state_seconds: 0,
-                    cause: self.group.cause().to_string(),
-                    priority,
-                    configured_priority: instance.config.settings.priority.get(),
-                    addresses: addresses.clone(),
-                    interface: interface.clone(),
-                    vrid: vrid.get(),
-                    group: group.clone(),
-                    master: own.or(master.map(|(master, _)| master)),
-                    interval_ms: interval.duration().as_millis().try_into().unwrap_or(u64::MAX),
-                    yields: self.group.yields(),
-                    transitions: State::ALL
-                        .iter()
-                        .map(|state| {
-                            (
-                                state.to_string(),
-                                self.transitions.get(state).copied().unwrap_or(0),
-                            )
-                        })
-                        .collect(),
-                    rejected: rejected.collect(),
-                },
-                since: epoch.checked_add(self.group.since()).unwrap_or(epoch),
-            }
-        })
-    }
+/// The instance with this id.
+fn instance<'i>(
+    groups: &'i mut [Running],
+    beginning: &'i mut [(u64, Vec<Instance>)],
+    id: Id,
+) -> Option<&'i mut Instance> {
+    let running = groups.iter_mut().flat_map(Running::instances_mut);
+    let beginning = beginning.iter_mut().flat_map(|(_, instances)| instances);
+    running.chain(beginning).find(|instance| instance.id == id)
 }
 
-/// The interfaces that an instance has to do with.
-fn interfaces(instance: &Instance) -> impl Iterator<Item = String> {
-    let tracked = instance
-        .config
-        .track
-        .iter()
-        .filter_map(|track| match &track.subject {
-            Subject::Link(interface) => Some(interface.clone()),
-            Subject::Xdp | Subject::Service { .. } | Subject::Script(_) => None,
-        });
-    tracked.chain([instance.config.interface.clone()])
+/// The kernel's next news; none at all until they are listened to again.
+async fn next_event(events: &mut Option<Box<dyn Stream<Item = Event> + Unpin>>) -> Option<Event> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next packet of any instance: the group's place, the instance's number in it, and the packet.
 async fn next_arrival(groups: &[Running]) -> (usize, usize, Result<Incoming, VrrpError>) {
     let instances = groups.iter().enumerate().flat_map(|(place, running)| {
-        let numbered = running.instances.iter().enumerate();
+        let numbered = running.instances().iter().enumerate();
         numbered.map(move |(number, instance)| (place, number, instance))
     });
     let arrivals: Vec<_> = instances

@@ -8,63 +8,49 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::{
+    Dependencies,
+    hands::{Hands, Id, Opened, Part, Surroundings},
+    timer::Timer,
+};
 use crate::{
     adapters::{
-        netlink::{Address, Link, Netlink, NetlinkError},
-        vrrp::{Announcer, Channel, Incoming, VrrpError},
+        netlink::Link,
+        vrrp::{Announcer, Channel, Endpoint, Incoming, VrrpError},
     },
     core::{
         cause::chain,
         config::Vrrp,
         interface::Mac,
         vrrp::{
-            Acceptor, Advertisement, Audience, Conditions, Heard, Rejected, Shortage, Subject, group_address,
-            is_share,
+            Acceptor, Advertisement, Audience, Conditions, Heard, NoSource, Place, Rejected, Requirements,
+            Shortage, Subject, Taking, group_address, is_share,
         },
     },
-    daemon::vips,
 };
-
-use super::Healthy;
 
 /// How long after the log has been told what is wrong it is told again.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 
-/// What is known of the host.
-pub(super) struct Surroundings {
-    /// The interfaces that instances have to do with, by name; `None` for one that does not exist.
-    pub(super) links: BTreeMap<String, Option<Link>>,
-    /// All addresses of the host.
-    pub(super) addresses: Vec<Address>,
-}
-
-impl Surroundings {
-    /// What is true of these interfaces now.
-    pub(super) async fn of(netlink: &Netlink, interfaces: BTreeSet<String>) -> Result<Self, NetlinkError> {
-        let mut links = BTreeMap::new();
-        for name in interfaces {
-            let link = netlink.link(&name).await?;
-            links.insert(name, link);
-        }
-        Ok(Self {
-            links,
-            addresses: netlink.addresses().await?,
-        })
-    }
-
-    fn has_link(&self, interface: &str) -> bool {
-        let link = self.links.get(interface).and_then(Option::as_ref);
-        link.is_some_and(|link| link.interface.up && link.carrier)
-    }
-}
+/// The priority of the addresses' owner.
+const OWNER: u8 = 255;
 
 /// An instance and its sockets.
 pub(super) struct Instance {
+    pub(super) id: Id,
     pub(super) config: Vrrp,
     pub(super) conditions: Conditions,
     pub(super) rejected: BTreeMap<&'static str, u64>,
+    pub(super) timer: Timer,
+    /// What it depends on and is missing, in words.
+    pub(super) missing: Vec<String>,
+    pub(super) taking: Taking,
     acceptor: Acceptor,
     port: Option<Port>,
+    /// Why there is no port, though there is an interface.
+    closed: Option<String>,
+    /// The addresses that are where they belong, as far as is known.
+    there: BTreeSet<IpAddr>,
     /// When the log was told last what is wrong, by kind: a flood must not fill it.
     complaints: BTreeMap<&'static str, Instant>,
 }
@@ -78,62 +64,138 @@ struct Port {
 }
 
 impl Instance {
-    pub(super) fn new(config: Vrrp) -> Self {
+    pub(super) fn new(id: Id, config: Vrrp) -> Self {
         Self {
-            acceptor: Acceptor {
-                vrid: config.vrid,
-                addresses: config.addresses.iter().copied().collect(),
-                audience: config.audience.clone(),
-                checksum: config.checksum,
-            },
+            id,
+            acceptor: acceptor(&config),
             config,
             conditions: Conditions::default(),
             rejected: BTreeMap::new(),
+            timer: Timer::new(),
+            missing: Vec::new(),
+            taking: Taking::default(),
             port: None,
+            closed: None,
+            there: BTreeSet::new(),
             complaints: BTreeMap::new(),
         }
+    }
+
+    /// Goes on with another configuration of the same virtual router.
+    pub(super) fn reconfigure(&mut self, config: Vrrp) {
+        self.acceptor = acceptor(&config);
+        self.config = config;
+        // Perhaps that was changed on account of it.
+        self.taking = Taking::default();
+        self.forget_complaints();
     }
 
     pub(super) fn channel(&self) -> Option<&Channel> {
         self.port.as_ref().map(|port| &port.channel)
     }
 
-    /// Takes in what is true of the host, and says what that comes to.
-    pub(super) fn examine(&mut self, surroundings: &Surroundings, healthy: &Healthy) -> Conditions {
-        let interface = &self.config.interface;
-        let link = surroundings.links.get(interface).and_then(Option::as_ref);
-        let fault = self.open(link).err();
-        let shortage = Shortage::of(&self.config.track, |subject| match subject {
-            Subject::Link(interface) => Some(surroundings.has_link(interface)),
-            Subject::Service { name, percent } => {
-                let (healthy, all) = healthy.get(name)?;
-                Some(is_share(*healthy, *all, *percent))
-            }
-            Subject::Xdp | Subject::Script(_) => None,
-        });
-        Conditions {
-            source: link.and_then(|link| self.source(link, surroundings)),
-            lowered: shortage.lowered,
-            fault: fault.or(shortage.fault),
+    /// What it needs of the host.
+    pub(super) fn part(&self, holds: bool) -> Part {
+        Part {
+            name: self.config.name.clone(),
+            interface: self.config.interface.clone(),
+            endpoint: Endpoint {
+                vrid: self.config.vrid,
+                is_ipv4: self.config.is_ipv4(),
+                is_multicast: self.is_multicast(),
+            },
+            addresses: self.acceptor.addresses.clone(),
+            holds,
         }
     }
 
-    /// Opens the interface, if it is not open. The error says what the instance cannot do without and is missing.
-    fn open(&mut self, link: Option<&Link>) -> Result<(), String> {
+    fn is_multicast(&self) -> bool {
+        self.config.audience == Audience::Multicast
+    }
+
+    /// Takes over sockets that have been opened for it, or the reason why there are none.
+    pub(super) fn open(&mut self, opened: Result<Opened, VrrpError>, hands: &Hands) {
+        self.close(hands);
+        let listening = opened.and_then(|opened| {
+            Ok(Port {
+                index: opened.index,
+                mac: Mac::default(),
+                channel: Channel::listen(opened.sockets)?,
+                announcer: opened.announcer,
+            })
+        });
+        match listening {
+            Ok(port) => (self.port, self.closed) = (Some(port), None),
+            Err(error) => self.closed = Some(chain(&error)),
+        }
+    }
+
+    /// Gives its sockets back.
+    pub(super) fn close(&mut self, hands: &Hands) {
+        if let Some(port) = self.port.take() {
+            hands.close(Opened {
+                index: port.index,
+                sockets: port.channel.into_sockets(),
+                announcer: port.announcer,
+            });
+        }
+    }
+
+    /// Takes in what is true of the host, and says what that comes to. `shared` are the VIPs of all instances and services.
+    pub(super) fn examine(
+        &mut self,
+        surroundings: &Surroundings,
+        dependencies: &Dependencies,
+        shared: &BTreeSet<IpAddr>,
+        hands: &Hands,
+    ) -> Conditions {
+        let interface = self.config.interface.clone();
+        let link = surroundings.link(&interface);
+        let is_there = |port: &Port| link.is_some_and(|link| link.interface.index == port.index);
+        if self.port.as_ref().is_some_and(|port| !is_there(port)) {
+            self.close(hands);
+        }
+        let fault = self.obstacle(link).err();
+        let shortage = Shortage::of(&self.config.track, |subject| match subject {
+            Subject::Link(interface) => (!surroundings.has_link(interface)).then(|| subject.to_string()),
+            Subject::Service { name, percent } => {
+                let (healthy, all) = dependencies.healthy.get(name)?;
+                (!is_share(*healthy, *all, *percent)).then(|| subject.to_string())
+            }
+            Subject::Script(script) => {
+                let why = dependencies.scripts.get(script)?.as_ref().err()?;
+                Some(format!("{subject}: {why}"))
+            }
+            Subject::Xdp => None,
+        });
+        let source = link.map(|link| self.source(link, surroundings, shared));
+        let (source, no_source) = match source {
+            Some(Ok(source)) => (Some(source), None),
+            Some(Err(why)) => (None, Some(why.to_string())),
+            None => (None, None),
+        };
+        let taking = self.taking.fault().map(ToOwned::to_owned);
+        self.missing = shortage.missing;
+        Conditions {
+            source,
+            lowered: shortage.lowered,
+            fault: fault.or(no_source).or(taking).or(shortage.fault),
+        }
+    }
+
+    /// What the instance cannot do without and is missing on its interface.
+    fn obstacle(&mut self, link: Option<&Link>) -> Result<(), String> {
         let name = &self.config.interface;
         let Some(link) = link else {
-            self.port = None;
             return Err(format!("the interface {name} does not exist"));
         };
-        let (index, Some(mac)) = (link.interface.index, link.interface.mac) else {
+        let Some(mac) = link.interface.mac else {
             return Err(format!("the interface {name} has no MAC address"));
         };
-        match &mut self.port {
-            Some(port) if port.index == index => port.mac = mac,
-            _ => {
-                let opened = Port::open(&self.config, index, mac);
-                self.port = Some(opened.map_err(|error| chain(&error))?);
-            }
+        match (&mut self.port, &self.closed) {
+            (Some(port), _) => port.mac = mac,
+            (None, Some(why)) => return Err(why.clone()),
+            (None, None) => return Err(format!("the interface {name} is not open yet")),
         }
         if !(link.interface.up && link.carrier) {
             return Err(Subject::Link(name.clone()).to_string());
@@ -145,20 +207,22 @@ impl Instance {
         Ok(())
     }
 
-    /// The address that packets come from: one that is not shared. Over IPv6 the group is talked to from the link-local address
-    /// (RFC 9568, 5.1.2.1).
-    fn source(&self, link: &Link, surroundings: &Surroundings) -> Option<IpAddr> {
-        let is_multicast = self.config.audience == Audience::Multicast;
-        let fits = |address: IpAddr| match address {
-            IpAddr::V4(_) => self.config.is_ipv4(),
-            IpAddr::V6(address) => !self.config.is_ipv4() && address.is_unicast_link_local() == is_multicast,
+    fn source(
+        &self,
+        link: &Link,
+        surroundings: &Surroundings,
+        shared: &BTreeSet<IpAddr>,
+    ) -> Result<IpAddr, NoSource> {
+        let requirements = Requirements {
+            is_ipv4: self.config.is_ipv4(),
+            is_multicast: self.is_multicast(),
+            configured: self.config.source,
+            shared,
         };
-        let on_link = surroundings
-            .addresses
-            .iter()
-            .filter(|it| it.interface == link.interface.index);
-        let own = on_link.filter(|it| !it.ours && !self.config.addresses.contains(&it.address));
-        own.map(|it| it.address).find(|address| fits(*address))
+        requirements.choose(
+            &surroundings.addresses(link.interface.index),
+            self.conditions.source,
+        )
     }
 
     /// Takes a packet for an advertisement, or counts why it is none.
@@ -173,6 +237,15 @@ impl Instance {
                         heard.from
                     );
                     self.complain("checksum_form", &what);
+                }
+                let (theirs, ours) = (heard.priority, self.config.settings.priority.get());
+                if theirs == ours && ours == OWNER {
+                    let what = format!(
+                        "{} has priority 255 as well, but the addresses have one owner: of the two, the one with the higher address is \
+                         master; give the other a lower priority",
+                        heard.from
+                    );
+                    self.complain("owners", &what);
                 }
                 Some(heard)
             }
@@ -214,44 +287,48 @@ impl Instance {
         self.complain_of_first("send", sent);
     }
 
-    /// Puts the addresses on the interface, as far as the operator has not put them somewhere.
-    pub(super) async fn take(&mut self, netlink: &Netlink) {
-        let Some(port) = &self.port else { return };
-        let addresses = self.acceptor.addresses.clone();
-        let mut added = Vec::new();
-        if let Err(error) = vips::add_missing(netlink, port.index, &addresses, &mut added).await {
-            self.complain("take", &chain(&error));
-        }
-        for address in added {
-            tracing::info!(instance = self.config.name, %address, interface = self.config.interface, "added the address");
+    /// Whether an address belongs to it, on its interface as it is now.
+    pub(super) fn has(&self, place: Place) -> bool {
+        let is_here = |port: &Port| port.index == place.interface;
+        self.port.as_ref().is_some_and(is_here) && self.acceptor.addresses.contains(&place.address)
+    }
+
+    /// Takes in where its addresses are while it is master, and tells the neighbours of those that have come.
+    pub(super) fn take_in(&mut self, there: BTreeSet<IpAddr>) {
+        let before = std::mem::replace(&mut self.there, there);
+        let come: Vec<IpAddr> = self.there.difference(&before).copied().collect();
+        self.announce_these(&come);
+    }
+
+    /// Takes in that an address has come while it is master.
+    pub(super) fn take_in_one(&mut self, address: IpAddr) {
+        if self.there.insert(address) {
+            self.announce_these(&[address]);
         }
     }
 
-    /// Takes off what we have put there.
-    pub(super) async fn release(&mut self, netlink: &Netlink) {
-        let index = match &self.port {
-            Some(port) => Some(port.index),
-            None => vips::indices(netlink, std::slice::from_ref(&self.config.interface))
-                .await
-                .ok()
-                .and_then(|indices| indices.first().copied()),
-        };
-        let addresses = &self.acceptor.addresses;
-        match vips::remove(netlink, index.as_slice(), |address| addresses.contains(&address)).await {
-            Ok(removed) => {
-                for address in removed {
-                    tracing::info!(instance = self.config.name, %address, interface = self.config.interface, "removed the address");
-                }
-            }
-            Err(error) => self.complain("release", &chain(&error)),
-        }
+    /// Which of these places are its own.
+    pub(super) fn own<'p>(&self, places: impl IntoIterator<Item = &'p Place>) -> BTreeSet<IpAddr> {
+        let own = places.into_iter().filter(|place| self.has(**place));
+        own.map(|place| place.address).collect()
     }
 
-    /// Tells the neighbours whose the addresses are.
+    /// It is not master any more: its addresses are announced no more.
+    pub(super) fn release(&mut self) {
+        self.there.clear();
+        self.taking.ended();
+    }
+
+    /// Tells the neighbours whose the addresses are, as far as they are there: others would not be answered for.
     pub(super) fn announce(&mut self) {
+        let there: Vec<IpAddr> = self.there.iter().copied().collect();
+        self.announce_these(&there);
+    }
+
+    fn announce_these(&mut self, addresses: &[IpAddr]) {
         let Some(port) = &self.port else { return };
         let announce = |address: &IpAddr| port.announcer.announce(*address, port.mac);
-        let announced: Vec<Result<(), VrrpError>> = self.config.addresses.iter().map(announce).collect();
+        let announced: Vec<Result<(), VrrpError>> = addresses.iter().map(announce).collect();
         self.complain_of_first("announce", announced);
     }
 
@@ -261,7 +338,7 @@ impl Instance {
         }
     }
 
-    fn complain(&mut self, kind: &'static str, what: &str) {
+    pub(super) fn complain(&mut self, kind: &'static str, what: &str) {
         let now = Instant::now();
         let told = self.complaints.get(kind);
         if told.is_none_or(|told| now.duration_since(*told) >= TELL_AGAIN) {
@@ -276,13 +353,11 @@ impl Instance {
     }
 }
 
-impl Port {
-    fn open(config: &Vrrp, index: u32, mac: Mac) -> Result<Self, VrrpError> {
-        Ok(Self {
-            index,
-            mac,
-            channel: Channel::open(&config.interface, index, config.is_ipv4(), &config.audience)?,
-            announcer: Announcer::open(&config.interface, index)?,
-        })
+fn acceptor(config: &Vrrp) -> Acceptor {
+    Acceptor {
+        vrid: config.vrid,
+        addresses: config.addresses.iter().copied().collect(),
+        audience: config.audience.clone(),
+        checksum: config.checksum,
     }
 }

@@ -1,16 +1,25 @@
-//! VRRP: a thread of its own, so that nothing that the controller is busy with delays an advertisement.
+//! VRRP: a thread of its own, so that nothing that the controller is busy with delays an advertisement; and a second one, its `hands`,
+//! so that nothing that the kernel is busy with does.
 //!
-//! The thread owns the instances, their sockets and the addresses that they carry. The controller tells it what is configured and how
-//! many backends are healthy, and reads what it makes known.
+//! The threads own the instances, their sockets and the addresses that they carry. The controller tells them what is configured and how
+//! many backends are healthy, and reads what they make known. A third one runs the operator's `programs`.
 
 mod driver;
+mod hands;
+mod hooks;
 mod instance;
+mod programs;
+mod pulse;
+mod running;
+mod scripts;
+mod timer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -21,25 +30,59 @@ use tokio::{
 
 use crate::{
     adapters::api::server::{Answer, Refusal},
-    core::{config::Vrrp, status::VrrpStatus, vrrp::State},
+    core::{
+        cause::chain,
+        config::{Config, Vrrp},
+        status::VrrpStatus,
+        vrrp::{Script, State},
+    },
 };
 use driver::Driver;
+use programs::{Notifier, Programs};
+use pulse::Pulse;
+use scripts::Verdict;
+use timer::Timer;
+
+/// For how long the thread that advertises may give no sign of life. It does nothing that takes long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for its hands, which have to wait for the kernel, but not for ever.
+const HANDS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many backends of each service there are, and how many of them are healthy.
 pub(super) type Healthy = BTreeMap<String, (usize, usize)>;
 
+/// What instances can depend on besides interfaces.
+#[derive(Clone, Debug, Default)]
+struct Dependencies {
+    healthy: Healthy,
+    /// What scripts say; nothing of those that have not said anything yet.
+    scripts: BTreeMap<Script, Verdict>,
+}
+
 /// What the controller wants of the thread.
 #[derive(Debug)]
 enum Order {
-    /// Follow these instances, and say when those that are gone have left.
-    Follow(Vec<Vrrp>, oneshot::Sender<()>),
+    /// Follow these instances.
+    Follow {
+        instances: Vec<Vrrp>,
+        /// The VIPs of all instances and services.
+        shared: BTreeSet<IpAddr>,
+        /// Where to say when those that are gone have left their addresses.
+        left: oneshot::Sender<Left>,
+    },
     /// Hand one over, or all that are master.
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
     Healthy(Healthy),
+    /// A script says something else than before.
+    Script(Script, Verdict),
     /// End, leaving the addresses to others.
     Stop,
 }
+
+/// Whether addresses have been left, or why not.
+type Left = Result<(), String>;
 
 /// What is known of an instance.
 #[derive(Clone, Debug)]
@@ -47,6 +90,9 @@ struct Snapshot {
     status: VrrpStatus,
     /// When it came into its state.
     since: Instant,
+    /// The zero of the machines' time.
+    epoch: Instant,
+    timer: Timer,
 }
 
 /// What the thread makes known.
@@ -84,25 +130,70 @@ pub(super) struct Instances {
     thread: Option<Thread>,
     board: Board,
     healthy: Healthy,
+    told: hooks::Tally,
+    followed: Followed,
+}
+
+/// Which configuration the instances follow.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Followed {
+    /// They have not begun, and are not to yet.
+    #[default]
+    NotBegun,
+    /// Not the one that they were told to, or nobody knows.
+    Unknown,
+    This {
+        instances: Vec<Vrrp>,
+        shared: BTreeSet<IpAddr>,
+    },
 }
 
 #[derive(Debug)]
 struct Thread {
     orders: mpsc::UnboundedSender<Order>,
     handle: JoinHandle<()>,
+    /// How it has ended. It says nothing if it has panicked.
+    ended: oneshot::Receiver<anyhow::Result<()>>,
+    pulse: Pulse,
+    hands_pulse: Pulse,
+    programs: Programs,
 }
 
 impl Instances {
-    /// Follows these instances. Returns when those that are no longer among them have left their addresses.
-    pub(super) async fn follow(&mut self, instances: &[Vrrp]) -> anyhow::Result<()> {
+    /// Follows the instances of this configuration. Returns when those that are no longer among them have left their addresses.
+    pub(super) async fn follow(&mut self, config: &Config) -> anyhow::Result<()> {
+        self.followed = Followed::Unknown;
+        self.try_to_follow(config).await?;
+        self.followed = Followed::of(config);
+        Ok(())
+    }
+
+    /// Whether they follow another configuration than this, though they have begun.
+    pub(super) fn lag_behind(&self, config: &Config) -> bool {
+        self.followed != Followed::NotBegun && self.followed != Followed::of(config)
+    }
+
+    async fn try_to_follow(&mut self, config: &Config) -> anyhow::Result<()> {
         let thread = match &mut self.thread {
             Some(thread) => thread,
-            None if instances.is_empty() => return Ok(()),
-            none => none.insert(Thread::start(self.board.clone(), &self.healthy)?),
+            None if config.vrrp.is_empty() => return Ok(()),
+            none => none.insert(Thread::start(
+                self.board.clone(),
+                &self.healthy,
+                self.told.clone(),
+            )?),
         };
-        let (done, left) = oneshot::channel();
-        thread.order(Order::Follow(instances.to_vec(), done))?;
-        left.await.context("the VRRP thread has ended")
+        let (sender, left) = oneshot::channel();
+        thread.order(Order::Follow {
+            instances: config.vrrp.clone(),
+            shared: config.shared_addresses(),
+            left: sender,
+        })?;
+        thread.programs.follow(&config.vrrp)?;
+        left.await
+            .context("the VRRP thread has ended")?
+            .map_err(anyhow::Error::msg)
+            .context("leaving the addresses of VRRP instances")
     }
 
     /// Tells how many backends are healthy, if that is news.
@@ -134,9 +225,16 @@ impl Instances {
     /// What is known of the instances, in the order of the configuration.
     pub(super) fn status(&self) -> Vec<VrrpStatus> {
         let board = self.board.lock();
-        let status = board.iter().map(|snapshot| VrrpStatus {
-            state_seconds: snapshot.since.elapsed().as_secs(),
-            ..snapshot.status.clone()
+        let status = board.iter().map(|snapshot| {
+            let mut status = VrrpStatus {
+                state_seconds: snapshot.since.elapsed().as_secs(),
+                due_ms: snapshot.timer.left(snapshot.epoch.elapsed()),
+                ..snapshot.status.clone()
+            };
+            for (result, count) in &mut status.notifications {
+                *count = self.told.of(&status.name, result);
+            }
+            status
         });
         status.collect()
     }
@@ -156,36 +254,209 @@ impl Instances {
         self.thread.is_some()
     }
 
+    /// Returns when the thread has ended though nobody has told it to, and says why; never, if there is none.
+    pub(super) async fn ended(&mut self) -> anyhow::Error {
+        let Some(thread) = &mut self.thread else {
+            return std::future::pending().await;
+        };
+        let why = match (&mut thread.ended).await {
+            Ok(Err(error)) => error,
+            // It ends well when it is told to, and then nobody asks.
+            Ok(Ok(())) | Err(_) => anyhow::anyhow!("it has panicked"),
+        };
+        why.context(
+            "the VRRP thread has ended, so nobody advertises; addresses may have stayed on interfaces",
+        )
+    }
+
+    /// What gives no sign of life any more, in words.
+    pub(super) fn hangs(&self) -> Option<&'static str> {
+        let thread = self.thread.as_ref()?;
+        if thread.pulse.silence() >= PATIENCE {
+            Some("the VRRP thread hangs: nobody advertises")
+        } else if thread.hands_pulse.silence() >= HANDS_PATIENCE {
+            Some(
+                "the kernel does not answer about its network configuration: VRRP cannot put addresses on interfaces or take them off",
+            )
+        } else if thread.programs.have_ended() {
+            Some("the thread of VRRP's scripts and hooks has ended: restart lb-ctl")
+        } else {
+            None
+        }
+    }
+
     /// Ends the thread, which leaves the addresses to others first.
     pub(super) async fn stop(&mut self) {
-        let Some(Thread { orders, handle }) = self.thread.take() else {
+        let Some(thread) = self.thread.take() else {
             return;
         };
         // If it has ended already it has said why.
-        let _ = orders.send(Order::Stop);
-        let joined = tokio::task::spawn_blocking(move || handle.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the VRRP thread has ended badly: addresses may have stayed on interfaces");
+        if thread.orders.send(Order::Stop).is_ok() {
+            let joined = tokio::task::spawn_blocking(move || thread.handle.join()).await;
+            match (joined, thread.ended.await) {
+                (Ok(Ok(())), Ok(Ok(()))) => {}
+                (_, Ok(Err(error))) => tracing::error!("VRRP has ended badly: {}", chain(error.as_ref())),
+                _ => tracing::error!("the VRRP thread has panicked: addresses may have stayed on interfaces"),
+            }
+        }
+        thread.programs.stop().await;
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+impl Followed {
+    fn of(config: &Config) -> Self {
+        Self::This {
+            instances: config.vrrp.clone(),
+            shared: config.shared_addresses(),
         }
     }
 }
 
 impl Thread {
-    fn start(board: Board, healthy: &Healthy) -> anyhow::Result<Self> {
+    fn start(board: Board, healthy: &Healthy, told: hooks::Tally) -> anyhow::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
+        let programs = Programs::start(orders.downgrade(), told)?;
+        let notifier = programs.notifier();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("starting the runtime of VRRP")?;
-        let healthy = healthy.clone();
+        let dependencies = Dependencies {
+            healthy: healthy.clone(),
+            ..Dependencies::default()
+        };
+        let (pulse, hands_pulse) = (Pulse::new(), Pulse::new());
+        let pulses = [pulse.clone(), hands_pulse.clone()];
+        let (end, ended) = oneshot::channel();
         let handle = std::thread::Builder::new()
             .name("vrrp".into())
-            .spawn(move || runtime.block_on(Driver::run(received, board, healthy)))
+            .spawn(move || {
+                let result = runtime.block_on(Driver::run(received, board, dependencies, notifier, pulses));
+                // Nobody wants to know if the daemon has ended.
+                let _ = end.send(result);
+            })
             .context("starting the thread of VRRP")?;
-        Ok(Self { orders, handle })
+        Ok(Self {
+            orders,
+            handle,
+            ended,
+            pulse,
+            hands_pulse,
+            programs,
+        })
     }
 
     fn order(&self, order: Order) -> anyhow::Result<()> {
         self.orders.send(order).ok().context("the VRRP thread has ended")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::config::{HostDefaults, parse};
+
+    fn config(vrrp: &str) -> Config {
+        let text = format!(
+            "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
+             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{vrrp}"
+        );
+        let host = HostDefaults {
+            node_name: "lb".into(),
+        };
+        parse("lb.toml", &text, &host).unwrap()
+    }
+
+    fn with_instance() -> Config {
+        config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
+    }
+
+    /// Instances with a thread that does this instead of VRRP.
+    fn instances(
+        thread: impl FnOnce(mpsc::UnboundedReceiver<Order>) -> anyhow::Result<()> + Send + 'static,
+    ) -> Instances {
+        let (orders, received) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let handle = std::thread::spawn(move || {
+            let result = thread(received);
+            let _ = end.send(result);
+        });
+        let thread = Thread {
+            programs: Programs::start(orders.downgrade(), hooks::Tally::default()).unwrap(),
+            orders,
+            handle,
+            ended,
+            pulse: Pulse::new(),
+            hands_pulse: Pulse::new(),
+        };
+        Instances {
+            thread: Some(thread),
+            ..Instances::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_could_not_follow_is_told_again() {
+        let mut instances = instances(|mut orders| {
+            let mut answers = [Err("10.0.0.99 could not be taken off".to_owned()), Ok(())].into_iter();
+            while let Some(Order::Follow { left, .. }) = orders.blocking_recv() {
+                left.send(answers.next().unwrap_or(Ok(()))).unwrap();
+            }
+            Ok(())
+        });
+        assert!(
+            !instances.lag_behind(&with_instance()),
+            "they are not to begin yet"
+        );
+        let error = instances.follow(&with_instance()).await.unwrap_err();
+        assert!(
+            format!("{error:#}").contains("could not be taken off"),
+            "{error:#}"
+        );
+        assert!(instances.lag_behind(&with_instance()));
+        instances.follow(&with_instance()).await.unwrap();
+        assert!(!instances.lag_behind(&with_instance()));
+        // A reload that has failed before it came to this.
+        assert!(instances.lag_behind(&config("")));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_thread_is_noticed_with_its_reason() {
+        let mut failing = instances(|_| Err(anyhow::anyhow!("no netlink")));
+        let error = format!("{:#}", failing.ended().await);
+        assert!(
+            error.starts_with("the VRRP thread has ended") && error.ends_with("no netlink"),
+            "{error}"
+        );
+        let mut panicking = instances(|_| panic!("a mistake of ours, made on purpose"));
+        let error = format!("{:#}", panicking.ended().await);
+        assert!(error.ends_with("it has panicked"), "{error}");
+        // Nothing more than that comes of it at the end.
+        panicking.stop().await;
+        assert!(panicking.thread.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whichever_thread_hangs_is_named() {
+        let instances = instances(|mut orders| {
+            orders.blocking_recv();
+            Ok(())
+        });
+        let thread = instances.thread.as_ref().unwrap();
+        assert_eq!(instances.hangs(), None);
+        tokio::time::advance(PATIENCE).await;
+        assert!(instances.hangs().unwrap().contains("nobody advertises"));
+        thread.pulse.beat();
+        assert_eq!(instances.hangs(), None, "the kernel may take longer");
+        tokio::time::advance(HANDS_PATIENCE).await;
+        thread.pulse.beat();
+        assert!(instances.hangs().unwrap().contains("the kernel does not answer"));
+        thread.hands_pulse.beat();
+        assert_eq!(instances.hangs(), None);
+        assert_eq!(Instances::default().hangs(), None);
     }
 }

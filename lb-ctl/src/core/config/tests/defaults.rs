@@ -48,6 +48,7 @@ fn absent_keys_have_their_defaults() {
         },
         http: Http { listen: Vec::new() },
         vrrp: Vec::new(),
+        programs: Vec::new(),
         peer: None,
         services: vec![Service {
             name: "impala".into(),

@@ -72,6 +72,19 @@ fn the_sample_shows_every_default_as_it_is() {
 }
 
 #[test]
+fn the_pair_of_the_sample_is_accepted_without_its_hashes() {
+    let (_, rest) = SAMPLE.split_once("# [[vrrp]]").unwrap();
+    let pair = rest.split("\n\n").next().unwrap();
+    // Tables and keys; other lines are prose.
+    let is_toml = |line: &&str| line.starts_with('[') || line.contains(" = ");
+    let lines = pair.lines().filter_map(|line| line.strip_prefix("# "));
+    let lines: Vec<&str> = lines.filter(is_toml).collect();
+    let config = accept(&format!("{SAMPLE}\n[[vrrp]]\n{}\n", lines.join("\n")));
+    assert_eq!((config.vrrp.len(), config.vrrp[0].track.len()), (1, 2));
+    assert!(config.vips_of_ours_alone().is_empty() && config.peer.is_some());
+}
+
+#[test]
 fn the_manual_describes_every_key() {
     // A key that resembles none makes the parser list the keys of each table itself.
     let unknown = "zzzzzzzz = 1\n";

@@ -180,6 +180,19 @@ impl Member {
         }
     }
 
+    /// Advertises because it is time. The next is due an interval after this one was, however late it is, so that lateness does not
+    /// add up; but one that comes too late for the next as well makes up for nothing.
+    pub(super) fn advertise_in_turn(&mut self, member: usize, now: Time) -> Action {
+        let next = self
+            .advertise_at
+            .saturating_add(self.settings.interval.duration());
+        let action = self.advertise(member, now);
+        if next > now {
+            self.advertise_at = next;
+        }
+        action
+    }
+
     /// A master tells a rival at once who is, unless it has just done so.
     pub(super) fn assert(&mut self, member: usize, now: Time) -> Option<Action> {
         let pause = self.settings.interval.duration() / 4;

@@ -82,6 +82,8 @@ pub struct MemberView {
     pub master: Option<(IpAddr, u8)>,
     /// The interval that counts: the master's, or its own.
     pub interval: Interval,
+    /// How long a silence of the master lasts too long.
+    pub master_down: Duration,
     /// When the next advertisement goes out (master), or silence has lasted too long (backup).
     pub due: Option<Time>,
 }
@@ -145,14 +147,16 @@ impl Group {
             State::Master => Some(member.advertise_at),
             State::Init | State::Fault => None,
         };
+        let interval = if self.state == State::Backup {
+            member.expected
+        } else {
+            member.settings.interval
+        };
         Some(MemberView {
             priority: member.priority().get(),
             master: member.master,
-            interval: if self.state == State::Backup {
-                member.expected
-            } else {
-                member.settings.interval
-            },
+            interval,
+            master_down: interval.master_down(member.priority()),
             due,
         })
     }
@@ -188,7 +192,7 @@ impl Group {
             State::Master => {
                 for (number, member) in self.members.iter_mut().enumerate() {
                     if member.advertise_at <= now {
-                        actions.push(member.advertise(number, now));
+                        actions.push(member.advertise_in_turn(number, now));
                     }
                 }
                 if self.announcements.due() <= now {
@@ -273,6 +277,18 @@ impl Group {
             }
         }
         actions
+    }
+
+    /// The members are in another order from now on: `places` says of each where it comes to stand, as those of a sorted list. The first
+    /// decides then what the first decides.
+    pub fn reorder(&mut self, places: &[usize]) {
+        let mut members: Vec<_> = places
+            .iter()
+            .copied()
+            .zip(std::mem::take(&mut self.members))
+            .collect();
+        members.sort_by_key(|(place, _)| *place);
+        self.members = members.into_iter().map(|(_, member)| member).collect();
     }
 
     /// An operator wants somebody else to be master. Whoever that is will not be preempted by us. If nobody takes over, we

@@ -90,6 +90,61 @@ fn a_backup_that_hears_nobody_takes_over_after_the_master_down_interval() {
 }
 
 #[test]
+fn lateness_does_not_add_up_and_a_stall_is_followed_by_no_burst() {
+    let (mut group, began) = master(POLICY, 128);
+    let mut sent = Vec::new();
+    for late in [3, 7, 99, 0, 350, 0] {
+        let now = group.member(0).unwrap().due.unwrap() + ms(late);
+        let actions = group.pass(now);
+        assert!(actions.contains(&Action::Advertise {
+            member: 0,
+            priority: 128
+        }));
+        sent.push(now.saturating_sub(began).as_millis());
+        let again = group.pass(now);
+        assert_eq!(again, [], "one for each time");
+    }
+    assert_eq!(sent, [103, 207, 399, 400, 850, 950]);
+}
+
+#[test]
+fn of_two_owners_the_lower_address_goes_back() {
+    let mut group = Group::new(POLICY, [(settings(255), conditions(2))], ms(0));
+    group.pass(ms(0));
+    assert_eq!(
+        words(&group.heard(0, heard(1, 255), ms(50))),
+        ["advertise 0: 255"]
+    );
+    let actions = words(&group.heard(0, heard(3, 255), ms(60)));
+    assert_eq!(
+        actions,
+        ["release", "master to backup: 192.0.2.3 advertises priority 255"]
+    );
+    // It goes on following, and takes over when the other one is gone.
+    for now in [160, 260] {
+        assert_eq!(group.heard(0, heard(3, 255), ms(now)), []);
+    }
+    group.pass(group.due().unwrap());
+    assert_eq!(group.state(), State::Master);
+}
+
+#[test]
+fn who_comes_first_decides_after_a_reload_too() {
+    let (mut group, now) = master_pair();
+    group.reorder(&[1, 0]);
+    assert_eq!(group.state(), State::Master);
+    // What was the second member is the first one now, and decides.
+    assert_eq!(
+        words(&group.heard(0, heard(3, 200), now)),
+        [
+            "advertise 1: 0",
+            "release",
+            "master to backup: 192.0.2.3 advertises priority 200"
+        ]
+    );
+}
+
+#[test]
 fn neighbours_are_told_at_once_then_again_and_then_now_and_then() {
     let (mut group, began) = master(POLICY, 128);
     let mut told = Vec::new();

@@ -217,6 +217,19 @@ fn any_step(nodes: usize, members: usize) -> impl Strategy<Value = Step> {
     ]
 }
 
+/// One thing that happens in a sound network.
+fn any_event(nodes: usize) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..nodes).prop_map(Step::Kill),
+        1 => (0..nodes).prop_map(Step::Stop),
+        1 => (0..nodes).prop_map(Step::Start),
+        1 => (0..nodes).prop_map(Step::HandOver),
+        1 => (0..nodes, 0_u8..=255).prop_map(|(node, by)| Step::Lower(node, by)),
+        1 => (0..nodes, any::<bool>()).prop_map(|(node, is)| Step::Fault(node, 0, is)),
+        2 => Just(Step::Parts(0, vec![0; nodes])),
+    ]
+}
+
 fn any_setup(members: usize) -> impl Strategy<Value = Setup> {
     let priority = prop_oneof![Just(100_u8), Just(200), Just(254), 1_u8..=254];
     (
@@ -319,6 +332,42 @@ proptest! {
         let before = world.transitions();
         world.run(Duration::from_secs(20));
         prop_assert_eq!(world.transitions(), before, "flapping");
+    }
+
+    /// Whatever has been before: if nothing is lost and everybody hears everybody, one thing that happens is over within the
+    /// `Master_Down_Interval` of the worst backup at the longest interval; of an operator's handover, within an interval more.
+    #[test]
+    fn in_a_sound_network_nothing_takes_longer_than_the_worst_master_down_interval(
+        (setups, steps, last) in (1_usize..=4).prop_flat_map(|nodes| (
+            prop::collection::vec(any_setup(1), nodes),
+            prop::collection::vec(any_step(nodes, 1), 0..15),
+            any_event(nodes),
+        )),
+        seed: u64,
+    ) {
+        let prompt = |mut setup: Setup| {
+            setup.policy = Policy { preempt: setup.policy.preempt, ..POLICY };
+            setup
+        };
+        let setups: Vec<Setup> = setups.into_iter().map(prompt).collect();
+        let mut world = World::new(&setups, seed);
+        for step in &steps {
+            carry_out(&mut world, step);
+        }
+        // The event may be that a network in parts heals; others meet one that is whole.
+        if !matches!(last, Step::Parts(..)) {
+            world.parts[0].fill(0);
+        }
+        converge(&mut world, 2);
+        carry_out(&mut world, &last);
+        let slowest = setups.iter().map(|setup| setup.settings[0].interval).max().unwrap();
+        let worst = (0..setups.len()).filter_map(|number| NonZeroU8::new(world.priority(number))).min();
+        let handed_over = if matches!(last, Step::HandOver(_)) { slowest.duration() } else { Duration::ZERO };
+        let bound = slowest.master_down(worst.unwrap_or(NonZeroU8::MIN)) + handed_over;
+        world.run(bound + CALM.delay * 10);
+        let is_eligible = |number: &usize| matches!(world.state(*number), Some(State::Backup | State::Master));
+        let eligible = (0..setups.len()).filter(is_eligible).count();
+        prop_assert_eq!(world.masters().len(), eligible.min(1), "masters {:?} of {}", world.masters(), eligible);
     }
 
     /// Groups of two in two networks that fall apart each by itself: no part of either has two masters.

@@ -1,0 +1,386 @@
+//! The hands of VRRP: a second thread, which asks the kernel about its network configuration and changes it.
+//!
+//! The kernel has one lock for all of that, RTNL. Whoever needs it while somebody else has it, waits in a system call, for
+//! as long as that may take, and with everything else that its thread has to do. So the thread that advertises never needs it: it says
+//! what is [wanted](Wanted), as a whole, and gets [reports](Report). The latest word counts, and what was said before and has not been
+//! done yet is never done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::pulse::{BEAT, Pulse};
+use crate::{
+    adapters::{
+        netlink::{Address, Link, Netlink, NetlinkError},
+        vrrp::{Announcer, Endpoint, Sockets, VrrpError},
+    },
+    core::{
+        cause::chain,
+        vrrp::{Candidate, Holdings, Place, Present},
+    },
+    daemon::controller::{REFRESH, until},
+};
+
+/// How soon what has failed is tried again, at first. The pause doubles up to [`REFRESH`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// An instance, from its begin to its end.
+pub(super) type Id = u64;
+
+/// What is to be looked at, opened, put on and taken off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Which word this is: a report names the one that it answers.
+    pub(super) round: u64,
+    pub(super) instances: BTreeMap<Id, Part>,
+    /// The interfaces on which instances depend, besides their own.
+    pub(super) tracked: BTreeSet<String>,
+}
+
+/// What an instance needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) interface: String,
+    pub(super) endpoint: Endpoint,
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// Whether the addresses belong on the interface now.
+    pub(super) holds: bool,
+}
+
+/// What has been seen and done.
+pub(super) enum Report {
+    /// The host has been looked at, and sockets have been opened where there were none.
+    Looked {
+        surroundings: Surroundings,
+        opened: Vec<(Id, Result<Opened, VrrpError>)>,
+    },
+    /// An address has just been put where it belongs.
+    There(Place),
+    /// Everything has been tried.
+    Settled {
+        round: u64,
+        /// What is where it belongs.
+        there: BTreeSet<Place>,
+        /// What could not be put on, and why.
+        not_added: BTreeMap<Place, String>,
+        /// What could not be taken off, and why.
+        not_removed: BTreeMap<Place, String>,
+    },
+    /// The host could not be looked at, so nothing has been done.
+    Blind { round: u64, cause: String },
+}
+
+/// The sockets of an instance on an interface.
+pub(super) struct Opened {
+    pub(super) index: u32,
+    pub(super) sockets: Sockets,
+    pub(super) announcer: Announcer,
+}
+
+/// What is known of the host.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// The interfaces that instances have to do with, by name; `None` for one that does not exist.
+    links: BTreeMap<String, Option<Link>>,
+    /// All addresses of the host.
+    addresses: Vec<Address>,
+}
+
+/// The other thread's end. The thread ends when this is dropped, and leaves things as they are then.
+pub(super) struct Hands {
+    wanted: watch::Sender<Wanted>,
+    closing: mpsc::UnboundedSender<Opened>,
+}
+
+impl Hands {
+    /// Starts the thread. Reports end if it does, which it never does by itself.
+    pub(super) fn start(pulse: Pulse) -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Report>)> {
+        let (wanted, watched) = watch::channel(Wanted::default());
+        let (closing, to_close) = mpsc::unbounded_channel();
+        let (reports, reported) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting the runtime of VRRP's second thread")?;
+        let work = async move {
+            match Netlink::connect() {
+                Ok(netlink) => Work::new(netlink, watched, reports, pulse).run(to_close).await,
+                Err(error) => tracing::error!("{}", chain(&error)),
+            }
+        };
+        std::thread::Builder::new()
+            .name("vrrp-hands".into())
+            .spawn(move || runtime.block_on(work))
+            .context("starting VRRP's second thread")?;
+        Ok((Self { wanted, closing }, reported))
+    }
+
+    /// This is wanted from now on.
+    pub(super) fn want(&self, wanted: Wanted) {
+        self.wanted.send_replace(wanted);
+    }
+
+    /// Closes sockets.
+    pub(super) fn close(&self, opened: Opened) {
+        // If the thread has ended they are closed here.
+        let _ = self.closing.send(opened);
+    }
+}
+
+/// The thread's own.
+struct Work {
+    netlink: Netlink,
+    wanted: watch::Receiver<Wanted>,
+    reports: mpsc::UnboundedSender<Report>,
+    pulse: Pulse,
+    holdings: Holdings,
+    /// What has been opened, and on which interface.
+    open: BTreeMap<Id, (u32, Endpoint)>,
+    /// The instances and interfaces that have been searched for what an earlier run has left.
+    searched: BTreeSet<(Id, u32)>,
+    pause: Duration,
+    again: Option<Instant>,
+}
+
+impl Work {
+    fn new(
+        netlink: Netlink,
+        wanted: watch::Receiver<Wanted>,
+        reports: mpsc::UnboundedSender<Report>,
+        pulse: Pulse,
+    ) -> Self {
+        Self {
+            netlink,
+            wanted,
+            reports,
+            pulse,
+            holdings: Holdings::default(),
+            open: BTreeMap::new(),
+            searched: BTreeSet::new(),
+            pause: FIRST_PAUSE,
+            again: None,
+        }
+    }
+
+    /// Works until nobody wants anything any more.
+    async fn run(mut self, mut to_close: mpsc::UnboundedReceiver<Opened>) {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.pulse.beat();
+            let again = self.again;
+            tokio::select! {
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => {
+                        self.pause = FIRST_PAUSE;
+                        self.round().await;
+                    }
+                    Err(_) => return,
+                },
+                () = until(again) => self.round().await,
+                Some(opened) = to_close.recv() => drop(opened),
+                _ = beat.tick() => {}
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        self.again = None;
+        let wanted = self.wanted.borrow_and_update().clone();
+        let succeeded = match self.look(&wanted).await {
+            Ok(addresses) => self.settle(&wanted, &addresses).await,
+            Err(error) => {
+                let (round, cause) = (wanted.round, chain(&error));
+                self.report(Report::Blind { round, cause });
+                false
+            }
+        };
+        if !succeeded {
+            self.again = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(REFRESH);
+        }
+    }
+
+    /// Looks at the host, opens what is not open, and says what belongs where. Returns the addresses that there are.
+    async fn look(&mut self, wanted: &Wanted) -> Result<Vec<Address>, NetlinkError> {
+        let surroundings = Surroundings::of(&self.netlink, wanted.interfaces()).await?;
+        let mut places = BTreeMap::new();
+        let mut opened = Vec::new();
+        self.open.retain(|id, _| wanted.instances.contains_key(id));
+        self.searched.retain(|(id, _)| wanted.instances.contains_key(id));
+        for (&id, part) in &wanted.instances {
+            let Some(link) = surroundings.link(&part.interface) else {
+                self.open.remove(&id);
+                continue;
+            };
+            let index = link.interface.index;
+            let place = |&address: &IpAddr| Place {
+                interface: index,
+                address,
+            };
+            if part.holds {
+                places.extend(part.addresses.iter().map(place).map(|it| (it, part.name.clone())));
+            }
+            if self.searched.insert((id, index)) {
+                for place in part.addresses.iter().map(place) {
+                    self.holdings.clear(place, &part.name);
+                }
+            }
+            if link.interface.mac.is_some() && self.open.get(&id) != Some(&(index, part.endpoint)) {
+                let new = Opened::open(&part.interface, index, part.endpoint);
+                if new.is_ok() {
+                    self.open.insert(id, (index, part.endpoint));
+                }
+                opened.push((id, new));
+            }
+        }
+        self.holdings.want(places);
+        let addresses = surroundings.addresses.clone();
+        self.report(Report::Looked { surroundings, opened });
+        Ok(addresses)
+    }
+
+    /// Puts on and takes off. All of it is tried. Returns whether nothing is left to do.
+    async fn settle(&mut self, wanted: &Wanted, addresses: &[Address]) -> bool {
+        let present: Vec<Present> = addresses.iter().map(present).collect();
+        let duties = self.holdings.duties(&present);
+        let (mut there, mut not_added, mut not_removed) = (duties.there, BTreeMap::new(), BTreeMap::new());
+        // First what somebody is waiting for: that an address is at two hosts for a moment does less harm than that it is at none.
+        for (place, instance) in duties.add {
+            if self.is_outdated(wanted) {
+                return true;
+            }
+            let Place { interface, address } = place;
+            match self.netlink.add_vip(interface, address).await {
+                Ok(()) => {
+                    tracing::info!(instance, %address, interface = wanted.interface(&instance), "added the address");
+                    self.report(Report::There(place));
+                    there.insert(place);
+                }
+                Err(error) => {
+                    not_added.insert(place, chain(&error));
+                }
+            }
+        }
+        for (place, instance) in duties.remove {
+            if self.is_outdated(wanted) {
+                return true;
+            }
+            let Some(address) = addresses.iter().find(|it| present_at(it, place)) else {
+                continue;
+            };
+            match self.netlink.remove_address(address).await {
+                Ok(()) => {
+                    self.holdings.gone(place);
+                    tracing::info!(instance, address = %place.address, interface = wanted.interface(&instance), "removed the address");
+                }
+                Err(error) => {
+                    not_removed.insert(place, chain(&error));
+                }
+            }
+        }
+        let succeeded = not_added.is_empty() && not_removed.is_empty();
+        self.report(Report::Settled {
+            round: wanted.round,
+            there,
+            not_added,
+            not_removed,
+        });
+        succeeded
+    }
+
+    /// Whether something else is wanted of the instances by now: that goes first.
+    fn is_outdated(&self, wanted: &Wanted) -> bool {
+        self.wanted.borrow().instances != wanted.instances
+    }
+
+    fn report(&self, report: Report) {
+        // Whoever wanted to know has ended; so shall we.
+        let _ = self.reports.send(report);
+    }
+}
+
+fn present(address: &Address) -> Present {
+    Present {
+        place: Place {
+            interface: address.interface,
+            address: address.address,
+        },
+        ours: address.ours,
+    }
+}
+
+fn present_at(address: &Address, place: Place) -> bool {
+    present(address) == Present { place, ours: true }
+}
+
+impl Wanted {
+    fn interfaces(&self) -> BTreeSet<String> {
+        let own = self.instances.values().map(|part| part.interface.clone());
+        own.chain(self.tracked.iter().cloned()).collect()
+    }
+
+    /// The interface of an instance, for the log: one that is gone has none.
+    fn interface(&self, instance: &str) -> Option<&str> {
+        let mut parts = self.instances.values();
+        Some(parts.find(|part| part.name == instance)?.interface.as_str())
+    }
+}
+
+impl Opened {
+    fn open(interface: &str, index: u32, endpoint: Endpoint) -> Result<Self, VrrpError> {
+        Ok(Self {
+            index,
+            sockets: Sockets::open(interface, index, endpoint)?,
+            announcer: Announcer::open(interface, index)?,
+        })
+    }
+}
+
+impl Surroundings {
+    /// What is true of these interfaces now.
+    async fn of(netlink: &Netlink, interfaces: BTreeSet<String>) -> Result<Self, NetlinkError> {
+        let mut links = BTreeMap::new();
+        for name in interfaces {
+            let link = netlink.link(&name).await?;
+            links.insert(name, link);
+        }
+        Ok(Self {
+            links,
+            addresses: netlink.addresses().await?,
+        })
+    }
+
+    /// The interface of this name, if it exists.
+    pub(super) fn link(&self, interface: &str) -> Option<&Link> {
+        self.links.get(interface).and_then(Option::as_ref)
+    }
+
+    /// Whether an interface is up and somebody is at its other end.
+    pub(super) fn has_link(&self, interface: &str) -> bool {
+        self.link(interface)
+            .is_some_and(|link| link.interface.up && link.carrier)
+    }
+
+    /// The addresses of an interface.
+    pub(super) fn addresses(&self, interface: u32) -> Vec<Candidate> {
+        let addresses = self.addresses.iter().filter(|it| it.interface == interface);
+        addresses
+            .map(|it| Candidate {
+                address: it.address,
+                flags: it.flags,
+                ours: it.ours,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,406 @@
+//! A group of instances, or one, with its machine.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Dependencies, Notifier, Snapshot,
+    hands::{Hands, Id, Part, Surroundings},
+    hooks,
+    instance::Instance,
+    milliseconds,
+};
+use crate::{
+    adapters::vrrp::Incoming,
+    core::{
+        config::Vrrp,
+        status::{RejectedStatus, VrrpStatus},
+        vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition},
+    },
+};
+
+/// Several instances, or one, and their machine.
+pub(super) struct Running {
+    group: Group,
+    instances: Vec<Instance>,
+    transitions: BTreeMap<State, u64>,
+    previous: Option<State>,
+    notifier: Notifier,
+    /// Changes of which hooks are told once the addresses are where they belong.
+    untold: Vec<Transition>,
+    /// The round in which they will be there, if the hands have been told.
+    told_in: Option<u64>,
+    /// Addresses are to be put on or taken off.
+    needs_hands: bool,
+    /// Something has changed that can be told.
+    is_news: bool,
+}
+
+impl Running {
+    /// Begins with these; `None` if there are none.
+    pub(super) fn begin(instances: Vec<Instance>, notifier: Notifier, now: Duration) -> Option<Self> {
+        let policy = instances.first()?.config.policy;
+        let members = instances
+            .iter()
+            .map(|it| (it.config.settings, it.conditions.clone()));
+        Some(Self {
+            group: Group::new(policy, members, now),
+            instances,
+            transitions: BTreeMap::new(),
+            previous: None,
+            notifier,
+            untold: Vec::new(),
+            told_in: None,
+            needs_hands: false,
+            is_news: true,
+        })
+    }
+
+    pub(super) fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    pub(super) fn instances_mut(&mut self) -> &mut [Instance] {
+        &mut self.instances
+    }
+
+    pub(super) fn configs(&self) -> impl Iterator<Item = &Vrrp> {
+        self.instances.iter().map(|instance| &instance.config)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.configs().map(|config| config.name.as_str())
+    }
+
+    /// What its instances need of the host.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (Id, Part)> {
+        let holds = self.is_master();
+        self.instances
+            .iter()
+            .map(move |instance| (instance.id, instance.part(holds)))
+    }
+
+    /// Whether the hands have something to do since it was asked last.
+    pub(super) fn hands_are_needed(&mut self) -> bool {
+        std::mem::take(&mut self.needs_hands)
+    }
+
+    /// The hands do what it needs in this round.
+    pub(super) fn hands_work(&mut self, round: u64) {
+        if !self.untold.is_empty() {
+            self.told_in.get_or_insert(round);
+        }
+    }
+
+    /// The hands have done what they were to do in this round, as far as they could.
+    pub(super) fn hands_are_done(&mut self, round: u64) {
+        if self.told_in.is_some_and(|told_in| told_in <= round) {
+            self.tell_hooks();
+        }
+    }
+
+    fn tell_hooks(&mut self) {
+        self.told_in = None;
+        for transition in std::mem::take(&mut self.untold) {
+            for (number, instance) in self.instances.iter().enumerate() {
+                let priority = self.group.member(number).map_or(0, |member| member.priority);
+                self.notifier.tell(&instance.config, &transition, priority);
+            }
+        }
+    }
+
+    /// Whether something has changed that can be told.
+    pub(super) fn is_news(&self) -> bool {
+        self.is_news
+    }
+
+    /// Whether one of its instances has this address there.
+    pub(super) fn has(&self, place: Place) -> bool {
+        self.instances.iter().any(|instance| instance.has(place))
+    }
+
+    fn is_master(&self) -> bool {
+        self.group.state() == State::Master
+    }
+
+    /// When [`pass`](Self::pass) is to be called next.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let taking = self.instances.iter().filter_map(|it| it.taking.due());
+        self.group.due().into_iter().chain(taking).min()
+    }
+
+    /// Time has passed. Returns whether instances may try again to come by their addresses.
+    pub(super) fn pass(&mut self, now: Duration) -> bool {
+        let actions = self.group.pass(now);
+        self.perform(actions);
+        let mut recovers = false;
+        for instance in &mut self.instances {
+            if instance.taking.due().is_some_and(|due| due <= now) {
+                instance.taking.pass(now);
+                recovers = true;
+            }
+        }
+        recovers
+    }
+
+    /// A packet has arrived for an instance.
+    pub(super) fn on_packet(&mut self, number: usize, incoming: &Incoming, now: Duration) {
+        let Some(heard) = self.instances.get_mut(number).and_then(|it| it.accept(incoming)) else {
+            return;
+        };
+        let view = |group: &Group| {
+            let member = group.member(number)?;
+            Some((member.master, member.interval))
+        };
+        let before = view(&self.group);
+        let actions = self.group.heard(number, heard, now);
+        self.is_news |= before != view(&self.group);
+        self.perform(actions);
+    }
+
+    /// Takes in what is true of the host now.
+    pub(super) fn examine(
+        &mut self,
+        surroundings: &Surroundings,
+        dependencies: &Dependencies,
+        shared: &BTreeSet<IpAddr>,
+        hands: &Hands,
+        now: Duration,
+    ) {
+        for number in 0..self.instances.len() {
+            let instance = &mut self.instances[number];
+            let conditions = instance.examine(surroundings, dependencies, shared, hands);
+            if conditions == instance.conditions {
+                continue;
+            }
+            // Whoever comes back has the new source, but who says goodbye because there is none any more has the old one.
+            if conditions.source.is_some() {
+                instance.conditions = conditions.clone();
+            }
+            let actions = self.group.conditions(number, conditions.clone(), now);
+            self.perform(actions);
+            self.instances[number].conditions = conditions;
+            self.is_news = true;
+        }
+    }
+
+    /// Takes in that an address has been put where it belongs.
+    pub(super) fn take_in_one(&mut self, place: Place) {
+        if self.is_master() {
+            let mut instances = self.instances.iter_mut();
+            if let Some(instance) = instances.find(|instance| instance.has(place)) {
+                instance.take_in_one(place.address);
+            }
+        }
+    }
+
+    /// Takes in what has become of the addresses.
+    pub(super) fn settled(
+        &mut self,
+        there: &BTreeSet<Place>,
+        not_added: &BTreeMap<Place, String>,
+        not_removed: &BTreeMap<Place, String>,
+        now: Duration,
+    ) {
+        let is_master = self.is_master();
+        for instance in &mut self.instances {
+            let failure = |failures: &BTreeMap<Place, String>| {
+                let mut own = failures.iter().filter(|(place, _)| instance.has(**place));
+                own.next().map(|(place, cause)| (place.address, cause.clone()))
+            };
+            let (not_added, not_removed) = (failure(not_added), failure(not_removed));
+            if let Some((address, cause)) = not_removed {
+                let what = format!("{address} could not be taken off; it is tried again: {cause}");
+                instance.complain("release", &what);
+            }
+            if !is_master {
+                continue;
+            }
+            instance.take_in(instance.own(there));
+            match not_added {
+                None => instance.taking.succeeded(),
+                Some((address, cause)) => {
+                    let interface = &instance.config.interface;
+                    let what = format!("{address} cannot be put on {interface}: {cause}");
+                    instance.taking.failed(&what, now);
+                    instance.complain("take", &what);
+                }
+            }
+        }
+    }
+
+    /// Goes on with another configuration of the same virtual routers.
+    pub(super) fn reconfigure(&mut self, mut group: Vec<Vrrp>, now: Duration) {
+        let places = self.configs().map(|config| {
+            let place = group.iter().position(|it| it.name == config.name);
+            place.unwrap_or(usize::MAX)
+        });
+        let places: Vec<usize> = places.collect();
+        self.group.reorder(&places);
+        let mut instances: Vec<(usize, Instance)> =
+            places.into_iter().zip(self.instances.drain(..)).collect();
+        instances.sort_by_key(|(place, _)| *place);
+        for ((_, mut instance), config) in instances.into_iter().zip(group.drain(..)) {
+            instance.reconfigure(config);
+            self.instances.push(instance);
+        }
+        let Some(policy) = self.instances.first().map(|first| first.config.policy) else {
+            return;
+        };
+        let settings: Vec<_> = self.instances.iter().map(|it| it.config.settings).collect();
+        let actions = self.group.configure(policy, &settings, now);
+        self.perform(actions);
+        self.is_news = true;
+    }
+
+    /// An operator wants somebody else to be master.
+    pub(super) fn hand_over(&mut self, now: Duration) -> Result<(), NotMaster> {
+        let actions = self.group.hand_over(now)?;
+        self.perform(actions);
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self, now: Duration) {
+        let actions = self.group.stop(now);
+        self.perform(actions);
+        // Nobody will be there to be told when the addresses have gone.
+        self.tell_hooks();
+    }
+
+    /// Gives the sockets back.
+    pub(super) fn close(&mut self, hands: &Hands) {
+        for instance in &mut self.instances {
+            instance.close(hands);
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Advertise { member, priority } => {
+                    if let Some(instance) = self.instances.get_mut(member) {
+                        instance.advertise(priority);
+                    }
+                }
+                Action::Take => self.needs_hands = true,
+                Action::Announce => self.instances.iter_mut().for_each(Instance::announce),
+                Action::Release => {
+                    self.needs_hands = true;
+                    self.instances.iter_mut().for_each(Instance::release);
+                }
+                Action::Changed(transition) => {
+                    self.tell(&transition);
+                    self.untold.push(transition);
+                }
+            }
+        }
+        for (number, instance) in self.instances.iter().enumerate() {
+            instance
+                .timer
+                .set(self.group.member(number).and_then(|member| member.due));
+        }
+        if !self.needs_hands && self.told_in.is_none() {
+            self.tell_hooks();
+        }
+    }
+
+    fn tell(&mut self, transition: &Transition) {
+        let Transition { from, to, cause, .. } = transition;
+        *self.transitions.entry(*to).or_default() += 1;
+        self.previous = Some(*from);
+        let instances = self.names().collect::<Vec<_>>().join(",");
+        if *to == State::Fault {
+            tracing::warn!(instances, "VRRP: {from} to {to}: {cause}");
+        } else {
+            tracing::info!(instances, "VRRP: {from} to {to}: {cause}");
+        }
+        self.is_news = true;
+        for instance in &mut self.instances {
+            instance.forget_complaints();
+        }
+    }
+
+    /// What is to be made known of it, which is no news any more then.
+    pub(super) fn snapshots(&mut self, epoch: Instant) -> impl Iterator<Item = Snapshot> {
+        self.is_news = false;
+        let this = &*self;
+        this.instances.iter().enumerate().map(move |(number, instance)| {
+            let Vrrp {
+                name,
+                interface,
+                vrid,
+                addresses,
+                group,
+                ..
+            } = &instance.config;
+            let member = this.group.member(number);
+            let interval = member.map_or(instance.config.settings.interval, |member| member.interval);
+            let priority = member.map_or(0, |member| member.priority);
+            let master = member.and_then(|member| member.master);
+            let own = this.is_master().then_some(instance.conditions.source).flatten();
+            let rejected = instance.rejected.iter().map(|(reason, packets)| RejectedStatus {
+                reason: (*reason).to_owned(),
+                packets: *packets,
+            });
+            Snapshot {
+                status: VrrpStatus {
+                    name: name.clone(),
+                    state: this.group.state().to_string(),
+                    state_seconds: 0,
+                    previous_state: this.previous.map(|state| state.to_string()),
+                    cause: this.group.cause().to_string(),
+                    priority,
+                    configured_priority: instance.config.settings.priority.get(),
+                    addresses: addresses.clone(),
+                    interface: interface.clone(),
+                    vrid: vrid.get(),
+                    group: group.clone(),
+                    master: own.or(master.map(|(master, _)| master)),
+                    master_priority: own.map(|_| priority).or(master.map(|(_, priority)| priority)),
+                    interval_ms: milliseconds(interval.duration()),
+                    master_down_ms: member.map_or(0, |member| milliseconds(member.master_down)),
+                    due_ms: None,
+                    yields: this.group.yields(),
+                    transitions: State::ALL
+                        .iter()
+                        .map(|state| {
+                            (
+                                state.to_string(),
+                                this.transitions.get(state).copied().unwrap_or(0),
+                            )
+                        })
+                        .collect(),
+                    rejected: rejected.collect(),
+                    missing: instance.missing.clone(),
+                    // Filled in by whoever counts.
+                    notifications: hooks::RESULTS
+                        .iter()
+                        .filter(|_| instance.config.notify.is_some())
+                        .map(|result| ((*result).to_owned(), 0))
+                        .collect(),
+                },
+                since: epoch.checked_add(this.group.since()).unwrap_or(epoch),
+                epoch,
+                timer: instance.timer.clone(),
+            }
+        })
+    }
+}
+
+/// The interfaces that an instance has to do with.
+pub(super) fn interfaces(instance: &Instance) -> impl Iterator<Item = String> {
+    let tracked = instance
+        .config
+        .track
+        .iter()
+        .filter_map(|track| match &track.subject {
+            Subject::Link(interface) => Some(interface.clone()),
+            Subject::Xdp | Subject::Service { .. } | Subject::Script(_) => None,
+        });
+    tracked.chain([instance.config.interface.clone()])
+}
