@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::thread::sleep;
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
 use lab::balancing::{Balancer, PATIENCE};
+use lab::clients::http::request_blocking;
 use lab::{Host, Lab, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -157,6 +159,32 @@ fn advertisements_go_on_while_the_kernel_does_not_answer_and_addresses_come_when
         },
     )
     .unwrap();
+}
+
+#[test]
+fn a_thread_that_hangs_is_told_of_until_it_goes_on() {
+    const AUTHORITY: &str = "127.0.0.1:9410";
+    let lab = Lab::builder().balancers(2).start().unwrap();
+    let http = format!("[http]\nlisten = [\"{AUTHORITY}\"]\n\n[api]");
+    let ours = configuration(&lab, 0, IPV4, "").with("[api]", &http).unwrap();
+    let mut balancer = Balancer::start(&lab, &lab.balancers()[0], ours).unwrap();
+    wait_for_state(&balancer, "master");
+    let id = balancer.daemon().unwrap().id();
+    let condition = || {
+        let ask = || request_blocking(Method::GET, AUTHORITY, "/healthz", PATIENCE);
+        let answer = lab.balancers()[0].enter(ask).unwrap().unwrap();
+        (answer.status, answer.body)
+    };
+    assert_eq!(condition().0, StatusCode::OK);
+    let halted = Halted::of(id, "vrrp");
+    wait_until("the silence to be noticed", PATIENCE, || {
+        let (status, body) = condition();
+        let is_told = status == StatusCode::SERVICE_UNAVAILABLE && body.contains("the VRRP thread hangs");
+        is_told.then_some(()).ok_or(body)
+    })
+    .unwrap();
+    drop(halted);
+    wait_until("a sign of life", PATIENCE, || condition().0 == StatusCode::OK).unwrap();
 }
 
 /// Adds and deletes thousands of addresses in one go, so that the lock of the kernel's network configuration is rarely free.

@@ -350,6 +350,46 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The kernel's own opinion of the filter, on a pair of sockets that give it what a raw socket would.
+    #[test]
+    fn packets_of_other_virtual_routers_do_not_get_in_whatever_the_family() {
+        let advertisement = |vrid: u8| vec![0x31, vrid, 100, 1, 0, 25, 0, 0];
+        let with_header = |words: u8, payload: &[u8]| {
+            let mut packet = vec![0_u8; usize::from(words) * 4];
+            packet[0] = 0x40 | words;
+            packet.extend(payload);
+            packet
+        };
+        for is_ipv4 in [true, false] {
+            let wrap = |words: u8, payload: &[u8]| {
+                if is_ipv4 {
+                    with_header(words, payload)
+                } else {
+                    payload.to_vec()
+                }
+            };
+            let (sender, receiver) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+            receiver
+                .attach_filter(&only(NonZeroU8::new(51).unwrap(), is_ipv4))
+                .unwrap();
+            receiver.set_nonblocking(true).unwrap();
+            let gets_in = |packet: &[u8]| {
+                sender.send(packet).unwrap();
+                let mut buffer = [MaybeUninit::uninit(); 128];
+                receiver.recv(&mut buffer).is_ok()
+            };
+            // With IP options or without, and of whatever version: it is counted.
+            for words in [5, 6, 15] {
+                assert!(gets_in(&wrap(words, &advertisement(51))));
+                assert!(gets_in(&wrap(words, &[0x21, 51])));
+                for vrid in [0, 1, 50, 52, 255] {
+                    assert!(!gets_in(&wrap(words, &advertisement(vrid))), "VRID {vrid}");
+                }
+                assert!(!gets_in(&wrap(words, &[0x31])), "too short for a VRID");
+            }
+        }
+    }
+
     fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
         let mut bytes = (16 + data.len()).to_ne_bytes().to_vec();
         bytes.extend(level.to_ne_bytes());

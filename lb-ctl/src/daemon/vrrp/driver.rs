@@ -472,6 +472,7 @@ impl Driver {
         let now = self.now();
         for running in &mut self.groups {
             running.stop(now);
+            running.close(&self.hands);
         }
         self.publish();
         self.groups.clear();
