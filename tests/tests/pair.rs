@@ -225,6 +225,38 @@ fn connections_outlast_failovers_back_and_forth() {
     scene.finish();
 }
 
+/// The old master forwards until everybody knows the new one, and tells it of what begins meanwhile.
+#[test]
+fn connections_that_begin_during_a_failover_live_on() {
+    let mut scene = Scene::of("nat", 100, INTERVAL_MS);
+    let vip = scene.lab.vips()[0].v4;
+    let mut begun = Vec::new();
+    for failover in 0..6 {
+        let client = scene.lab.clients()[0].clone();
+        let starting = thread::spawn(move || {
+            let options = Steady::options(&client, SocketAddr::from((vip, HS2_PORT)), 50);
+            let first_port = 30_000 + 100 * failover;
+            Steady::start(
+                &client,
+                lab::steady::client::Options {
+                    first_port,
+                    ..options
+                },
+            )
+        });
+        scene.pair.hand_over(usize::from(failover % 2)).unwrap();
+        begun.push(starting.join().unwrap().unwrap());
+        for connections in &mut begun {
+            connections
+                .expect_unbroken()
+                .context(format!("failover {failover}"))
+                .unwrap();
+        }
+    }
+    scene.expect_unbroken("six failovers");
+    scene.finish();
+}
+
 /// One after the other is stopped and started, as for an upgrade.
 #[test]
 fn connections_outlast_the_restart_of_both_balancers() {

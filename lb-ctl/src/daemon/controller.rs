@@ -200,6 +200,8 @@ impl Controller {
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut reports, mut answers) = (Vec::new(), Vec::new());
         let mut holdings = self.vrrp.holdings();
+        // They may have changed since they were looked at.
+        holdings.mark_changed();
         loop {
             self.tell_decisions();
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
@@ -344,8 +346,9 @@ impl Controller {
         self.supervisor.status(self.checks.sentence());
         let decisions = self.refresh_decisions().await;
         let vrrp = self.catch_up_vrrp().await;
+        let owned = self.tell_owned();
         let all = [
-            interfaces, attached, restored, routes, neighbours, decisions, vrrp,
+            interfaces, attached, restored, routes, neighbours, decisions, vrrp, owned,
         ];
         all.into_iter().collect()
     }

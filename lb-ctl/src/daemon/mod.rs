@@ -65,6 +65,7 @@ pub async fn run(file: PathBuf, config: Config, options: Options) -> anyhow::Res
     let ended = controller.run(requests, &mut signals).await;
     controller.supervisor.stopping();
     controller.vrrp.stop().await;
+    controller.see_handover_through().await;
     controller.pair.stop().await;
     if options.detach_on_exit {
         controller.detach().await?;

@@ -234,6 +234,7 @@ impl Controller {
             seeds,
             targets,
         } = wanted;
+        self.disown_all_but(&config);
         let Moved { moved, slots, .. } = self.follow(config, plan, arrivals).await.map_err(failed)?;
         (changes.slots_moved, changes.slots) = (moved, slots);
         // Slots have moved: whatever fails from here on, this is what is followed, or the next page would take it back.
@@ -292,7 +293,10 @@ impl Controller {
         memory::give_back();
         // What a pass takes to be free has not been named by a packet for as long as that.
         self.ids_free_from = Instant::now() + SWEEP;
-        self.next_sweep = self.ids_free_from;
+        // A pass for which a takeover waits is none that frees ids.
+        if !self.placement.awaits_proof() {
+            self.next_sweep = self.ids_free_from;
+        }
         Ok(moved)
     }
 

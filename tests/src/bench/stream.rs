@@ -15,6 +15,7 @@ use lb_common::testing::tables::{NAT, NAT_TARGET, ONE};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::PeerSource;
 use lb_ctl::adapters::kernel_clock;
+use lb_ctl::adapters::peer::LOOK;
 use lb_ctl::core::sync::{Inbox, Item, Message, Outbox, WayToClient};
 
 use super::cpu_time;
@@ -212,7 +213,7 @@ fn tell(
     let time = cpu_time()?;
     runtime.block_on(async {
         while !ends.load(Ordering::Acquire) {
-            source.changed().await;
+            tokio::time::sleep(LOOK).await;
             let items = outbox.next_batch(&mut source)?;
             let told: Vec<usize> = items.iter().filter_map(number).collect();
             Message::Batch { number: 0, items }.encode()?;

@@ -106,13 +106,6 @@ impl Listening {
         heard.changes.take()
     }
 
-    /// Whether something has changed that has not been taken.
-    pub(super) fn has_changed(&self) -> bool {
-        let mut heard = self.lock();
-        self.take_in(&mut heard);
-        !heard.changes.is_empty()
-    }
-
     /// Takes in the program's news.
     fn take_in(&self, heard: &mut Heard) {
         let Heard { changes, news, lost } = heard;

@@ -4,7 +4,6 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use aya::maps::{Array, MapData, MapError};
@@ -24,12 +23,6 @@ use crate::{
     adapters::kernel_clock,
     core::sync::{Changes, Source, WayToClient},
 };
-
-/// How often it is looked whether something has changed.
-///
-/// The program wakes nobody, so this is what the other balancer is behind, with what the network takes, and what listening costs
-/// while nothing happens: a few microseconds each time.
-const INTERVAL: Duration = Duration::from_millis(2);
 
 /// What the owner of services tells the other balancer of.
 pub struct PeerSource {
@@ -83,17 +76,6 @@ impl Datapath {
 }
 
 impl PeerSource {
-    /// Waits until something has changed that [`Source::changes`] has not said yet: 2 ms at a time, as long as somebody
-    /// [listens](Datapath::listen), for ever if nobody does. It may be given up at any moment.
-    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
-        let listening = Arc::clone(&self.listening);
-        async move {
-            while !listening.has_changed() {
-                tokio::time::sleep(INTERVAL).await;
-            }
-        }
-    }
-
     /// How many changes were not noted for want of room, since the program was loaded, modulo 2^32. After one, anything counts as changed.
     pub fn lost(&self) -> u32 {
         self.listening.lost()

@@ -26,8 +26,9 @@ use crate::core::{
     sync::{Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source},
 };
 
-/// How often is looked for what has changed. What happens meanwhile is told together; a peer that takes over at that moment lacks it.
-const LOOK: Duration = Duration::from_millis(4);
+/// How often is looked for what has changed. The kernel program wakes nobody, so this is what the peer is behind, with what the network
+/// takes; while nothing happens it costs a few microseconds each time.
+pub const LOOK: Duration = Duration::from_millis(2);
 
 /// How many messages of the peer's wait to be looked at. It may have sent so many batches, and said so often that it has taken one in.
 const WAITING: usize = 16;
@@ -72,6 +73,9 @@ pub(super) enum ExchangeError {
     /// There is nobody to go on with.
     #[error("{0}")]
     Ended(&'static str),
+    /// The thread is to end.
+    #[error("the daemon ends")]
+    Stopped,
 }
 
 impl ExchangeError {
@@ -256,7 +260,7 @@ impl<S: Source<Error: Display>> Desk<S> {
         let (ready, begin) = oneshot::channel();
         let connected = Event::Connected { node, program, ready };
         if self.events.send(connected).await.is_err() || begin.await.is_err() {
-            return ExchangeError::Ended("the daemon ends");
+            return ExchangeError::Ended("the controller does not begin with it");
         }
         let mut outbox = Outbox::default();
         outbox.own(self.owned.iter().copied());
@@ -270,6 +274,10 @@ impl<S: Source<Error: Display>> Desk<S> {
             taking: None,
         };
         let Err(error) = exchange.run(receiver).await;
+        if matches!(error, ExchangeError::Stopped) {
+            // What has happened since the last look.
+            drop(timeout(GOODBYE, exchange.tell()).await);
+        }
         if !matches!(
             error,
             ExchangeError::Channel(_) | ExchangeError::Conversation(ConversationError::Farewell(_))
@@ -304,7 +312,7 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
                 },
                 taken = end_of(&mut self.taking) => self.on_taken(taken).await?,
                 permit = events.reserve(), if can_give => {
-                    let permit = permit.map_err(|_| ExchangeError::Ended("the daemon ends"))?;
+                    let permit = permit.map_err(|_| ExchangeError::Stopped)?;
                     if let Some((number, items)) = self.batches.pop_front() {
                         let (answer, taken) = oneshot::channel();
                         permit.send(Event::Items { items, taken: answer });
@@ -367,7 +375,7 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
                 self.outbox.decide(words);
                 Ok(())
             }
-            Some(Order::Stop) | None => Err(ExchangeError::Ended("the daemon ends")),
+            Some(Order::Stop) | None => Err(ExchangeError::Stopped),
         }
     }
 

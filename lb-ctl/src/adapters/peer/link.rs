@@ -1,14 +1,14 @@
 //! The thread that keeps a connection to the peer: it listens, it goes there, and of two connections it keeps one.
 //!
-//! Whatever the peer does, slow or malicious, costs this thread's time and a few messages of memory. Whoever has not shown that it
-//! has the key can keep one of a few places busy for some seconds.
+//! A peer that is slow costs this thread's time and a few messages of memory. Whoever has not shown that it has the key can keep one
+//! of a few places busy for some seconds.
 
 use std::{collections::VecDeque, io, net::SocketAddr, pin::pin, thread::JoinHandle, time::Duration};
 
 use lb_common::layout::{Service, ServiceKey};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
@@ -22,6 +22,9 @@ use crate::core::{
 
 /// How many connections may be in their handshake.
 const HANDSHAKES: usize = 8;
+
+/// How long the thread may take to say goodbye before it is ended without.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How long after one attempt the next is made to go to the peer, or to listen.
 const RETRY: Duration = Duration::from_millis(500);
@@ -40,6 +43,8 @@ pub struct Ways {
 pub struct Link {
     orders: mpsc::UnboundedSender<Order>,
     handle: JoinHandle<()>,
+    /// Ends the thread whatever it is waiting for.
+    end: oneshot::Sender<()>,
     board: Board,
 }
 
@@ -55,6 +60,7 @@ impl Link {
         S: Source<Error: std::fmt::Display> + Send + 'static,
     {
         let (orders, received) = mpsc::unbounded_channel();
+        let (end, ended) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -66,12 +72,18 @@ impl Link {
             events,
             board: board.clone(),
         };
-        let handle = std::thread::Builder::new()
-            .name("peer".into())
-            .spawn(move || runtime.block_on(work(Door::new(ways, identity), desk)))?;
+        let handle = std::thread::Builder::new().name("peer".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = work(Door::new(ways, identity), desk) => {}
+                    _ = ended => {}
+                }
+            });
+        })?;
         Ok(Self {
             orders,
             handle,
+            end,
             board,
         })
     }
@@ -99,7 +111,15 @@ impl Link {
     /// Ends the thread.
     pub async fn stop(self) {
         self.order(Order::Stop);
-        let joined = tokio::task::spawn_blocking(move || self.handle.join()).await;
+        let Self { handle, end, .. } = self;
+        let mut joined = tokio::task::spawn_blocking(move || handle.join());
+        let in_time = timeout(GOODBYE, &mut joined).await;
+        let joined = if let Ok(joined) = in_time {
+            joined
+        } else {
+            drop(end);
+            joined.await
+        };
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the thread that talks to the peer has ended badly");
         }
@@ -187,8 +207,7 @@ async fn serve<S: Source<Error: std::fmt::Display>>(
         Err(error) => {
             let cause = chain(&error);
             board.write(|known| known.trouble = Some(cause.clone()));
-            let is_stopped = matches!(error, ExchangeError::Ended("the daemon ends"));
-            if is_stopped {
+            if matches!(error, ExchangeError::Stopped) {
                 return (Some(End::Stopped), None);
             }
             tracing::warn!(peer = node, cause, "the connection to the peer has ended");
@@ -322,7 +341,7 @@ impl Door {
         }
         match attempt.greeted {
             Ok(greeted) => {
-                self.said = None;
+                (self.said, self.trouble) = (None, None);
                 Some(greeted)
             }
             // Somebody who has tried the port, or has something else to say than a balancer.

@@ -223,6 +223,21 @@ async fn who_does_not_take_in_is_told_anew_when_it_asks() {
 }
 
 #[tokio::test]
+async fn a_controller_that_takes_nothing_in_can_stop_it() {
+    let one = free_address().await;
+    let first = side("lb1", key("1"), Some(one), None);
+    let mut second = side("lb2", key("1"), None, Some(one));
+    second.connected().await;
+    // That somebody has connected waits for the controller, which has something else to do.
+    while first.link.board().read().peer.is_none() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    timeout(LONG, first.link.stop()).await.expect("an end");
+    drop(second.events);
+    timeout(LONG, second.link.stop()).await.expect("an end");
+}
+
+#[tokio::test]
 async fn strangers_get_nowhere_and_keep_nobody_out() {
     let one = free_address().await;
     let mut first = side("lb1", key("1"), Some(one), None);

@@ -12,6 +12,6 @@ mod tests;
 
 #[cfg(test)]
 use channel::{ChannelError, Receiver, Sender, answer, open};
-pub use exchange::{Connection, Event, Identity};
+pub use exchange::{Connection, Event, Identity, LOOK};
 pub use key_file::{Key, KeyFileError};
 pub use link::{Link, Ways};

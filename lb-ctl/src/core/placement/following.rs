@@ -76,6 +76,11 @@ impl Placement {
         self.is_followed(service) || self.unproved.contains(&service)
     }
 
+    /// Whether services that we have taken over wait for a pass over the records.
+    pub fn awaits_proof(&self) -> bool {
+        !self.unproved.is_empty()
+    }
+
     /// We own a service from now on. Its slots stay as the owner has told them until a pass over the records has begun and ended, which
     /// is to be soon. [Then](super::Swept::proved) they are to be [shared out](Self::share_out), as after a restart.
     ///

@@ -102,6 +102,8 @@ pub struct Conversation {
     on_the_way: VecDeque<(u64, Duration)>,
     /// The number of the next batch of the peer's.
     expected: u64,
+    /// How many batches of the peer's have been taken in.
+    taken: u64,
     last_said: Duration,
     last_heard: Duration,
 }
@@ -124,6 +126,7 @@ impl Conversation {
             next: 0,
             on_the_way: VecDeque::new(),
             expected: 0,
+            taken: 0,
             last_said: now,
             last_heard: now,
         };
@@ -142,6 +145,11 @@ impl Conversation {
             Message::Greeting(_) => Err(ConversationError::Order {
                 expected: "one greeting",
             }),
+            Message::Batch { .. } if self.expected - self.taken >= WINDOW as u64 => {
+                Err(ConversationError::Order {
+                    expected: "no more batches before some have been taken in",
+                })
+            }
             Message::Batch { number, items } if number == self.expected => {
                 self.expected += 1;
                 Ok(Heard::Items { number, items })
@@ -208,6 +216,7 @@ impl Conversation {
 
     /// The message that says that a batch of the peer's has been taken in.
     pub const fn taken(&mut self, number: u64, now: Duration) -> Message {
+        self.taken = number.saturating_add(1);
         self.last_said = now;
         Message::Taken { number }
     }
@@ -305,6 +314,23 @@ mod tests {
             order(conversation.hear(batch(0), NOW)),
             "a batch that comes again"
         );
+    }
+
+    #[test]
+    fn who_sends_more_than_is_taken_in_is_given_up() {
+        let batch = |number| Message::Batch {
+            number,
+            items: Vec::new(),
+        };
+        let mut conversation = greeted();
+        for number in 0..WINDOW as u64 {
+            assert!(conversation.hear(batch(number), NOW).is_ok());
+        }
+        let order = |result| matches!(result, Err(ConversationError::Order { .. }));
+        assert!(order(conversation.clone().hear(batch(4), NOW)));
+        conversation.taken(0, NOW);
+        assert!(conversation.hear(batch(4), NOW).is_ok());
+        assert!(order(conversation.hear(batch(5), NOW)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use lb_common::{
     address::Address,
-    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NO_TARGET, Service, ServiceKey, Slot},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NAME_LENGTH, NO_TARGET, Service, ServiceKey, Slot},
     slot_rule::closing_since,
 };
 
@@ -115,7 +115,9 @@ pub enum ApplyError<E> {
     )]
     Backend(u16),
     /// It introduces a backend that cannot be one.
-    #[error("expected a backend with a name and a number above 0, found `{0}`")]
+    #[error(
+        "expected a backend with a name of at most {NAME_LENGTH} bytes and a number above 0, found `{0}`"
+    )]
     Name(String),
     /// It speaks of slots that there are not.
     #[error("expected slots below {slots}, found {last}")]
@@ -256,7 +258,7 @@ impl Inbox {
     }
 
     fn introduce<E>(&mut self, id: u16, backend: Backend) -> Result<(), ApplyError<E>> {
-        if id == NO_TARGET || backend.name.is_empty() {
+        if id == NO_TARGET || !(1..=NAME_LENGTH).contains(&backend.name.len()) {
             return Err(ApplyError::Name(backend.name));
         }
         self.service(backend.service)?;

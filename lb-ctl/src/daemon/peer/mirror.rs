@@ -24,6 +24,8 @@ pub(super) struct TableMirror<'a> {
     pub(super) datapath: &'a mut Datapath,
     pub(super) tables: &'a mut MirroredTables,
     pub(super) network: &'a mut Network,
+    /// Somebody has got an id who had none.
+    pub(super) has_introduced: bool,
 }
 
 /// Why something cannot be written.
@@ -62,6 +64,7 @@ impl Mirror for TableMirror<'_> {
         let forwarding = forwarding(configured.forward, (address, port), &self.config.datapath);
         let target = self.placement.target_of_peer(name, forwarding, self.datapath)?;
         if let TargetOfPeer::Introduced(target) = &target {
+            self.has_introduced = true;
             self.network
                 .insert(target, self.datapath)
                 .map_err(|error| MirrorError::Network(chain(error.as_ref())))?;

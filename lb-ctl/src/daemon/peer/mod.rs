@@ -9,10 +9,16 @@
 
 mod mirror;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use lb_common::layout::ServiceKey;
-use tokio::{sync::mpsc, time::Instant};
+use lb_common::layout::{Service, ServiceKey, flag};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use self::mirror::TableMirror;
 use super::{
@@ -27,6 +33,7 @@ use crate::{
     core::{
         cause::chain,
         config::{Config, Peer},
+        failures::Work,
         operator::Decisions,
         placement::Placement,
         plan::PlannedService,
@@ -36,6 +43,9 @@ use crate::{
     },
 };
 
+/// How long a daemon that ends waits for the peer to take over, at most.
+const HANDOVER: Duration = Duration::from_secs(2);
+
 /// The other balancer, as the controller knows it.
 #[derive(Default)]
 pub(super) struct Pair {
@@ -44,6 +54,9 @@ pub(super) struct Pair {
     inbox: Inbox,
     /// The services that are ours.
     owned: BTreeSet<ServiceKey>,
+    /// Those that the peer is told about: ours, and those that were until the peer says that they are its own. Packets come through here
+    /// as long as nobody has told their senders otherwise.
+    telling: BTreeSet<ServiceKey>,
     /// The services that may be the peer's.
     of_peer: BTreeSet<ServiceKey>,
     /// What operators have decided, as far as the peer has been told.
@@ -71,6 +84,11 @@ impl Pair {
             },
             None => std::future::pending().await,
         }
+    }
+
+    fn is_connected(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.link.board().read().peer.is_some())
     }
 
     /// What status says; `None` if there is no peer.
@@ -109,11 +127,13 @@ impl Pair {
 
     /// Ends the connection and its thread.
     pub(super) async fn stop(&mut self) {
-        if let Some(Running { link, mut events, .. }) = self.running.take() {
-            // Whoever waits to tell something is told that nobody listens.
-            events.close();
+        if let Some(Running { link, events, .. }) = self.running.take() {
+            // With what waits in it: whoever waits for an answer is told that there is none.
+            drop(events);
             link.stop().await;
         }
+        self.inbox = Inbox::default();
+        self.telling.clear();
     }
 }
 
@@ -189,31 +209,57 @@ impl Controller {
                 self.pair.inbox = Inbox::default();
                 self.pair.told = Decisions::default();
                 self.tell_decisions();
+                self.pair.telling.clone_from(&self.pair.owned);
+                self.tell_services();
                 self.datapath.listen(true)?;
                 // If it has gone already, it says so.
                 let _ = ready.send(());
-                Ok(())
+                self.tell_behind()
             }
             Event::Items { items, taken } => {
                 let result = self.take_in(&items);
                 let answer = result.as_ref().map_err(|error| chain(error.as_ref())).copied();
                 let _ = taken.send(answer);
-                // A backend that is new here needs a way to it.
-                if self.network.next_hops().unresolved().next().is_some() {
-                    self.routes_due.get_or_insert_with(Instant::now);
-                }
                 let decided = self.pair.inbox.take_decided();
                 if !decided.is_empty() {
                     self.hear_decisions(&decided).await?;
                 }
-                result
+                result.and(self.tell_behind())
             }
             Event::Gone => {
                 self.pair.inbox = Inbox::default();
                 self.datapath.listen(false)?;
-                Ok(())
+                self.tell_behind()
             }
         }
+    }
+
+    /// Tells VRRP whether the peer may know connections that we have not been told of: whoever is master then had better stay so.
+    fn tell_behind(&mut self) -> anyhow::Result<()> {
+        let services = self.config.services.iter().zip(&self.plan.services);
+        let mut carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
+        let is_behind = carried.any(|(_, planned)| {
+            matches!(
+                self.pair.role(planned, &self.placement),
+                Some(Role::Alone | Role::Behind)
+            )
+        });
+        self.vrrp.set_behind(is_behind)
+    }
+
+    /// Goes on telling about services that are not ours any more, until the peer says that they are its own, or for a while.
+    pub(super) async fn see_handover_through(&mut self) {
+        let ended = async {
+            let told = self.tell_owned();
+            self.account.take_in(Work::Peer, told);
+            while self.pair.is_connected() && self.pair.telling != self.pair.owned {
+                let event = self.pair.next_event().await;
+                let taken = self.on_peer(event).await;
+                self.account.take_in(Work::Peer, taken);
+            }
+        };
+        // Somebody else may be master who is not the peer, or nobody.
+        drop(timeout(HANDOVER, ended).await);
     }
 
     /// Tells the peer what operators have decided since it was told last.
@@ -242,8 +288,14 @@ impl Controller {
             datapath: &mut self.datapath,
             network: &mut self.network,
             tables,
+            has_introduced: false,
         };
-        self.pair.inbox.apply(items, &mut mirror)?;
+        let applied = self.pair.inbox.apply(items, &mut mirror);
+        if mirror.has_introduced {
+            // A backend that is new here needs a way to it.
+            self.routes_due.get_or_insert_with(Instant::now);
+        }
+        applied?;
         let asked = self.pair.inbox.take_asked();
         if let Some(Running { link, .. }) = &self.pair.running {
             for key in asked {
@@ -255,6 +307,7 @@ impl Controller {
 
     /// Follows the services that the peer says are its own, as far as they are not ours.
     fn begin_following(&mut self, items: &[Item]) {
+        let mut has_come = false;
         for item in items {
             let Item::Service { vip, port, .. } = *item else {
                 continue;
@@ -262,12 +315,41 @@ impl Controller {
             let key = ServiceKey::tcp(vip.into(), port);
             if let Some(entry) = self.placement.service(&key).copied()
                 && !self.pair.owned.contains(&key)
-                && !self.placement.is_followed(entry.id)
             {
                 self.placement.follow(entry.id);
+                has_come |= self.pair.telling.remove(&key);
                 tracing::info!(%vip, port, "the peer owns this service: we follow it");
             }
         }
+        if has_come {
+            self.tell_services();
+        }
+    }
+
+    /// Has the peer told about the services that it is to be told about.
+    fn tell_services(&self) {
+        if let Some(Running { link, .. }) = &self.pair.running {
+            let entries = self
+                .plan
+                .services
+                .iter()
+                .map(|planned| (planned.key, planned.entry));
+            link.own(
+                entries
+                    .filter(|(key, _)| self.pair.telling.contains(key))
+                    .collect(),
+            );
+        }
+    }
+
+    /// Tells the peer no more about services that a configuration does not have: how they end here is none of its business.
+    pub(super) fn disown_all_but(&mut self, config: &Config) {
+        let services = config.services.iter();
+        let stays: BTreeSet<ServiceKey> = services
+            .map(|service| ServiceKey::tcp(service.vip.into(), service.port))
+            .collect();
+        self.pair.telling.retain(|key| stays.contains(key));
+        self.tell_services();
     }
 
     /// Takes in of which VIPs we are master: what we own from now on, and what not any more.
@@ -282,37 +364,51 @@ impl Controller {
             .filter(|(_, (service, _))| !self.config.is_carried(service.vip) || held.contains(&service.vip))
             .map(|(index, (_, planned))| (index, planned.key))
             .collect();
-        let before = std::mem::replace(&mut self.pair.owned, owned.iter().map(|(_, key)| *key).collect());
+        let before = std::mem::take(&mut self.pair.owned);
         let mut result = Ok(());
         for &(index, key) in &owned {
-            if !before.contains(&key) {
-                let taken = self.take_over_service(index);
-                result = result.and(taken);
+            let taken = if before.contains(&key) {
+                Ok(())
+            } else {
+                self.take_over_service(index)
+            };
+            // One that fails is tried again when everything is compared anew.
+            if taken.is_ok() {
+                self.pair.owned.insert(key);
             }
+            result = result.and(taken);
         }
+        self.yield_services(&before);
+        result.and(self.tell_behind())
+    }
+
+    /// Follows what is not ours any more, and tells the peer what is.
+    fn yield_services(&mut self, before: &BTreeSet<ServiceKey>) {
         let Some(Running { link, .. }) = &self.pair.running else {
-            return result;
+            return;
         };
         // What the peer has told of a service that was ours, or that was not there, was not taken in.
-        let of_peer: BTreeSet<ServiceKey> = self
-            .plan
-            .services
-            .iter()
-            .map(|planned| planned.key)
-            .filter(|key| !self.pair.owned.contains(key))
-            .collect();
-        for key in of_peer.difference(&self.pair.of_peer) {
-            self.pair.inbox.forget(key);
-            link.ask(*key);
-        }
-        self.pair.of_peer = of_peer;
-        let entries = self
+        let others = self
             .plan
             .services
             .iter()
             .map(|planned| (planned.key, planned.entry));
-        link.own(entries.filter(|(key, _)| self.pair.owned.contains(key)).collect());
-        result
+        let others: BTreeMap<ServiceKey, Service> =
+            others.filter(|(key, _)| !self.pair.owned.contains(key)).collect();
+        for (key, entry) in &others {
+            if before.contains(key) {
+                self.placement.follow(entry.id);
+            }
+            if !self.pair.of_peer.contains(key) {
+                self.pair.inbox.forget(key);
+                link.ask(*key);
+            }
+        }
+        self.pair.of_peer = others.into_keys().collect();
+        let is_there = |key: &ServiceKey| self.plan.services.iter().any(|planned| planned.key == *key);
+        self.pair.telling.retain(is_there);
+        self.pair.telling.extend(&self.pair.owned);
+        self.tell_services();
     }
 
     /// We own a service from now on.
@@ -328,7 +424,9 @@ impl Controller {
         tracing::info!(service = service.name, "owns the service from now on");
         let now = ticks();
         self.placement.take_over(entry.id, now, &mut self.datapath)?;
-        if let Some(Running { tables, .. }) = &mut self.pair.running {
+        if let Some(Running { tables, .. }) = &mut self.pair.running
+            && entry.flags & flag::AFFINE != 0
+        {
             tables.refresh_clients(entry.id, now)?;
         }
         // Only after a pass over the records do slots move.

@@ -215,6 +215,12 @@ impl Driver {
                 self.dependencies.healthy = healthy;
                 self.examine();
             }
+            Order::Behind(is_behind) => {
+                self.dependencies.is_behind = is_behind;
+                for running in &mut self.groups {
+                    running.set_behind(is_behind);
+                }
+            }
             Order::Script(script, verdict) => {
                 self.dependencies.scripts.insert(script, verdict);
                 self.examine();
@@ -277,8 +283,10 @@ impl Driver {
                 }
             }
             let now = self.now();
-            self.groups
-                .extend(Running::begin(instances, self.notifier.clone(), now));
+            if let Some(mut running) = Running::begin(instances, self.notifier.clone(), now) {
+                running.set_behind(self.dependencies.is_behind);
+                self.groups.push(running);
+            }
         }
     }
 

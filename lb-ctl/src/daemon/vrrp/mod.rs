@@ -58,6 +58,8 @@ struct Dependencies {
     healthy: Healthy,
     /// What scripts say; nothing of those that have not said anything yet.
     scripts: BTreeMap<Script, Verdict>,
+    /// Whether a master may know connections that we have not been told of.
+    is_behind: bool,
 }
 
 /// What the controller wants of the thread.
@@ -75,6 +77,8 @@ enum Order {
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
     Healthy(Healthy),
+    /// A master may know connections that we have not been told of, or does not any more.
+    Behind(bool),
     /// A script says something else than before.
     Script(Script, Verdict),
     /// End, leaving the addresses to others.
@@ -130,6 +134,7 @@ pub(super) struct Instances {
     thread: Option<Thread>,
     board: Board,
     healthy: Healthy,
+    is_behind: bool,
     told: hooks::Tally,
     followed: Followed,
 }
@@ -174,12 +179,13 @@ impl Instances {
     }
 
     async fn try_to_follow(&mut self, config: &Config) -> anyhow::Result<()> {
+        let dependencies = self.dependencies();
         let thread = match &mut self.thread {
             Some(thread) => thread,
             None if config.vrrp.is_empty() => return Ok(()),
             none => none.insert(Thread::start(
                 self.board.clone(),
-                &self.healthy,
+                dependencies,
                 self.told.clone(),
             )?),
         };
@@ -196,6 +202,14 @@ impl Instances {
             .context("leaving the addresses of VRRP instances")
     }
 
+    fn dependencies(&self) -> Dependencies {
+        Dependencies {
+            healthy: self.healthy.clone(),
+            scripts: BTreeMap::new(),
+            is_behind: self.is_behind,
+        }
+    }
+
     /// Tells how many backends are healthy, if that is news.
     pub(super) fn set_healthy(&mut self, healthy: Healthy) -> anyhow::Result<()> {
         if self.healthy == healthy {
@@ -204,6 +218,18 @@ impl Instances {
         self.healthy = healthy;
         match &self.thread {
             Some(thread) => thread.order(Order::Healthy(self.healthy.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells whether a master may know connections that we have not been told of, if that is news: then we leave it alone.
+    pub(super) fn set_behind(&mut self, is_behind: bool) -> anyhow::Result<()> {
+        if self.is_behind == is_behind {
+            return Ok(());
+        }
+        self.is_behind = is_behind;
+        match &self.thread {
+            Some(thread) => thread.order(Order::Behind(is_behind)),
             None => Ok(()),
         }
     }
@@ -317,7 +343,7 @@ impl Followed {
 }
 
 impl Thread {
-    fn start(board: Board, healthy: &Healthy, told: hooks::Tally) -> anyhow::Result<Self> {
+    fn start(board: Board, dependencies: Dependencies, told: hooks::Tally) -> anyhow::Result<Self> {
         let (orders, received) = mpsc::unbounded_channel();
         let programs = Programs::start(orders.downgrade(), told)?;
         let notifier = programs.notifier();
@@ -325,10 +351,6 @@ impl Thread {
             .enable_all()
             .build()
             .context("starting the runtime of VRRP")?;
-        let dependencies = Dependencies {
-            healthy: healthy.clone(),
-            ..Dependencies::default()
-        };
         let (pulse, hands_pulse) = (Pulse::new(), Pulse::new());
         let pulses = [pulse.clone(), hands_pulse.clone()];
         let (end, ended) = oneshot::channel();

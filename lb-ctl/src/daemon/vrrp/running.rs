@@ -61,6 +61,10 @@ impl Running {
         })
     }
 
+    pub(super) fn set_behind(&mut self, is_behind: bool) {
+        self.group.set_behind(is_behind);
+    }
+
     pub(super) fn instances(&self) -> &[Instance] {
         &self.instances
     }

@@ -100,6 +100,8 @@ pub struct Group {
     start_at: Option<Time>,
     /// An operator has handed over: whoever is master stays so.
     yields: bool,
+    /// A master knows connections that this balancer does not: whoever is master stays so.
+    is_behind: bool,
     announcements: Announcements,
 }
 
@@ -115,6 +117,7 @@ impl Group {
             cause: Cause::Started,
             start_at: Some(now.saturating_add(policy.start_delay)),
             yields: false,
+            is_behind: false,
             announcements: Announcements::default(),
         }
     }
@@ -137,6 +140,12 @@ impl Group {
     /// Whether an operator has handed it over, so that it leaves any master alone.
     pub fn yields(&self) -> bool {
         self.yields
+    }
+
+    /// Says whether a master may know connections that we have not been told of. While it may, we leave any master alone, and not even
+    /// who owns the addresses begins as master. Nobody is waited for who is silent.
+    pub fn set_behind(&mut self, is_behind: bool) {
+        self.is_behind = is_behind;
     }
 
     /// What can be told of a member; `None` if there is none of this number.
@@ -208,7 +217,7 @@ impl Group {
     /// An advertisement has come in for a member.
     pub fn heard(&mut self, member: usize, heard: Heard, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        let tolerant = !self.policy.preempt || self.yields;
+        let tolerant = !self.policy.preempt || self.yields || self.is_behind;
         let Some(it) = self.members.get_mut(member) else {
             return actions;
         };
@@ -332,7 +341,7 @@ impl Group {
         if let Some(what) = self.fault() {
             let what = Cause::Fault(what.to_owned());
             self.enter(State::Fault, what, now, actions);
-        } else if self.members.iter().all(Member::is_owner) {
+        } else if self.members.iter().all(Member::is_owner) && !self.is_behind {
             self.become_master(Cause::Owner, now, actions);
         } else {
             self.enter_backup(cause, now, actions);

@@ -290,6 +290,40 @@ fn a_delayed_preemption_waits_for_no_dead_master() {
 }
 
 #[test]
+fn who_is_behind_leaves_a_master_alone_and_replaces_one_that_is_silent() {
+    let policy = Policy {
+        preempt_delay: Duration::ZERO,
+        ..POLICY
+    };
+    let mut group = backup(policy, 128);
+    group.set_behind(true);
+    for now in 1..20 {
+        group.heard(0, heard(3, 100), ms(100 * now));
+        group.pass(ms(100 * now));
+        assert_eq!(group.state(), State::Backup);
+    }
+    let silent = group.clone().due().unwrap();
+    assert_eq!(silent, ms(1900 + 350));
+    let mut behind = group.clone();
+    behind.pass(silent);
+    assert_eq!(behind.state(), State::Master);
+    group.set_behind(false);
+    group.heard(0, heard(3, 100), ms(2000));
+    group.pass(ms(2250));
+    assert_eq!(group.state(), State::Master, "it waits no longer");
+}
+
+#[test]
+fn who_owns_the_addresses_but_is_behind_listens_first() {
+    for (is_behind, expected) in [(false, State::Master), (true, State::Backup)] {
+        let mut group = Group::new(POLICY, [(settings(255), conditions(2))], ms(0));
+        group.set_behind(is_behind);
+        group.pass(ms(0));
+        assert_eq!(group.state(), expected);
+    }
+}
+
+#[test]
 fn of_two_masters_the_lower_priority_then_the_lower_address_goes_back() {
     for (rival, yields) in [
         (heard(3, 129), true),
