@@ -162,6 +162,33 @@ fn advertisements_go_on_while_the_kernel_does_not_answer_and_addresses_come_when
 }
 
 #[test]
+fn hooks_are_told_when_the_addresses_have_followed() {
+    let lab = Lab::builder().balancers(2).start().unwrap();
+    let (host, vip) = (&lab.balancers()[0], IPV4.vip(&lab));
+    let log = lab.directory().join("told");
+    // The first word that it is told is its own name to the shell.
+    let script = format!(
+        "echo $2 $(ip -o addr show dev eth0 | grep -c ' {vip}/') >> {}",
+        log.display()
+    );
+    let ours = configuration(
+        &lab,
+        0,
+        IPV4,
+        &format!("notify = [\"/bin/sh\", \"-c\", \"{script}\"]\n"),
+    );
+    let mut balancer = Balancer::start(&lab, host, ours).unwrap();
+    wait_for_state(&balancer, "master");
+    let told = || fs::read_to_string(&log).unwrap_or_default();
+    wait_until("the hook to be told", PATIENCE, || {
+        told().contains("MASTER").then_some(()).ok_or(told())
+    })
+    .unwrap();
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    assert_eq!(told(), "BACKUP 0\nMASTER 1\nSTOP 0\n");
+}
+
+#[test]
 fn a_thread_that_hangs_is_told_of_until_it_goes_on() {
     const AUTHORITY: &str = "127.0.0.1:9410";
     let lab = Lab::builder().balancers(2).start().unwrap();

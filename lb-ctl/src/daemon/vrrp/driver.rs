@@ -71,6 +71,8 @@ pub(super) struct Driver {
     /// When the host is to be looked at.
     look_due: Option<Instant>,
     looked_at: Instant,
+    /// Groups that have ended, until their hooks have been told that their addresses are gone.
+    ended: Vec<Running>,
     /// Who waits for addresses to be left, and in which round that is.
     waiting: Vec<(u64, oneshot::Sender<Left>)>,
     board: Board,
@@ -101,6 +103,7 @@ impl Driver {
                 report = driver.reports.recv() => {
                     let Some(report) = report else {
                         driver.leave();
+                        driver.hands_are_done(u64::MAX);
                         anyhow::bail!("VRRP's second thread, which puts addresses on interfaces, has ended");
                     };
                     driver.on_report(report);
@@ -141,6 +144,7 @@ impl Driver {
             next_id: 0,
             look_due: None,
             looked_at: Instant::now(),
+            ended: Vec::new(),
             waiting: Vec::new(),
             board,
         })
@@ -248,7 +252,7 @@ impl Driver {
                 self.groups.push(running);
             } else {
                 running.stop(now);
-                running.close(&self.hands);
+                self.end(running);
             }
         }
         // Those that have not begun have nothing to lose.
@@ -342,8 +346,8 @@ impl Driver {
                 let now = self.now();
                 for running in &mut self.groups {
                     running.settled(&there, &not_added, &not_removed, now);
-                    running.hands_are_done(round);
                 }
+                self.hands_are_done(round);
                 self.examine();
                 self.settled(round, &not_removed);
             }
@@ -351,12 +355,26 @@ impl Driver {
                 tracing::error!("VRRP cannot see the host: {cause}");
                 // Groups begin without an address to send from: at fault.
                 self.begin(round);
-                self.groups
-                    .iter_mut()
-                    .for_each(|running| running.hands_are_done(round));
+                self.hands_are_done(round);
                 self.answer(round, &Err(cause));
             }
         }
+    }
+
+    /// A group has stopped. Its hooks hear of it when the hands have done what is told them next.
+    fn end(&mut self, mut running: Running) {
+        running.close(&self.hands);
+        if running.hands_are_needed() {
+            running.hands_work(self.round + 1);
+        }
+        self.ended.push(running);
+    }
+
+    fn hands_are_done(&mut self, round: u64) {
+        for running in self.groups.iter_mut().chain(&mut self.ended) {
+            running.hands_are_done(round);
+        }
+        self.ended.retain(Running::has_notices);
     }
 
     fn settled(&mut self, round: u64, not_removed: &BTreeMap<Place, String>) {
@@ -480,15 +498,24 @@ impl Driver {
         let now = self.now();
         for running in &mut self.groups {
             running.stop(now);
-            running.close(&self.hands);
         }
         self.publish();
-        self.groups.clear();
+        for running in std::mem::take(&mut self.groups) {
+            self.end(running);
+        }
         self.beginning.clear();
         self.want()
     }
 
     async fn stop(&mut self) -> anyhow::Result<()> {
+        let released = self.release().await;
+        // Also if the addresses would not go.
+        self.hands_are_done(u64::MAX);
+        released
+    }
+
+    /// Leaves, and waits until the addresses are off.
+    async fn release(&mut self) -> anyhow::Result<()> {
         let round = self.leave();
         let deadline = Instant::now() + RELEASE_PATIENCE;
         let mut cause = "the kernel does not answer".to_owned();

@@ -108,6 +108,11 @@ impl Running {
         }
     }
 
+    /// Whether hooks wait for the hands.
+    pub(super) fn has_notices(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
     fn tell_hooks(&mut self) {
         self.told_in = None;
         for transition in std::mem::take(&mut self.untold) {
@@ -272,8 +277,6 @@ impl Running {
     pub(super) fn stop(&mut self, now: Duration) {
         let actions = self.group.stop(now);
         self.perform(actions);
-        // Nobody will be there to be told when the addresses have gone.
-        self.tell_hooks();
     }
 
     /// Gives the sockets back.
