@@ -109,13 +109,13 @@ fn an_unknown_key() {
 }
 
 #[test]
-fn a_key_whose_feature_is_not_built_yet() {
+fn a_peer_without_a_key_file() {
     refused_after(
         "[[service]]",
         "[peer]\nlisten = \"10.77.0.11:4222\"\n\n[[service]]",
         Seen::InTheFile,
         "11",
-        &["peer", "not built"],
+        &["peer.key_file", "add `key_file"],
     );
 }
 
