@@ -112,11 +112,12 @@ fn a_script_that_fails_lowers_the_priority_and_the_other_balancer_takes_over() {
     assert_eq!((backup.interval_ms, backup.master_down_ms), (300, 1082));
     assert_eq!(backup.previous_state.as_deref(), Some("init"));
     // The timer is set anew by each advertisement, though nothing else changes.
-    let dues = (0..30).map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        instance(&second).due_ms.unwrap()
-    });
-    assert!(dues.min().unwrap() > 100, "it goes back before it is up");
+    let mut before = u64::MAX;
+    wait_until("the timer to go back before it is up", PATIENCE, || {
+        let due = instance(&second).due_ms.unwrap();
+        std::mem::replace(&mut before, due) < due
+    })
+    .unwrap();
 
     fs::write(&bad, "").unwrap();
     let master = wait_for_state(&second, "master");
@@ -161,10 +162,10 @@ fn a_script_of_several_instances_runs_once_and_its_failure_is_a_fault() {
 
     let count = || fs::read(&runs).unwrap().len();
     let (before, began) = (count(), Instant::now());
-    std::thread::sleep(Duration::from_secs(2));
+    wait_until("several runs", PATIENCE, || count() >= before + 10).unwrap();
     let ran = count() - before;
     let most = usize::try_from(began.elapsed().as_millis() / 100).unwrap() + 1;
-    assert!((3..=most).contains(&ran), "{ran} runs, expected at most {most}");
+    assert!(ran <= most, "{ran} runs, expected at most {most}");
 
     fs::write(&bad, "").unwrap();
     let fault = wait_for_state(&balancer, "fault");

@@ -25,6 +25,7 @@ use crate::{
         cause::chain,
         changes::Changes,
         config::{Config, needs_restart, refuse_fixed},
+        failures::Work,
         health::Health,
         metrics::ReloadResult,
         placement::Moved,
@@ -368,7 +369,9 @@ impl Controller {
 
     /// Begins with VRRP, once packets to the addresses are forwarded.
     pub(super) async fn begin_vrrp(&mut self) -> anyhow::Result<()> {
-        self.vrrp.follow(&self.config).await?;
+        // What fails is tried again when everything is compared anew.
+        let followed = self.vrrp.follow(&self.config).await;
+        self.account.take_in(Work::Refresh, followed);
         self.tell_healthy()
     }
 

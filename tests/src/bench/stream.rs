@@ -158,9 +158,6 @@ fn steady(owner: &mut Owner, rate: u32, seconds: u32) -> Result<Steady> {
     thread::sleep(Duration::from_millis(100));
     ends.store(true, Ordering::Release);
     let wall = wall.elapsed();
-    // Wakes it, should nothing have happened.
-    let slot = owner.kernel.slot(0)?;
-    owner.kernel.write_slot(0, slot)?;
     let (cpu, delays) = teller
         .join()
         .map_err(|_| anyhow!("the thread that tells has panicked"))??;

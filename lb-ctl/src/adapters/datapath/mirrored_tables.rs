@@ -22,7 +22,7 @@ use super::{
     owned,
     pod::Raw,
 };
-use crate::core::sync::WayToClient;
+use crate::core::{census::taken_over, sync::WayToClient};
 
 /// The tables that follow those of the other balancer.
 pub struct MirroredTables {
@@ -130,11 +130,7 @@ impl MirroredTables {
     /// told when they get a home, and then no more.
     pub fn refresh_clients(&mut self, service: u16, now: u32) -> Result<(), DatapathError> {
         self.clients.for_each(|key, noted| {
-            if key.service() == service {
-                let seen = Affinity {
-                    last_seen: now,
-                    ..noted
-                };
+            if let Some(seen) = taken_over(&key, &noted, service, now) {
                 // Not if a pass has deleted it meanwhile: its target may be about to stand for somebody else.
                 self.clients.put(&key, &seen, Update::Existing)?;
             }

@@ -30,7 +30,7 @@ pub(super) struct PeerKeys {
     listen: Option<At<SocketAddr>>,
     connect: Option<At<SocketAddr>>,
     key_file: Option<At<PathBuf>>,
-    /// No value was refused.
+    /// `listen` or `connect` is written, whether or not it was refused.
     names_one: bool,
 }
 

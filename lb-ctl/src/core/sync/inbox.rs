@@ -148,6 +148,13 @@ impl Inbox {
         complete.map(|service| service.key)
     }
 
+    /// Whether the peer has said on this connection that a service is its own, and has not told everything about it yet.
+    pub fn is_incomplete(&self, key: &ServiceKey) -> bool {
+        self.services
+            .values()
+            .any(|service| service.key == *key && !matches!(service.told, Told::Everything))
+    }
+
     /// We did not follow a service until now: what has been told of it was not taken in, and what is on its way means nothing without
     /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew.
     pub fn forget(&mut self, key: &ServiceKey) {
@@ -378,6 +385,10 @@ impl Inbox {
             if let Told::Part(named) = &mut self.service(service)?.told {
                 named.clients.insert(key);
             }
+        } else {
+            // What is noted is an earlier home.
+            mirror.remove_client(&key)?;
+            self.lost += 1;
         }
         Ok(())
     }

@@ -43,6 +43,9 @@ use crate::{
     },
 };
 
+/// For how long a balancer that has lost its peer, or has just started, waits to be told everything before it may replace a master.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// How long a daemon that ends waits for the peer to take over, at most.
 const HANDOVER: Duration = Duration::from_secs(2);
 
@@ -61,6 +64,8 @@ pub(super) struct Pair {
     of_peer: BTreeSet<ServiceKey>,
     /// What operators have decided, as far as the peer has been told.
     told: Decisions,
+    /// Since when there has been no connection, or one on which not everything may have been introduced yet.
+    apart_since: Option<Instant>,
 }
 
 /// The thread that talks to the peer.
@@ -151,6 +156,7 @@ impl Controller {
             return self.tell_owned();
         }
         self.pair.stop().await;
+        self.pair.apart_since = Some(Instant::now());
         self.datapath.listen(false)?;
         if let Some((config, key)) = wanted {
             let (sender, events) = mpsc::channel(1);
@@ -228,21 +234,23 @@ impl Controller {
             }
             Event::Gone => {
                 self.pair.inbox = Inbox::default();
+                self.pair.apart_since = Some(Instant::now());
                 self.datapath.listen(false)?;
                 self.tell_behind()
             }
         }
     }
 
-    /// Tells VRRP whether the peer may know connections that we have not been told of: whoever is master then had better stay so.
+    /// Tells VRRP whether the peer may know connections that we have not been told of: whoever is master then had better stay so. But not
+    /// for longer than it takes two balancers that are well to meet: a master that is not well has to be replaced.
     fn tell_behind(&mut self) -> anyhow::Result<()> {
+        let may_come = self.pair.apart_since.is_some_and(|since| since.elapsed() < GRACE);
         let services = self.config.services.iter().zip(&self.plan.services);
         let mut carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
         let is_behind = carried.any(|(_, planned)| {
-            matches!(
-                self.pair.role(planned, &self.placement),
-                Some(Role::Alone | Role::Behind)
-            )
+            let role = self.pair.role(planned, &self.placement);
+            matches!(role, Some(Role::Alone | Role::Behind))
+                && (may_come || self.pair.inbox.is_incomplete(&planned.key))
         });
         self.vrrp.set_behind(is_behind)
     }
@@ -316,9 +324,11 @@ impl Controller {
             if let Some(entry) = self.placement.service(&key).copied()
                 && !self.pair.owned.contains(&key)
             {
+                if !self.placement.is_followed(entry.id) || self.pair.telling.contains(&key) {
+                    tracing::info!(%vip, port, "the peer owns this service: we follow it");
+                }
                 self.placement.follow(entry.id);
                 has_come |= self.pair.telling.remove(&key);
-                tracing::info!(%vip, port, "the peer owns this service: we follow it");
             }
         }
         if has_come {

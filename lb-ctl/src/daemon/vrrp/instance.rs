@@ -302,9 +302,9 @@ impl Instance {
 
     /// Takes in that an address has come while it is master.
     pub(super) fn take_in_one(&mut self, address: IpAddr) {
-        if self.there.insert(address) {
-            self.announce_these(&[address]);
-        }
+        // Also one that was there before, and had to be put on again.
+        self.there.insert(address);
+        self.announce_these(&[address]);
     }
 
     /// Which of these places are its own.
