@@ -108,7 +108,7 @@ metrics! {
     VrrpNotifications = Counter "lb_vrrp_notifications_total" ["vrrp_instance", "result"]
         "How often notify of a VRRP instance was to be told of a change: succeeded, failed, timeout, superseded (the state lasted less long than notify takes).";
     PeerConnected = Gauge "lb_peer_connected" []
-        "1 while the other balancer is connected, else 0; absent without [peer].";
+        "1 while the other balancer is connected, else 0; absent without a peer.";
     PeerLag = Gauge "lb_peer_lag_seconds" []
         "For how long the other balancer has lacked something that it was told; 0 while it lacks nothing.";
     PeerNotTakenOver = Gauge "lb_peer_not_taken_over" []
@@ -130,7 +130,7 @@ metrics! {
     ServiceGuardActive = Gauge "lb_service_guard_active" ["service"]
         "1 while the guard against mass removal keeps backends in use, else 0.";
     ServiceRole = Gauge "lb_service_role" ["service", "role"]
-        "1 for the part that this balancer has in a service, 0 for the others: owner, following, behind, alone; absent without [peer].";
+        "1 for the part that this balancer has in a service, 0 for the others: owner, following, behind, alone; absent without a peer.";
     ServiceSlots = Gauge "lb_service_slots" ["service"]
         "How many slots of a service give their new flows to a backend: all of them, or none when no backend is left.";
     ServiceTrackedSlots = Gauge "lb_service_tracked_slots" ["service"]
