@@ -28,7 +28,7 @@ use crate::core::{
 
 /// How often is looked for what has changed. The kernel program wakes nobody, so this is what the peer is behind, with what the network
 /// takes; while nothing happens it costs a few microseconds each time.
-pub const LOOK: Duration = Duration::from_millis(2);
+pub const LOOK: Duration = Duration::from_millis(4);
 
 /// How many messages of the peer's wait to be looked at. It may have sent so many batches, and said so often that it has taken one in.
 const WAITING: usize = 16;

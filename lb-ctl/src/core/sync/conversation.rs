@@ -8,7 +8,7 @@ use super::wire::{Greeting, Item, Message, VERSIONS};
 const WINDOW: usize = 4;
 
 /// After which silence of ours a sign of life is due.
-pub const PULSE: Duration = Duration::from_secs(1);
+const PULSE: Duration = Duration::from_secs(1);
 
 /// After which silence of the peer's the connection is given up.
 pub const PATIENCE: Duration = Duration::from_secs(5);

@@ -27,7 +27,7 @@ mod wire;
 mod simulation;
 
 pub use changes::Changes;
-pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, PULSE, Shape};
+pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape};
 pub use inbox::{ApplyError, Inbox, Mirror};
 pub use outbox::{Outbox, Source};
 pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};
