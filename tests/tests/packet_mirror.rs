@@ -22,6 +22,7 @@ use lb_common::testing::frame::CLIENT_MAC;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, ONE};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
+use lb_ctl::adapters::kernel_clock;
 use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
 use lb_ctl::core::sync::{Inbox, WayToClient};
 use proptest::prelude::*;
@@ -222,17 +223,19 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
     let other = ClientKey::new(client(AFFINE, 2, 0).ip().into(), service + 1);
     tables.put_client(&key(2), old).unwrap();
     tables.put_client(&other, old).unwrap();
-    tables.refresh_clients(service, 1000).unwrap();
+    // Later than what the program has noted.
+    let now = kernel_clock::ticks().wrapping_add(1000);
+    tables.refresh_clients(service, now).unwrap();
     let noted = |key| pair.follower.kernel.affinity(key).unwrap();
     assert_eq!(noted(key(1)), None);
     assert_eq!(
         noted(key(2)),
         Some(Affinity {
-            last_seen: 1000,
+            last_seen: now,
             ..old
         })
     );
-    assert_eq!(noted(key(3)).unwrap().last_seen, 1000);
+    assert_eq!(noted(key(3)).unwrap().last_seen, now);
     assert_eq!(noted(other), Some(old));
     let mut clients = pair.follower.tables.clients_of(service).unwrap();
     clients.sort_unstable();
