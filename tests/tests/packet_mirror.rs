@@ -22,7 +22,6 @@ use lb_common::testing::frame::CLIENT_MAC;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, ONE};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
-use lb_ctl::adapters::kernel_clock;
 use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
 use lb_ctl::core::sync::{Inbox, WayToClient};
 use proptest::prelude::*;
@@ -224,7 +223,7 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
     tables.put_client(&key(2), old).unwrap();
     tables.put_client(&other, old).unwrap();
     // Later than what the program has noted.
-    let now = kernel_clock::ticks().wrapping_add(1000);
+    let now = ticks().wrapping_add(1000);
     tables.refresh_clients(service, now).unwrap();
     let noted = |key| pair.follower.kernel.affinity(key).unwrap();
     assert_eq!(noted(key(1)), None);
