@@ -107,12 +107,8 @@ pub(super) enum Order {
 /// What a connection has for the controller.
 #[derive(Debug)]
 pub enum Event {
-    /// There is one. Nothing is told, in either direction, before the answer.
+    /// There is one, about which nothing has been ordered yet. Nothing is told, in either direction, before the answer.
     Connected {
-        /// The peer's `node.name`.
-        node: String,
-        /// The version of its program.
-        program: String,
         /// To be answered.
         ready: oneshot::Sender<()>,
     },
@@ -220,8 +216,6 @@ async fn say_goodbye(sender: &mut Sender<TcpStream>, why: &impl Display) {
 /// What stays from one connection to the next.
 pub(super) struct Desk<S> {
     pub(super) source: S,
-    /// The services that are ours.
-    pub(super) owned: Vec<(ServiceKey, Service)>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) board: Board,
@@ -253,23 +247,18 @@ impl<S: Source<Error: Display>> Desk<S> {
             receiver,
             conversation,
             epoch,
-            node,
-            program,
             ..
         } = greeted;
         let (ready, begin) = oneshot::channel();
-        let connected = Event::Connected { node, program, ready };
-        if self.events.send(connected).await.is_err() || begin.await.is_err() {
+        if self.events.send(Event::Connected { ready }).await.is_err() || begin.await.is_err() {
             return ExchangeError::Ended("the controller does not begin with it");
         }
-        let mut outbox = Outbox::default();
-        outbox.own(self.owned.iter().copied());
         let mut exchange = Exchange {
             desk: self,
             sender,
             conversation,
             epoch,
-            outbox,
+            outbox: Outbox::default(),
             batches: VecDeque::new(),
             taking: None,
         };
@@ -358,25 +347,13 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
 
     fn obey(&mut self, order: Option<Order>) -> Result<(), ExchangeError> {
         match order {
-            Some(Order::Own(services)) => {
-                self.outbox.own(services.iter().copied());
-                self.desk.owned = services;
-                Ok(())
-            }
-            Some(Order::Ask(key)) => {
-                self.outbox.ask(key);
-                Ok(())
-            }
-            Some(Order::TellAgain(key)) => {
-                self.outbox.tell_again(&key);
-                Ok(())
-            }
-            Some(Order::Decide(words)) => {
-                self.outbox.decide(words);
-                Ok(())
-            }
-            Some(Order::Stop) | None => Err(ExchangeError::Stopped),
+            Some(Order::Own(services)) => self.outbox.own(services),
+            Some(Order::Ask(key)) => self.outbox.ask(key),
+            Some(Order::TellAgain(key)) => self.outbox.tell_again(&key),
+            Some(Order::Decide(words)) => self.outbox.decide(words),
+            Some(Order::Stop) | None => return Err(ExchangeError::Stopped),
         }
+        Ok(())
     }
 
     fn on_message(&mut self, message: Message) -> Result<(), ExchangeError> {

@@ -23,8 +23,8 @@ use crate::core::{
 /// How many connections may be in their handshake.
 const HANDSHAKES: usize = 8;
 
-/// How long the thread may take to say goodbye before it is ended without.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the thread may take to end by itself.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// How long after one attempt the next is made to go to the peer, or to listen.
 const RETRY: Duration = Duration::from_millis(500);
@@ -38,7 +38,8 @@ pub struct Ways {
     pub connect: Option<SocketAddr>,
 }
 
-/// The controller's end of the thread.
+/// The controller's end of the thread. What is ordered is about the present connection: once there is [another](Event::Connected), all of it is
+/// to be said again.
 #[derive(Debug)]
 pub struct Link {
     orders: mpsc::UnboundedSender<Order>,
@@ -67,7 +68,6 @@ impl Link {
         let board = Board::default();
         let desk = Desk {
             source,
-            owned: Vec::new(),
             orders: received,
             events,
             board: board.clone(),
@@ -103,7 +103,7 @@ impl Link {
         self.order(Order::TellAgain(service));
     }
 
-    /// Tells what operators have decided. All of it is to be told once the peer is [connected](Event::Connected).
+    /// Tells what operators have decided.
     pub fn decide(&self, words: Vec<Word>) {
         self.order(Order::Decide(words));
     }
@@ -113,7 +113,7 @@ impl Link {
         self.order(Order::Stop);
         let Self { handle, end, .. } = self;
         let mut joined = tokio::task::spawn_blocking(move || handle.join());
-        let in_time = timeout(GOODBYE, &mut joined).await;
+        let in_time = timeout(ENDING, &mut joined).await;
         let joined = if let Ok(joined) = in_time {
             joined
         } else {
@@ -143,11 +143,8 @@ async fn work<S: Source<Error: std::fmt::Display>>(mut door: Door, mut desk: Des
         let Some(greeted) = candidate.take() else {
             tokio::select! {
                 greeted = door.next() => candidate = greeted,
-                order = desk.orders.recv() => match order {
-                    Some(Order::Own(services)) => desk.owned = services,
-                    // Whoever connects is told everything.
-                    Some(Order::Ask(_) | Order::TellAgain(_) | Order::Decide(_)) => {}
-                    Some(Order::Stop) | None => return,
+                order = desk.orders.recv() => if matches!(order, Some(Order::Stop) | None) {
+                    return;
                 },
             }
             if let Some(trouble) = door.trouble.take() {
@@ -155,21 +152,25 @@ async fn work<S: Source<Error: std::fmt::Display>>(mut door: Door, mut desk: Des
             }
             continue;
         };
-        let (end, next) = serve(greeted, &mut door, &mut desk).await;
+        let end = serve(greeted, &mut door, &mut desk).await;
         if desk.events.send(Event::Gone).await.is_err() {
             return;
         }
-        if let Some(End::Stopped) = end {
-            return;
+        match end {
+            End::Stopped => return,
+            End::Replaced(next) => candidate = Some(*next),
+            End::Broken => {}
         }
-        candidate = next;
     }
 }
 
-/// How a connection has ended, if it was not replaced.
+/// How a connection has ended.
 enum End {
+    /// The thread is to end.
     Stopped,
-    Other,
+    /// There is a better one.
+    Replaced(Box<Greeted>),
+    Broken,
 }
 
 /// Serves a connection until it ends, or another one is better.
@@ -177,7 +178,7 @@ async fn serve<S: Source<Error: std::fmt::Display>>(
     greeted: Greeted,
     door: &mut Door,
     desk: &mut Desk<S>,
-) -> (Option<End>, Option<Greeted>) {
+) -> End {
     let (node, program) = (greeted.node.clone(), greeted.program.clone());
     let is_preferred = door.prefers(&greeted);
     let board = desk.board.clone();
@@ -203,15 +204,13 @@ async fn serve<S: Source<Error: std::fmt::Display>>(
         known.behind_since = None;
     });
     match ended {
-        Ok(next) => (None, Some(next)),
+        Ok(next) => End::Replaced(Box::new(next)),
+        Err(ExchangeError::Stopped) => End::Stopped,
         Err(error) => {
             let cause = chain(&error);
-            board.write(|known| known.trouble = Some(cause.clone()));
-            if matches!(error, ExchangeError::Stopped) {
-                return (Some(End::Stopped), None);
-            }
             tracing::warn!(peer = node, cause, "the connection to the peer has ended");
-            (Some(End::Other), None)
+            board.write(|known| known.trouble = Some(cause));
+            End::Broken
         }
     }
 }

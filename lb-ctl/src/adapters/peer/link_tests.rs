@@ -15,7 +15,7 @@ use lb_common::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 
@@ -65,6 +65,8 @@ struct Side {
     link: Link,
     events: mpsc::Receiver<Event>,
     tables: Tables,
+    /// What it owns whenever somebody connects.
+    owned: Vec<(ServiceKey, Service)>,
 }
 
 fn key(digit: &str) -> Key {
@@ -84,7 +86,12 @@ fn side(node: &str, key: Key, listen: Option<SocketAddr>, connect: Option<Socket
     let (sender, events) = mpsc::channel(1);
     let tables = Tables::default();
     let link = Link::start(Ways { listen, connect }, identity, tables.clone(), sender).unwrap();
-    Side { link, events, tables }
+    Side {
+        link,
+        events,
+        tables,
+        owned: Vec::new(),
+    }
 }
 
 /// An address on which nobody listens at the moment.
@@ -120,14 +127,20 @@ impl Side {
     async fn connected(&mut self) -> String {
         loop {
             match self.event().await {
-                Event::Connected { node, ready, .. } => {
-                    ready.send(()).unwrap();
-                    return node;
+                Event::Connected { ready } => {
+                    self.begin(ready);
+                    let peer = self.link.board().read().peer;
+                    return peer.expect("a peer").0;
                 }
                 Event::Gone => {}
                 items @ Event::Items { .. } => panic!("{items:?}"),
             }
         }
+    }
+
+    fn begin(&self, ready: oneshot::Sender<()>) {
+        self.link.own(self.owned.clone());
+        ready.send(()).unwrap();
     }
 
     /// Takes in what comes until that has happened.
@@ -137,7 +150,7 @@ impl Side {
             let is_over = is_it(&event);
             match event {
                 Event::Items { taken, .. } => taken.send(Ok(())).unwrap(),
-                Event::Connected { ready, .. } => ready.send(()).unwrap(),
+                Event::Connected { ready } => self.begin(ready),
                 Event::Gone => {}
             }
             if is_over {
@@ -156,7 +169,7 @@ async fn what_one_owns_the_other_hears_and_again_after_it_was_gone() {
     let (one, two) = (free_address().await, free_address().await);
     let mut first = side("lb1", key("1"), Some(one), Some(two));
     let mut second = side("lb2", key("1"), Some(two), Some(one));
-    first.link.own(vec![service()]);
+    first.owned.push(service());
     // Both come to each other: whichever connection stays, each has the other on it.
     let complete = |event: &Event| has(event, |item| matches!(item, Item::Complete { service: 3 }));
     tokio::select! {
@@ -192,9 +205,9 @@ async fn who_does_not_take_in_is_told_anew_when_it_asks() {
     let one = free_address().await;
     let mut first = side("lb1", key("1"), Some(one), None);
     let mut second = side("lb2", key("1"), None, Some(one));
+    first.owned.push(service());
     assert_eq!(first.connected().await, "lb2");
     assert_eq!(second.connected().await, "lb1");
-    first.link.own(vec![service()]);
     // It cannot take it in, so the connection ends, and with the next one it comes again.
     match second.event().await {
         Event::Items { taken, .. } => taken.send(Err("no room".to_owned())).unwrap(),

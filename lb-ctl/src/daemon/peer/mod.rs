@@ -211,7 +211,7 @@ impl Controller {
     /// Takes in what has happened on the connection.
     pub(super) async fn on_peer(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Connected { ready, .. } => {
+            Event::Connected { ready } => {
                 self.pair.inbox = Inbox::default();
                 self.pair.told = Decisions::default();
                 self.tell_decisions();
