@@ -30,7 +30,7 @@ pub use drain::{
 };
 pub use leaving::stands_on_as;
 pub use stored::StoredError;
-pub use word::{AdminWord, Merged, Order, WeightWord, Word};
+pub use word::{AdminWord, Merged, Order, Word};
 
 use register::{Rank, Register, Stamp};
 
@@ -108,7 +108,9 @@ struct Decision {
     weight: Option<WeightOrder>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// As it is kept too. Times are milliseconds of Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum AdminOrder {
     /// Unlike what a wider decision says.
     Enabled,
@@ -116,8 +118,10 @@ enum AdminOrder {
         /// When it began.
         since: u64,
         /// When it becomes [`Admin::Disabled`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<u64>,
         /// Whether clients that are at home there may still open connections.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         soft: bool,
     },
     Disabled {
@@ -125,10 +129,13 @@ enum AdminOrder {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WeightOrder {
-    /// Unlike what a wider decision says.
+/// A backend's weight, also as it is kept and told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightOrder {
+    /// As configured, unlike what a wider decision says.
     Configured,
+    /// This one.
     Of(u32),
 }
 

@@ -52,9 +52,9 @@ struct StoredDecision {
     #[serde(default)]
     service: Option<String>,
     #[serde(default)]
-    admin: Option<StoredAdmin>,
+    admin: Option<AdminOrder>,
     #[serde(default)]
-    weight: Option<StoredWeight>,
+    weight: Option<WeightOrder>,
 }
 
 /// Version 2.
@@ -72,9 +72,9 @@ struct StoredSaid {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     service: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    admin: Option<StoredWord<StoredAdmin>>,
+    admin: Option<StoredWord<AdminOrder>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    weight: Option<StoredWord<StoredWeight>>,
+    weight: Option<StoredWord<WeightOrder>>,
 }
 
 /// What was said last, when, and by which node.
@@ -95,95 +95,17 @@ const fn none<T>() -> Option<T> {
     None
 }
 
-/// Times are milliseconds of Unix time.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-enum StoredAdmin {
-    Enabled,
-    Draining {
-        since: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        deadline: Option<u64>,
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        soft: bool,
-    },
-    Disabled {
-        since: u64,
-    },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum StoredWeight {
-    Configured,
-    Of(u32),
-}
-
-impl From<AdminOrder> for StoredAdmin {
-    fn from(order: AdminOrder) -> Self {
-        match order {
-            AdminOrder::Enabled => Self::Enabled,
-            AdminOrder::Draining {
-                since,
-                deadline,
-                soft,
-            } => Self::Draining {
-                since,
-                deadline,
-                soft,
-            },
-            AdminOrder::Disabled { since } => Self::Disabled { since },
-        }
-    }
-}
-
-impl From<StoredAdmin> for AdminOrder {
-    fn from(stored: StoredAdmin) -> Self {
-        match stored {
-            StoredAdmin::Enabled => Self::Enabled,
-            StoredAdmin::Draining {
-                since,
-                deadline,
-                soft,
-            } => Self::Draining {
-                since,
-                deadline,
-                soft,
-            },
-            StoredAdmin::Disabled { since } => Self::Disabled { since },
-        }
-    }
-}
-
-impl From<WeightOrder> for StoredWeight {
-    fn from(order: WeightOrder) -> Self {
-        match order {
-            WeightOrder::Configured => Self::Configured,
-            WeightOrder::Of(weight) => Self::Of(weight),
-        }
-    }
-}
-
-impl From<StoredWeight> for WeightOrder {
-    fn from(stored: StoredWeight) -> Self {
-        match stored {
-            StoredWeight::Configured => Self::Configured,
-            StoredWeight::Of(weight) => Self::Of(weight),
-        }
-    }
-}
-
-impl<T> StoredWord<T> {
-    fn of<O: Copy + Into<T>>(register: &Register<O>) -> Self {
+impl<T: Copy> StoredWord<T> {
+    fn of(register: &Register<T>) -> Self {
         Self {
             time: register.stamp.time,
             node: register.stamp.node.clone(),
-            order: register.order.map(Into::into),
+            order: register.order,
             former: register.is_former,
         }
     }
 
-    fn read<O: From<T>>(self) -> Result<Register<O>, StoredError> {
+    fn read(self) -> Result<Register<T>, StoredError> {
         if self.time > LATEST {
             return Err(StoredError::Time(self.time));
         }
@@ -192,7 +114,7 @@ impl<T> StoredWord<T> {
                 time: self.time,
                 node: self.node,
             },
-            order: self.order.map(Into::into),
+            order: self.order,
             is_former: self.former,
         })
     }
@@ -207,15 +129,14 @@ impl StoredDecision {
             time: time.min(LATEST),
             node: String::new(),
         };
-        let admin = self.admin.map(AdminOrder::from).map(|order| {
+        let admin = self.admin.map(|order| {
             let since = match order {
                 AdminOrder::Enabled => first,
                 AdminOrder::Draining { since, .. } | AdminOrder::Disabled { since } => since.max(first),
             };
             Register::of(Some(order), stamp(since))
         });
-        let weight = self.weight.map(WeightOrder::from);
-        let weight = weight.map(|order| Register::of(Some(order), stamp(first)));
+        let weight = self.weight.map(|order| Register::of(Some(order), stamp(first)));
         let subject = Subject {
             backend: self.backend,
             service: self.service,

@@ -526,7 +526,7 @@ fn words_that_cannot_be_are_refused() {
         service: None,
         time: NOW,
         node: "lb2".to_owned(),
-        order: Order::Weight(Some(WeightWord::Of(7))),
+        order: Order::Weight(Some(WeightOrder::Of(7))),
     };
     let long = "x".repeat(64);
     let strange = [
@@ -551,7 +551,7 @@ fn words_that_cannot_be_are_refused() {
             ..word.clone()
         },
         Word {
-            order: Order::Weight(Some(WeightWord::Of(MAX_WEIGHT + 1))),
+            order: Order::Weight(Some(WeightOrder::Of(MAX_WEIGHT + 1))),
             ..word.clone()
         },
     ];

@@ -36,7 +36,7 @@ pub enum Order {
     /// What it may do.
     Admin(Option<AdminWord>),
     /// Its weight.
-    Weight(Option<WeightWord>),
+    Weight(Option<WeightOrder>),
 }
 
 /// What a backend may do.
@@ -60,15 +60,6 @@ pub enum AdminWord {
     },
 }
 
-/// A backend's weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WeightWord {
-    /// As configured, unlike what is said about it in every service.
-    Configured,
-    /// This one.
-    Of(u32),
-}
-
 /// What has become of words of the other balancer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
@@ -89,7 +80,7 @@ impl Word {
         let is_name = |name: &str| (1..=NAME_LENGTH).contains(&name.len());
         let mut names = [Some(&self.backend), self.service.as_ref()].into_iter().flatten();
         let is_weight = match self.order {
-            Order::Weight(Some(WeightWord::Of(weight))) => weight <= MAX_WEIGHT,
+            Order::Weight(Some(WeightOrder::Of(weight))) => weight <= MAX_WEIGHT,
             Order::Weight(_) | Order::Admin(_) => true,
         };
         // `node.name` may be longer than other names.
@@ -135,22 +126,6 @@ impl AdminOrder {
     }
 }
 
-impl WeightOrder {
-    const fn told(self) -> WeightWord {
-        match self {
-            Self::Configured => WeightWord::Configured,
-            Self::Of(weight) => WeightWord::Of(weight),
-        }
-    }
-
-    const fn heard(word: WeightWord) -> Self {
-        match word {
-            WeightWord::Configured => Self::Configured,
-            WeightWord::Of(weight) => Self::Of(weight),
-        }
-    }
-}
-
 impl Decisions {
     /// All words, at a time in milliseconds of Unix time. Also those that take something back: the other balancer may not know.
     pub fn words(&self, now: u64) -> Vec<Word> {
@@ -176,7 +151,7 @@ impl Decisions {
             }
             let stamp = known.and_then(|known| known.weight.as_ref()).map(|it| &it.stamp);
             if let Some(weight) = said.weight.as_ref().filter(|it| Some(&it.stamp) != stamp) {
-                let order = Order::Weight(weight.order.map(WeightOrder::told));
+                let order = Order::Weight(weight.order);
                 words.push(word(&weight.stamp, order));
             }
         }
@@ -205,10 +180,7 @@ impl Decisions {
                     let order = order.map(|it| AdminOrder::heard(it, now));
                     Register::join(admin, Register::of(order, stamp))
                 }
-                Order::Weight(order) => {
-                    let order = order.map(WeightOrder::heard);
-                    Register::join(weight, Register::of(order, stamp))
-                }
+                Order::Weight(order) => Register::join(weight, Register::of(order, stamp)),
             };
         }
         if is_changed {

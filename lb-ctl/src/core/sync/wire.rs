@@ -256,13 +256,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::operator::{AdminWord, Order, WeightWord};
+    use crate::core::operator::{AdminWord, Order, WeightOrder};
 
     fn words() -> impl Strategy<Value = Word> {
         let admin = any::<Option<(u64, Option<u64>, bool)>>().prop_map(|order| {
             Order::Admin(order.map(|(lasted, left, soft)| AdminWord::Draining { lasted, left, soft }))
         });
-        let weight = any::<Option<u32>>().prop_map(|order| Order::Weight(order.map(WeightWord::Of)));
+        let weight = any::<Option<u32>>().prop_map(|order| Order::Weight(order.map(WeightOrder::Of)));
         let names = ("[a-z]{1,63}", prop::option::of("[a-z]{1,63}"), "[a-z]{1,63}");
         (names, any::<u64>(), prop_oneof![admin, weight]).prop_map(
             |((backend, service, node), time, order)| Word {
