@@ -9,6 +9,8 @@
 
 #[path = "vrrp/trouble.rs"]
 mod trouble;
+#[path = "vrrp/virtual_mac.rs"]
+mod virtual_mac;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -80,6 +80,7 @@ fn keys_changed(before: &Vrrp, after: &Vrrp) -> Vec<String> {
         group,
         track,
         notify,
+        has_virtual_mac,
     } = after;
     let addresses_before: BTreeSet<_> = before.addresses.iter().collect();
     let keys = [
@@ -111,6 +112,7 @@ fn keys_changed(before: &Vrrp, after: &Vrrp) -> Vec<String> {
             "notify_timeout",
             before.notify.as_ref().map(|hook| hook.timeout) != notify.as_ref().map(|hook| hook.timeout),
         ),
+        ("virtual_mac", before.has_virtual_mac != *has_virtual_mac),
     ];
     let changed = keys.iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| (*key).to_owned()).collect()

@@ -18,15 +18,24 @@ use super::{
 
 /// `ETH_P_ALL`, in network order.
 const ALL_PROTOCOLS: i32 = 3_u16.to_be() as i32;
-const ARP: [u8; 2] = [0x08, 0x06];
+pub(super) const ARP: [u8; 2] = [0x08, 0x06];
 
 /// The frames that a host sees from now on.
-struct Frames(Socket);
+pub(super) struct Frames(Socket);
 
 impl Frames {
-    fn of(host: &Host) -> Self {
+    pub(super) fn of(host: &Host) -> Self {
+        Self::with(host, ALL_PROTOCOLS)
+    }
+
+    /// Those of ARP: others, of which there may be many, do not fill the buffer.
+    pub(super) fn of_arp(host: &Host) -> Self {
+        Self::with(host, u16::from_ne_bytes(ARP).into())
+    }
+
+    fn with(host: &Host, protocol: i32) -> Self {
         let open = || {
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ALL_PROTOCOLS))).unwrap();
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(protocol))).unwrap();
             socket.set_recv_buffer_size(4 << 20).unwrap();
             socket.set_nonblocking(true).unwrap();
             socket
@@ -35,7 +44,7 @@ impl Frames {
     }
 
     /// Those that have come since this was last asked.
-    fn read(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn read(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut frame = [0; 2048];
         while let Ok(length) = self.0.read(&mut frame) {
@@ -57,7 +66,7 @@ fn is_from(frame: &[u8], host: &Host) -> bool {
     frame.len() >= 42 && frame[6..12] == mac(host)
 }
 
-fn mac(host: &Host) -> [u8; 6] {
+pub(super) fn mac(host: &Host) -> [u8; 6] {
     let text = host.mac().to_string();
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
     bytes.collect::<Vec<u8>>().try_into().unwrap()
@@ -436,7 +445,7 @@ fn a_backup_is_silent_about_the_addresses() {
 }
 
 /// Has a host ask everybody on the link for the MAC address of this address.
-fn ask(client: &Host, address: Ipv4Addr) {
+pub(super) fn ask(client: &Host, address: Ipv4Addr) {
     // What it knows it does not ask for; it may know nothing yet.
     let _ = client.run(&["ip", "neigh", "del", &address.to_string(), "dev", "eth0"]);
     client

@@ -15,6 +15,7 @@ use super::peer::Peer;
 use super::reader::At;
 use super::vrrp::Vrrp;
 use crate::core::command::Command;
+use crate::core::interface::Mac;
 use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -54,6 +55,11 @@ impl Config {
         let vips = self.services.iter().map(|service| service.vip);
         let carried = self.vrrp.iter().flat_map(|instance| &instance.addresses);
         vips.chain(carried.copied()).collect()
+    }
+
+    /// The MAC addresses that move with the addresses of VRRP instances.
+    pub fn virtual_macs(&self) -> BTreeSet<Mac> {
+        self.vrrp.iter().filter_map(Vrrp::virtual_mac).collect()
     }
 
     /// Whether a VRRP instance carries this address.

@@ -30,10 +30,13 @@ pub fn same_routers<'v>(
 
 fn routers<'v>(
     instances: impl IntoIterator<Item = &'v Vrrp>,
-) -> BTreeSet<(&'v str, &'v str, NonZeroU8, bool)> {
+) -> BTreeSet<(&'v str, &'v str, NonZeroU8, bool, bool)> {
     let instances = instances.into_iter();
     instances
-        .map(|it| (it.name.as_str(), it.interface.as_str(), it.vrid, it.is_ipv4()))
+        .map(|it| {
+            let (name, interface) = (it.name.as_str(), it.interface.as_str());
+            (name, interface, it.vrid, it.is_ipv4(), it.has_virtual_mac)
+        })
         .collect()
 }
 
@@ -82,6 +85,7 @@ mod tests {
             both(&a, &instance("b", 3, "10.0.0.3", "")),
             both(&a, &instance("b", 2, "2001:db8::3", "")),
             both(&a, &instance("b", 2, "10.0.0.3", "interface = \"eth1\"")),
+            both(&a, &instance("b", 2, "10.0.0.3", "virtual_mac = true")),
             instances(&a),
         ];
         for other in &others {

@@ -146,6 +146,7 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         rejected,
         missing,
         notifications,
+        virtual_mac: _,
     } = instance;
     let states = State::ALL.map(|state| state.to_string());
     let states: Vec<&str> = states.iter().map(String::as_str).collect();
