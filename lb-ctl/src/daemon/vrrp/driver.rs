@@ -103,7 +103,7 @@ impl Driver {
                 report = driver.reports.recv() => {
                     let Some(report) = report else {
                         driver.leave();
-                        driver.hands_are_done(u64::MAX);
+                        driver.hands_are_gone();
                         anyhow::bail!("VRRP's second thread, which puts addresses on interfaces, has ended");
                     };
                     driver.on_report(report);
@@ -126,11 +126,27 @@ impl Driver {
         notifier: Notifier,
         [pulse, hands_pulse]: [Pulse; 2],
     ) -> anyhow::Result<Self> {
+        let events = Box::new(Watch::start()?.events());
         let (hands, reports) = Hands::start(hands_pulse)?;
         Ok(Self {
+            events: Some(events),
+            ..Self::idle(hands, reports, board, dependencies, notifier, pulse)
+        })
+    }
+
+    /// One with nothing to do yet, which does not listen to the kernel.
+    fn idle(
+        hands: Hands,
+        reports: mpsc::UnboundedReceiver<Report>,
+        board: Board,
+        dependencies: Dependencies,
+        notifier: Notifier,
+        pulse: Pulse,
+    ) -> Self {
+        Self {
             hands,
             reports,
-            events: Some(Box::new(Watch::start()?.events())),
+            events: None,
             pulse,
             epoch: Instant::now(),
             groups: Vec::new(),
@@ -147,7 +163,7 @@ impl Driver {
             ended: Vec::new(),
             waiting: Vec::new(),
             board,
-        })
+        }
     }
 
     fn now(&self) -> Duration {
@@ -355,7 +371,7 @@ impl Driver {
                 tracing::error!("VRRP cannot see the host: {cause}");
                 // Groups begin without an address to send from: at fault.
                 self.begin(round);
-                self.hands_are_done(round);
+                // Hooks wait: nothing has been done, and it is tried again.
                 self.answer(round, &Err(cause));
             }
         }
@@ -375,6 +391,14 @@ impl Driver {
             running.hands_are_done(round);
         }
         self.ended.retain(Running::has_notices);
+    }
+
+    /// Hooks need not wait for them any more.
+    fn hands_are_gone(&mut self) {
+        for running in self.groups.iter_mut().chain(&mut self.ended) {
+            running.hands_are_gone();
+        }
+        self.ended.clear();
     }
 
     fn settled(&mut self, round: u64, not_removed: &BTreeMap<Place, String>) {
@@ -510,7 +534,7 @@ impl Driver {
     async fn stop(&mut self) -> anyhow::Result<()> {
         let released = self.release().await;
         // Also if the addresses would not go.
-        self.hands_are_done(u64::MAX);
+        self.hands_are_gone();
         released
     }
 
@@ -590,3 +614,6 @@ async fn next_arrival(groups: &[Running]) -> (usize, usize, Result<Incoming, Vrr
     }
     select_all(arrivals).await.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,6 +125,14 @@ impl Hands {
         Ok((Self { wanted, closing }, reported))
     }
 
+    /// The end of a thread that there is not.
+    #[cfg(test)]
+    pub(super) fn of_a_test() -> (Self, mpsc::UnboundedReceiver<Report>) {
+        let (wanted, _) = watch::channel(Wanted::default());
+        let ((closing, _), (_, reported)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        (Self { wanted, closing }, reported)
+    }
+
     /// This is wanted from now on.
     pub(super) fn want(&self, wanted: Wanted) {
         self.wanted.send_replace(wanted);

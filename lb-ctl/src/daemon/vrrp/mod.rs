@@ -12,6 +12,8 @@ mod programs;
 mod pulse;
 mod running;
 mod scripts;
+#[cfg(test)]
+mod testing;
 mod timer;
 
 use std::{
@@ -379,19 +381,7 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::core::config::{HostDefaults, parse};
-
-    fn config(vrrp: &str) -> Config {
-        let text = format!(
-            "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
-             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{vrrp}"
-        );
-        let host = HostDefaults {
-            node_name: "lb".into(),
-        };
-        parse("lb.toml", &text, &host).unwrap()
-    }
+    use super::{testing::config, *};
 
     fn with_instance() -> Config {
         config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")

@@ -12,6 +12,8 @@ use super::{
     hooks::{Hooks, Tally},
     scripts::Scripts,
 };
+#[cfg(test)]
+use crate::core::vrrp::State;
 use crate::core::{
     config::Vrrp,
     vrrp::{Hook, Notice, Script, Subject, Transition},
@@ -105,6 +107,33 @@ impl Notifier {
                 "notify is not told: the thread of VRRP's scripts and hooks has ended"
             );
         }
+    }
+}
+
+/// What hooks would be told.
+#[cfg(test)]
+pub(super) struct Overheard(mpsc::UnboundedReceiver<Job>);
+
+#[cfg(test)]
+impl Notifier {
+    /// One that tells nobody else.
+    pub(super) fn overheard() -> (Self, Overheard) {
+        let (jobs, received) = mpsc::unbounded_channel();
+        (Self(jobs), Overheard(received))
+    }
+}
+
+#[cfg(test)]
+impl Overheard {
+    /// The states of which hooks have been told since it was asked last.
+    pub(super) fn states(&mut self) -> Vec<State> {
+        let mut states = Vec::new();
+        while let Ok(job) = self.0.try_recv() {
+            if let Job::Tell(_, notice) = job {
+                states.push(notice.transition.to);
+            }
+        }
+        states
     }
 }
 

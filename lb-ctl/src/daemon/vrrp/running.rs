@@ -20,7 +20,7 @@ use crate::{
     core::{
         config::Vrrp,
         status::{RejectedStatus, VrrpStatus},
-        vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition},
+        vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition, Untold},
     },
 };
 
@@ -32,9 +32,7 @@ pub(super) struct Running {
     previous: Option<State>,
     notifier: Notifier,
     /// Changes of which hooks are told once the addresses are where they belong.
-    untold: Vec<Transition>,
-    /// The round in which they will be there, if the hands have been told.
-    told_in: Option<u64>,
+    untold: Untold,
     /// Addresses are to be put on or taken off.
     needs_hands: bool,
     /// Something has changed that can be told.
@@ -54,8 +52,7 @@ impl Running {
             transitions: BTreeMap::new(),
             previous: None,
             notifier,
-            untold: Vec::new(),
-            told_in: None,
+            untold: Untold::default(),
             needs_hands: false,
             is_news: true,
         })
@@ -96,16 +93,19 @@ impl Running {
 
     /// The hands do what it needs in this round.
     pub(super) fn hands_work(&mut self, round: u64) {
-        if !self.untold.is_empty() {
-            self.told_in.get_or_insert(round);
-        }
+        self.untold.ordered(round);
     }
 
     /// The hands have done what they were to do in this round, as far as they could.
     pub(super) fn hands_are_done(&mut self, round: u64) {
-        if self.told_in.is_some_and(|told_in| told_in <= round) {
-            self.tell_hooks();
-        }
+        self.untold.done(round);
+        self.tell_hooks();
+    }
+
+    /// The hands do nothing any more: hooks are told all the same.
+    pub(super) fn hands_are_gone(&mut self) {
+        self.untold.give_up();
+        self.tell_hooks();
     }
 
     /// Whether hooks wait for the hands.
@@ -114,8 +114,7 @@ impl Running {
     }
 
     fn tell_hooks(&mut self) {
-        self.told_in = None;
-        for transition in std::mem::take(&mut self.untold) {
+        while let Some(transition) = self.untold.take() {
             for (number, instance) in self.instances.iter().enumerate() {
                 let priority = self.group.member(number).map_or(0, |member| member.priority);
                 self.notifier.tell(&instance.config, &transition, priority);
@@ -287,6 +286,9 @@ impl Running {
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
+        let moves_addresses = actions
+            .iter()
+            .any(|action| matches!(action, Action::Take | Action::Release));
         for action in actions {
             match action {
                 Action::Advertise { member, priority } => {
@@ -302,7 +304,7 @@ impl Running {
                 }
                 Action::Changed(transition) => {
                     self.tell(&transition);
-                    self.untold.push(transition);
+                    self.untold.push(transition, moves_addresses);
                 }
             }
         }
@@ -311,9 +313,7 @@ impl Running {
                 .timer
                 .set(self.group.member(number).and_then(|member| member.due));
         }
-        if !self.needs_hands && self.told_in.is_none() {
-            self.tell_hooks();
-        }
+        self.tell_hooks();
     }
 
     fn tell(&mut self, transition: &Transition) {
@@ -411,3 +411,6 @@ pub(super) fn interfaces(instance: &Instance) -> impl Iterator<Item = String> {
         });
     tracked.chain([instance.config.interface.clone()])
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+use super::*;
+use crate::{
+    core::vrrp::State,
+    daemon::vrrp::{
+        programs::Overheard,
+        testing::{backup, instance},
+    },
+};
+
+/// A driver of one group, which is a backup, and what it has hooks told. Its hands are the test's.
+fn driver() -> (Driver, Overheard) {
+    let (hands, reports) = Hands::of_a_test();
+    let (notifier, _) = Notifier::overheard();
+    let dependencies = Dependencies::default();
+    let mut driver = Driver::idle(
+        hands,
+        reports,
+        Board::default(),
+        dependencies,
+        notifier,
+        Pulse::new(),
+    );
+    let (running, told) = backup(instance(""), Duration::ZERO);
+    driver.groups.push(running);
+    (driver, told)
+}
+
+/// Of so much time that nobody else can be master.
+fn become_master(driver: &mut Driver) {
+    driver.groups[0].pass(Duration::from_secs(10));
+    driver.attend();
+}
+
+#[tokio::test]
+async fn hooks_wait_while_the_host_cannot_be_seen() {
+    let (mut driver, mut told) = driver();
+    become_master(&mut driver);
+    told.states();
+    let round = driver.round;
+    let cause = "no buffer space".to_owned();
+    driver.on_report(Report::Blind { round, cause });
+    assert_eq!(told.states(), [], "no address has been put on");
+    driver.on_report(Report::Settled {
+        round,
+        there: BTreeSet::new(),
+        not_added: BTreeMap::new(),
+        not_removed: BTreeMap::new(),
+    });
+    assert_eq!(told.states(), [State::Master]);
+}
