@@ -83,10 +83,16 @@ impl Instance {
 
     /// Goes on with another configuration of the same virtual router.
     pub(super) fn reconfigure(&mut self, config: Vrrp) {
-        self.acceptor = acceptor(&config);
+        if config == self.config {
+            return;
+        }
+        let acceptor = acceptor(&config);
+        if acceptor.addresses != self.acceptor.addresses {
+            // Others may be had where those could not.
+            self.taking = Taking::default();
+        }
+        self.acceptor = acceptor;
         self.config = config;
-        // Perhaps that was changed on account of it.
-        self.taking = Taking::default();
         self.forget_complaints();
     }
 

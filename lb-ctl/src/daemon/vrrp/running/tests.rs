@@ -3,6 +3,11 @@ use crate::daemon::vrrp::testing::{backup, instance};
 
 const SOON: Duration = Duration::from_secs(10);
 
+/// As the only one of its group, from now on.
+fn reconfigure(running: &mut Running, keys: &str, now: Duration) {
+    running.reconfigure(vec![instance(keys).config], now);
+}
+
 /// It becomes master, since nobody else is there.
 fn become_master(running: &mut Running) {
     running.pass(SOON);
@@ -24,4 +29,32 @@ fn hooks_are_told_of_a_change_once_the_round_has_ended_that_performs_it() {
     running.hands_are_done(2);
     assert_eq!(told.states(), [State::Backup]);
     assert!(!running.has_notices());
+}
+
+/// Its addresses could not be put on for so long that it has given up.
+fn give_up(running: &mut Running) {
+    let taking = &mut running.instances_mut()[0].taking;
+    taking.failed("no memory", SOON);
+    taking.failed("no memory", SOON + Duration::from_secs(1));
+    assert!(taking.fault().is_some());
+}
+
+#[test]
+fn a_reload_gives_another_try_to_other_addresses_only() {
+    let (mut running, _) = backup(instance(""), Duration::ZERO);
+    give_up(&mut running);
+    let fault = |running: &Running| running.instances()[0].taking.fault().is_some();
+    // The same again, which a daemon that has to catch up says every few seconds; and something else about it.
+    for keys in ["", "priority = 50\n"] {
+        reconfigure(&mut running, keys, SOON);
+        assert!(fault(&running), "{keys}");
+    }
+    let mut other = instance("").config;
+    other.addresses.push([10, 0, 0, 98].into());
+    running.reconfigure(vec![other.clone()], SOON);
+    assert!(!fault(&running));
+    give_up(&mut running);
+    other.addresses.reverse();
+    running.reconfigure(vec![other], SOON);
+    assert!(fault(&running), "another order is no other addresses");
 }
