@@ -31,6 +31,16 @@ impl Announcer {
         })
     }
 
+    /// One that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn mute() -> Self {
+        Self {
+            socket: Socket::new(Domain::UNIX, Type::DGRAM, None).unwrap(),
+            address: link_address(1),
+            interface: "eth0".into(),
+        }
+    }
+
     /// Tells everybody on the link that this address is at this MAC address.
     pub fn announce(&self, address: IpAddr, mac: Mac) -> Result<(), VrrpError> {
         self.socket

@@ -52,6 +52,8 @@ pub(super) struct Part {
     pub(super) name: String,
     pub(super) interface: String,
     pub(super) endpoint: Endpoint,
+    /// Which try at its sockets this is: those of an earlier one are of no use.
+    pub(super) attempt: u32,
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether the addresses belong on the interface now.
     pub(super) holds: bool,
@@ -152,8 +154,8 @@ struct Work {
     reports: mpsc::UnboundedSender<Report>,
     pulse: Pulse,
     holdings: Holdings,
-    /// What has been opened, and on which interface.
-    open: BTreeMap<Id, (u32, Endpoint)>,
+    /// What has been opened: on which interface, and in which try.
+    open: BTreeMap<Id, (u32, Endpoint, u32)>,
     /// The instances and interfaces that have been searched for what an earlier run has left.
     searched: BTreeSet<(Id, u32)>,
     pause: Duration,
@@ -244,10 +246,11 @@ impl Work {
                     self.holdings.clear(place, &part.name);
                 }
             }
-            if link.interface.mac.is_some() && self.open.get(&id) != Some(&(index, part.endpoint)) {
+            let sockets = (index, part.endpoint, part.attempt);
+            if link.interface.mac.is_some() && self.open.get(&id) != Some(&sockets) {
                 let new = Opened::open(&part.interface, index, part.endpoint);
                 if new.is_ok() {
-                    self.open.insert(id, (index, part.endpoint));
+                    self.open.insert(id, sockets);
                 }
                 opened.push((id, new));
             }

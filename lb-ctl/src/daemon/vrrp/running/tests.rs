@@ -1,5 +1,11 @@
 use super::*;
-use crate::daemon::vrrp::testing::{backup, instance};
+use crate::{
+    adapters::vrrp::{Announcer, Sockets},
+    daemon::vrrp::{
+        hands::Opened,
+        testing::{backup, instance},
+    },
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -57,4 +63,21 @@ fn a_reload_gives_another_try_to_other_addresses_only() {
     other.addresses.reverse();
     running.reconfigure(vec![other], SOON);
     assert!(fault(&running), "another order is no other addresses");
+}
+
+#[tokio::test]
+async fn sockets_that_nobody_can_listen_to_are_asked_for_again() {
+    let (mut running, _) = backup(instance(""), Duration::ZERO);
+    let (hands, _reports) = Hands::of_a_test();
+    let parts = |running: &Running| running.parts().collect::<Vec<_>>();
+    for _ in 0..2 {
+        let asked = parts(&running);
+        let opened = Opened {
+            index: 1,
+            sockets: Sockets::of_a_file(),
+            announcer: Announcer::mute(),
+        };
+        running.instances_mut()[0].open(Ok(opened), &hands);
+        assert_ne!(parts(&running), asked, "the hands take it that they are open");
+    }
 }
