@@ -30,7 +30,7 @@ use crate::{
     core::{
         cause::chain,
         config::{Vrrp, same_routers, vrrp_groups},
-        vrrp::{Place, Script, Subject},
+        vrrp::Place,
     },
     daemon::controller::{REFRESH, until},
 };
@@ -242,9 +242,10 @@ impl Driver {
                 }
             }
             Order::Script(script, verdict) => {
-                self.dependencies.scripts.insert(script, verdict);
-                self.examine();
-                self.publish();
+                if self.dependencies.take_in(script, verdict) {
+                    self.examine();
+                    self.publish();
+                }
             }
             Order::Stop => {}
         }
@@ -252,11 +253,7 @@ impl Driver {
 
     fn follow(&mut self, configured: Vec<Vrrp>) {
         self.order = configured.iter().map(|instance| instance.name.clone()).collect();
-        let is_tracked = |script: &Script| {
-            let mut tracks = configured.iter().flat_map(|instance| &instance.track);
-            tracks.any(|track| matches!(&track.subject, Subject::Script(it) if it == script))
-        };
-        self.dependencies.scripts.retain(|script, _| is_tracked(script));
+        self.dependencies.track(&configured);
         let mut groups = vrrp_groups(configured);
         let now = self.now();
         for mut running in std::mem::take(&mut self.groups) {

@@ -36,7 +36,7 @@ use crate::{
         cause::chain,
         config::{Config, Vrrp},
         status::VrrpStatus,
-        vrrp::{Script, State},
+        vrrp::{Script, State, Subject},
     },
 };
 use driver::Driver;
@@ -60,8 +60,37 @@ struct Dependencies {
     healthy: Healthy,
     /// What scripts say; nothing of those that have not said anything yet.
     scripts: BTreeMap<Script, Verdict>,
+    /// The scripts that instances depend on.
+    tracked: BTreeSet<Script>,
     /// Whether a master may know connections that we have not been told of.
     is_behind: bool,
+}
+
+impl Dependencies {
+    /// These instances depend on scripts, and no others.
+    fn track(&mut self, instances: &[Vrrp]) {
+        self.tracked = scripts(instances);
+        self.scripts.retain(|script, _| self.tracked.contains(script));
+    }
+
+    /// A script says something. Returns whether that matters: it may have been on its way while the configuration changed.
+    fn take_in(&mut self, script: Script, verdict: Verdict) -> bool {
+        let is_tracked = self.tracked.contains(&script);
+        if is_tracked {
+            self.scripts.insert(script, verdict);
+        }
+        is_tracked
+    }
+}
+
+/// The scripts that these instances depend on.
+fn scripts(instances: &[Vrrp]) -> BTreeSet<Script> {
+    let tracks = instances.iter().flat_map(|instance| &instance.track);
+    let scripts = tracks.filter_map(|track| match &track.subject {
+        Subject::Script(script) => Some(script.clone()),
+        Subject::Link(_) | Subject::Xdp | Subject::Service { .. } => None,
+    });
+    scripts.collect()
 }
 
 /// What the controller wants of the thread.
@@ -207,8 +236,8 @@ impl Instances {
     fn dependencies(&self) -> Dependencies {
         Dependencies {
             healthy: self.healthy.clone(),
-            scripts: BTreeMap::new(),
             is_behind: self.is_behind,
+            ..Dependencies::default()
         }
     }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::core::vrrp::State;
 use crate::core::{
     config::Vrrp,
-    vrrp::{Hook, Notice, Script, Subject, Transition},
+    vrrp::{Hook, Notice, Script, Transition},
 };
 
 /// How long the end of the daemon waits for hooks.
@@ -64,14 +64,8 @@ impl Programs {
 
     /// Runs the scripts that these instances depend on, each once, and no others.
     pub(super) fn follow(&self, instances: &[Vrrp]) -> anyhow::Result<()> {
-        let tracks = instances.iter().flat_map(|instance| &instance.track);
-        let scripts = tracks.filter_map(|track| match &track.subject {
-            Subject::Script(script) => Some(script.clone()),
-            Subject::Link(_) | Subject::Xdp | Subject::Service { .. } => None,
-        });
-        let job = Job::Watch(scripts.collect());
         self.jobs
-            .send(job)
+            .send(Job::Watch(super::scripts(instances)))
             .ok()
             .context("the thread of VRRP's scripts and hooks has ended")
     }

@@ -1,9 +1,9 @@
 use super::*;
 use crate::{
-    core::vrrp::State,
+    core::vrrp::{State, Subject},
     daemon::vrrp::{
         programs::Overheard,
-        testing::{backup, instance},
+        testing::{backup, config, instance},
     },
 };
 
@@ -47,4 +47,33 @@ async fn hooks_wait_while_the_host_cannot_be_seen() {
         not_removed: BTreeMap::new(),
     });
     assert_eq!(told.states(), [State::Master]);
+}
+
+#[tokio::test]
+async fn what_a_script_says_of_which_nobody_asks_any_more_is_not_kept() {
+    let (mut driver, _) = driver();
+    let tracking = config(
+        "[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n[[vrrp.track]]\nscript = [\"/bin/false\"]\nlower = 10\n",
+    );
+    let Subject::Script(script) = &tracking.vrrp[0].track[0].subject else {
+        panic!("expected a script")
+    };
+    let verdict = || Order::Script(script.clone(), Err("ended with status 1".into()));
+    let follow = |instances: Vec<Vrrp>| {
+        let (left, _) = oneshot::channel();
+        let shared = BTreeSet::new();
+        Order::Follow {
+            instances,
+            shared,
+            left,
+        }
+    };
+    driver.obey(follow(tracking.vrrp.clone()));
+    driver.obey(verdict());
+    assert!(driver.dependencies.scripts.contains_key(script));
+    driver.obey(follow(vec![instance("").config]));
+    // It was on its way.
+    driver.obey(verdict());
+    driver.obey(follow(tracking.vrrp.clone()));
+    assert!(driver.dependencies.scripts.is_empty(), "nothing is known yet");
 }
