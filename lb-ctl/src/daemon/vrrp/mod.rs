@@ -36,10 +36,11 @@ use crate::{
         cause::chain,
         config::{Config, Vrrp},
         status::VrrpStatus,
-        vrrp::{Script, State, Subject},
+        vrrp::{Script, Subject},
     },
 };
 use driver::Driver;
+use hands::Id;
 use programs::{Notifier, Programs};
 use pulse::Pulse;
 use scripts::Verdict;
@@ -119,10 +120,25 @@ enum Order {
 /// Whether addresses have been left, or why not.
 type Left = Result<(), String>;
 
+/// How it stands with an address: whether its instance is master, and for the how many-th time. Whoever looks twice and finds the same has
+/// missed nothing: nobody else can have been master in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tenure {
+    instance: Id,
+    /// How often it has become master.
+    number: u64,
+    /// Whether it is, or has been.
+    pub(super) lasts: bool,
+}
+
+/// The addresses of all instances.
+pub(super) type Tenures = BTreeMap<IpAddr, Tenure>;
+
 /// What is known of an instance.
 #[derive(Clone, Debug)]
 struct Snapshot {
     status: VrrpStatus,
+    tenure: Tenure,
     /// When it came into its state.
     since: Instant,
     /// The zero of the machines' time.
@@ -134,8 +150,7 @@ struct Snapshot {
 #[derive(Clone, Debug, Default)]
 struct Board {
     snapshots: Arc<Mutex<Vec<Snapshot>>>,
-    /// The addresses of the instances that are master.
-    held: watch::Sender<BTreeSet<IpAddr>>,
+    tenures: watch::Sender<Tenures>,
 }
 
 impl Board {
@@ -145,15 +160,15 @@ impl Board {
     }
 
     fn set(&self, snapshots: Vec<Snapshot>) {
-        let is_master = |snapshot: &&Snapshot| snapshot.status.state == State::Master.to_string();
-        let masters = snapshots.iter().filter(is_master);
-        let held: BTreeSet<IpAddr> = masters
-            .flat_map(|snapshot| snapshot.status.addresses.iter().copied())
-            .collect();
+        let of_instance = |snapshot: &Snapshot| {
+            let (tenure, addresses) = (snapshot.tenure, snapshot.status.addresses.clone());
+            addresses.into_iter().map(move |address| (address, tenure))
+        };
+        let tenures: Tenures = snapshots.iter().flat_map(of_instance).collect();
         *self.lock() = snapshots;
-        self.held.send_if_modified(|before| {
-            let is_news = *before != held;
-            *before = held;
+        self.tenures.send_if_modified(|before| {
+            let is_news = *before != tenures;
+            *before = tenures;
             is_news
         });
     }
@@ -296,14 +311,15 @@ impl Instances {
         status.collect()
     }
 
-    /// The addresses of the instances that are master.
-    pub(super) fn held(&self) -> BTreeSet<IpAddr> {
-        self.board.held.borrow().clone()
+    /// Which addresses are ours, and since which time that we have become master. Between two looks a master may have lost them and
+    /// have come by them again, which shows in that.
+    pub(super) fn tenures(&self) -> Tenures {
+        self.board.tenures.borrow().clone()
     }
 
-    /// Tells of changes of what is [held](Self::held).
-    pub(super) fn holdings(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
-        self.board.held.subscribe()
+    /// Tells of changes of [tenures](Self::tenures), several at once if nobody looks.
+    pub(super) fn changes(&self) -> watch::Receiver<Tenures> {
+        self.board.tenures.subscribe()
     }
 
     /// Whether there is a thread, to which the addresses of instances belong.
@@ -410,7 +426,7 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::{testing::config, *};
+    use super::{running::Running, testing::config, *};
 
     fn with_instance() -> Config {
         config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
@@ -463,6 +479,32 @@ mod tests {
         assert!(!instances.lag_behind(&with_instance()));
         // A reload that has failed before it came to this.
         assert!(instances.lag_behind(&config("")));
+    }
+
+    #[test]
+    fn whoever_looks_seldom_sees_that_a_master_was_none_in_between() {
+        let board = Board::default();
+        let vip = IpAddr::from([10, 0, 0, 99]);
+        let (mut running, _) = testing::backup(testing::instance(""), Duration::ZERO);
+        let epoch = Instant::now();
+        let publish = |running: &mut Running| board.set(running.snapshots(epoch).collect());
+        publish(&mut running);
+        let mut changes = board.tenures.subscribe();
+        let mut look = || changes.borrow_and_update()[&vip];
+        let first = look();
+        assert!(!first.lasts);
+        running.pass(Duration::from_secs(10));
+        publish(&mut running);
+        let second = look();
+        assert!(second.lasts && second != first);
+        running.hand_over(Duration::from_secs(20)).unwrap();
+        publish(&mut running);
+        running.pass(Duration::from_secs(30));
+        publish(&mut running);
+        let third = look();
+        assert!(third.lasts && third != second);
+        publish(&mut running);
+        assert_eq!(look(), third);
     }
 
     #[tokio::test]

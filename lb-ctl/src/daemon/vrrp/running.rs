@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Dependencies, Notifier, Snapshot,
+    Dependencies, Notifier, Snapshot, Tenure,
     hands::{Hands, Id, Part, Surroundings},
     hooks,
     instance::Instance,
@@ -134,6 +134,15 @@ impl Running {
 
     fn is_master(&self) -> bool {
         self.group.state() == State::Master
+    }
+
+    /// How it stands with the addresses of an instance.
+    fn tenure(&self, instance: &Instance) -> Tenure {
+        Tenure {
+            instance: instance.id,
+            number: self.transitions.get(&State::Master).copied().unwrap_or(0),
+            lasts: self.is_master(),
+        }
     }
 
     /// When [`pass`](Self::pass) is to be called next.
@@ -355,6 +364,7 @@ impl Running {
                 packets: *packets,
             });
             Snapshot {
+                tenure: this.tenure(instance),
                 status: VrrpStatus {
                     name: name.clone(),
                     state: this.group.state().to_string(),
