@@ -24,7 +24,7 @@ use self::mirror::TableMirror;
 use super::{
     clock::{ticks, unix_milliseconds},
     controller::Controller,
-    vrrp::Tenure,
+    vrrp::{Knowledge, Tenure, Tenures},
 };
 use crate::{
     adapters::{
@@ -38,14 +38,11 @@ use crate::{
         operator::Decisions,
         placement::Placement,
         plan::PlannedService,
-        role::Role,
+        role::{GRACE, Role},
         status::PeerStatus,
         sync::{Inbox, Item, Shape},
     },
 };
-
-/// For how long a balancer that has lost its peer, or has just started, waits to be told everything before it may replace a master.
-const GRACE: Duration = Duration::from_secs(30);
 
 /// How long a daemon that ends waits for the peer to take over, at most.
 const HANDOVER: Duration = Duration::from_secs(2);
@@ -58,6 +55,10 @@ pub(super) struct Pair {
     inbox: Inbox,
     /// The services that are ours, and since which time that we have become master of their VIPs; `None` of those that VRRP does not carry.
     owned: BTreeMap<ServiceKey, Option<Tenure>>,
+    /// When services have ceased to be ours.
+    lost_at: BTreeMap<ServiceKey, Instant>,
+    /// Who was master of which VIPs when that was found out.
+    seen: Tenures,
     /// Those that the peer is told about: ours, and those that were until the peer says that they are its own. Packets come through here
     /// as long as nobody has told their senders otherwise.
     telling: BTreeSet<ServiceKey>,
@@ -242,18 +243,26 @@ impl Controller {
         }
     }
 
-    /// Tells VRRP whether the peer may know connections that we have not been told of: whoever is master then had better stay so. But not
-    /// for longer than it takes two balancers that are well to meet: a master that is not well has to be replaced.
+    /// Tells VRRP of which services the peer may know connections that we have not been told of: whoever is master of their VIPs had better
+    /// stay so. But for a peer that says nothing, no longer than it takes two balancers that are well to meet.
     fn tell_behind(&mut self) -> anyhow::Result<()> {
-        let may_come = self.pair.apart_since.is_some_and(|since| since.elapsed() < GRACE);
+        let is_recent = |since: Instant| since.elapsed() < GRACE;
+        let are_apart = self.pair.apart_since.is_some_and(is_recent);
         let services = self.config.services.iter().zip(&self.plan.services);
-        let mut carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
-        let is_behind = carried.any(|(_, planned)| {
+        let carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
+        let behind = carried.filter(|(_, planned)| {
             let role = self.pair.role(planned, &self.placement);
+            // Between the peer's being master and its saying so a moment passes, in which nothing else shows it.
+            let lost_at = self.pair.lost_at.get(&planned.key);
+            let may_be_told = are_apart || lost_at.copied().is_some_and(is_recent);
             matches!(role, Some(Role::Alone | Role::Behind))
-                && (may_come || self.pair.inbox.is_incomplete(&planned.key))
+                && (may_be_told || self.pair.inbox.is_incomplete(&planned.key))
         });
-        self.vrrp.set_behind(is_behind)
+        let knowledge = Knowledge {
+            behind: behind.map(|(service, _)| service.vip).collect(),
+            seen: self.pair.seen.clone(),
+        };
+        self.vrrp.set_knowledge(knowledge)
     }
 
     /// Goes on telling about services that are not ours any more, until the peer says that they are its own, or for a while.
@@ -376,6 +385,7 @@ impl Controller {
             Some((index, planned.key, tenure))
         });
         let owned: Vec<(usize, ServiceKey, Option<Tenure>)> = owned.collect();
+        self.pair.seen = tenures;
         let before = std::mem::take(&mut self.pair.owned);
         let mut result = Ok(());
         for (index, key, tenure) in owned {
@@ -393,6 +403,12 @@ impl Controller {
             }
             result = result.and(taken);
         }
+        for key in before.keys().filter(|key| !self.pair.owned.contains_key(key)) {
+            self.pair.lost_at.insert(*key, Instant::now());
+        }
+        self.pair
+            .lost_at
+            .retain(|key, at| at.elapsed() < GRACE && !self.pair.owned.contains_key(key));
         self.yield_services(&before);
         result.and(self.tell_behind())
     }

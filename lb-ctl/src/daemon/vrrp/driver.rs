@@ -61,6 +61,8 @@ pub(super) struct Driver {
     order: Vec<String>,
     /// The VIPs of all instances and services.
     shared: BTreeSet<IpAddr>,
+    /// With a peer: for how long whoever was master leaves others alone.
+    grace: Option<Duration>,
     dependencies: Dependencies,
     notifier: Notifier,
     /// What is known of the host.
@@ -153,6 +155,7 @@ impl Driver {
             beginning: Vec::new(),
             order: Vec::new(),
             shared: BTreeSet::new(),
+            grace: None,
             dependencies,
             notifier,
             surroundings: None,
@@ -220,9 +223,11 @@ impl Driver {
             Order::Follow {
                 instances,
                 shared,
+                grace,
                 left,
             } => {
                 self.shared = shared;
+                self.grace = grace;
                 self.follow(instances);
                 let round = self.want();
                 self.waiting.push((round, left));
@@ -235,11 +240,11 @@ impl Driver {
                 self.dependencies.healthy = healthy;
                 self.examine();
             }
-            Order::Behind(is_behind) => {
-                self.dependencies.is_behind = is_behind;
+            Order::Know(knowledge) => {
                 for running in &mut self.groups {
-                    running.set_behind(is_behind);
+                    running.take_in_knowledge(&knowledge);
                 }
+                self.dependencies.knowledge = knowledge;
             }
             Order::Script(script, verdict) => {
                 if self.dependencies.take_in(script, verdict) {
@@ -262,6 +267,8 @@ impl Driver {
                 .position(|group| same_routers(running.configs(), group));
             if let Some(place) = same {
                 running.reconfigure(groups.swap_remove(place), now);
+                running.set_grace(self.grace);
+                running.take_in_knowledge(&self.dependencies.knowledge);
                 self.groups.push(running);
             } else {
                 running.stop(now);
@@ -301,7 +308,8 @@ impl Driver {
             }
             let now = self.now();
             if let Some(mut running) = Running::begin(instances, self.notifier.clone(), now) {
-                running.set_behind(self.dependencies.is_behind);
+                running.set_grace(self.grace);
+                running.take_in_knowledge(&self.dependencies.knowledge);
                 self.groups.push(running);
             }
         }

@@ -35,6 +35,7 @@ use crate::{
     core::{
         cause::chain,
         config::{Config, Vrrp},
+        role::GRACE,
         status::VrrpStatus,
         vrrp::{Script, Subject},
     },
@@ -63,8 +64,16 @@ struct Dependencies {
     scripts: BTreeMap<Script, Verdict>,
     /// The scripts that instances depend on.
     tracked: BTreeSet<Script>,
-    /// Whether a master may know connections that we have not been told of.
-    is_behind: bool,
+    knowledge: Knowledge,
+}
+
+/// What the controller knows of connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Knowledge {
+    /// The VIPs of services of which a master may know connections that we have not been told of.
+    pub(super) behind: BTreeSet<IpAddr>,
+    /// Who was master, as far as it had been noticed.
+    pub(super) seen: Tenures,
 }
 
 impl Dependencies {
@@ -102,6 +111,8 @@ enum Order {
         instances: Vec<Vrrp>,
         /// The VIPs of all instances and services.
         shared: BTreeSet<IpAddr>,
+        /// With a peer: for how long whoever was master leaves others alone.
+        grace: Option<Duration>,
         /// Where to say when those that are gone have left their addresses.
         left: oneshot::Sender<Left>,
     },
@@ -109,8 +120,8 @@ enum Order {
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
     Healthy(Healthy),
-    /// A master may know connections that we have not been told of, or does not any more.
-    Behind(bool),
+    /// Of other services a master may know connections that we have not been told of; or something has been noticed.
+    Know(Knowledge),
     /// A script says something else than before.
     Script(Script, Verdict),
     /// End, leaving the addresses to others.
@@ -180,7 +191,7 @@ pub(super) struct Instances {
     thread: Option<Thread>,
     board: Board,
     healthy: Healthy,
-    is_behind: bool,
+    knowledge: Knowledge,
     told: hooks::Tally,
     followed: Followed,
 }
@@ -196,6 +207,7 @@ enum Followed {
     This {
         instances: Vec<Vrrp>,
         shared: BTreeSet<IpAddr>,
+        grace: Option<Duration>,
     },
 }
 
@@ -239,6 +251,7 @@ impl Instances {
         thread.order(Order::Follow {
             instances: config.vrrp.clone(),
             shared: config.shared_addresses(),
+            grace: grace(config),
             left: sender,
         })?;
         thread.programs.follow(&config.vrrp)?;
@@ -251,7 +264,7 @@ impl Instances {
     fn dependencies(&self) -> Dependencies {
         Dependencies {
             healthy: self.healthy.clone(),
-            is_behind: self.is_behind,
+            knowledge: self.knowledge.clone(),
             ..Dependencies::default()
         }
     }
@@ -268,14 +281,14 @@ impl Instances {
         }
     }
 
-    /// Tells whether a master may know connections that we have not been told of, if that is news: then we leave it alone.
-    pub(super) fn set_behind(&mut self, is_behind: bool) -> anyhow::Result<()> {
-        if self.is_behind == is_behind {
+    /// Tells of which services a master may know connections that we have not been told of, if that is news: then we leave it alone.
+    pub(super) fn set_knowledge(&mut self, knowledge: Knowledge) -> anyhow::Result<()> {
+        if self.knowledge == knowledge {
             return Ok(());
         }
-        self.is_behind = is_behind;
+        self.knowledge = knowledge;
         match &self.thread {
-            Some(thread) => thread.order(Order::Behind(is_behind)),
+            Some(thread) => thread.order(Order::Know(self.knowledge.clone())),
             None => Ok(()),
         }
     }
@@ -376,6 +389,11 @@ impl Instances {
     }
 }
 
+/// For how long whoever was master leaves others alone.
+fn grace(config: &Config) -> Option<Duration> {
+    config.peer.as_ref().map(|_| GRACE)
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
@@ -385,6 +403,7 @@ impl Followed {
         Self::This {
             instances: config.vrrp.clone(),
             shared: config.shared_addresses(),
+            grace: grace(config),
         }
     }
 }

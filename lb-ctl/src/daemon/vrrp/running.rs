@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Dependencies, Notifier, Snapshot, Tenure,
+    Dependencies, Knowledge, Notifier, Snapshot, Tenure,
     hands::{Hands, Id, Part, Surroundings},
     hooks,
     instance::Instance,
@@ -58,8 +58,25 @@ impl Running {
         })
     }
 
-    pub(super) fn set_behind(&mut self, is_behind: bool) {
-        self.group.set_behind(is_behind);
+    /// Says for how long it leaves masters alone after it was one, if nothing is [known](Self::take_in_knowledge) by then.
+    pub(super) fn set_grace(&mut self, grace: Option<Duration>) {
+        self.group.set_grace(grace);
+    }
+
+    /// Takes in what the controller knows of connections. Whether a master has to be left alone is a matter of this group's own addresses.
+    pub(super) fn take_in_knowledge(&mut self, knowledge: &Knowledge) {
+        let mut own = self.instances.iter().flat_map(|instance| {
+            let tenure = self.tenure(instance);
+            let addresses = instance.config.addresses.iter();
+            addresses.map(move |address| (address, tenure))
+        });
+        let is_behind = own.clone().any(|(address, _)| knowledge.behind.contains(address));
+        let has_seen =
+            own.all(|(address, tenure)| tenure.number == 0 || knowledge.seen.get(address) == Some(&tenure));
+        // A controller that takes us for the master still, or for the one before, knows nothing of the one since.
+        if is_behind || has_seen {
+            self.group.set_behind(is_behind);
+        }
     }
 
     pub(super) fn instances(&self) -> &[Instance] {

@@ -65,6 +65,7 @@ async fn what_a_script_says_of_which_nobody_asks_any_more_is_not_kept() {
         Order::Follow {
             instances,
             shared,
+            grace: None,
             left,
         }
     };

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     adapters::vrrp::{Announcer, Sockets},
+    core::vrrp::{Conditions, Heard},
     daemon::vrrp::{
         hands::Opened,
         testing::{backup, instance},
@@ -80,4 +81,62 @@ async fn sockets_that_nobody_can_listen_to_are_asked_for_again() {
         running.instances_mut()[0].open(Ok(opened), &hands);
         assert_ne!(parts(&running), asked, "the hands take it that they are open");
     }
+}
+
+/// Whether it takes over from a master of lower priority, which it hears from this time on.
+fn preempts(running: &Running, began: Duration) -> bool {
+    let mut group = running.group.clone();
+    let heard = Heard {
+        from: [10, 0, 0, 3].into(),
+        priority: 50,
+        interval: running.instances[0].config.settings.interval,
+        checksum: running.instances[0].config.checksum,
+    };
+    (1..20).any(|step| {
+        let now = began + Duration::from_millis(250) * step;
+        group.heard(0, heard, now);
+        group.pass(now);
+        group.state() == State::Master
+    })
+}
+
+#[test]
+fn a_master_is_left_alone_by_those_groups_that_are_behind() {
+    let (mut running, _) = backup(instance("preempt_delay = \"0s\"\n"), Duration::ZERO);
+    for (address, preempted) in [([10, 0, 0, 98], true), ([10, 0, 0, 99], false)] {
+        running.take_in_knowledge(&Knowledge {
+            behind: [address.into()].into(),
+            ..Knowledge::default()
+        });
+        assert_eq!(preempts(&running, Duration::ZERO), preempted, "{address:?}");
+    }
+    running.take_in_knowledge(&Knowledge::default());
+    assert!(preempts(&running, Duration::ZERO));
+}
+
+#[test]
+fn whoever_was_master_is_behind_until_the_controller_knows_of_it() {
+    let (mut running, _) = backup(instance("preempt_delay = \"0s\"\n"), Duration::ZERO);
+    running.set_grace(Some(Duration::from_secs(30)));
+    let seen = |running: &Running| {
+        let tenure = running.tenure(&running.instances[0]);
+        let seen = [(IpAddr::from([10, 0, 0, 99]), tenure)].into();
+        Knowledge {
+            seen,
+            ..Knowledge::default()
+        }
+    };
+    become_master(&mut running);
+    let as_master = seen(&running);
+    running.group.conditions(0, Conditions::default(), SOON);
+    let good = running.instances[0].conditions.clone();
+    running.group.conditions(0, good, SOON);
+    assert_eq!(running.group.state(), State::Backup);
+    for outdated in [Knowledge::default(), as_master] {
+        running.take_in_knowledge(&outdated);
+        assert!(!preempts(&running, SOON), "{outdated:?}");
+    }
+    let knowledge = seen(&running);
+    running.take_in_knowledge(&knowledge);
+    assert!(preempts(&running, SOON));
 }
