@@ -35,6 +35,7 @@ mod wait;
 pub mod xdp_action;
 
 pub use hosts::capture::{Syn, SynCapture};
+pub use hosts::halted::Halted;
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;
 pub use hosts::plan::{Identity, Interface, Mac, Network, PREFIX_V4, PREFIX_V6, Role, Vip};

@@ -17,7 +17,7 @@ use lab::balancing::{
     Balancer, Configuration, Decap, HS2_PORT, PATIENCE, Pair, take_vips_off_backends, write_key,
 };
 use lab::steady::{Server, Steady, start_servers};
-use lab::{Host, Lab, wait_until};
+use lab::{Halted, Host, Lab, wait_until};
 
 /// If it is set, each way of forwarding gets all the connections, and there are as many failovers as an operator would never order.
 const FULL: &str = "LAB_FULL";
@@ -222,6 +222,40 @@ fn connections_outlast_failovers_back_and_forth() {
         assert_eq!(held, [master == 0, master == 1], "failover {failover}");
     }
     scene.expect_drain();
+    scene.finish();
+}
+
+/// The master loses the address and has it back while its controller is busy: that the other one was the owner in between must not be
+/// lost on it.
+#[test]
+fn a_takeover_back_is_one_also_if_nobody_has_seen_the_loss() {
+    let mut scene = Scene::of("dsr", 200, INTERVAL_MS);
+    let host = scene.lab.balancers()[0].clone();
+    let id = scene.pair.balancers[0].daemon().unwrap().id();
+    let lines = |scene: &mut Scene, line: &str| {
+        let output = scene.pair.balancers[0].daemon().unwrap().output().unwrap();
+        output.matches(line).count()
+    };
+    let (lost, owned) = (
+        "did not own the service for a moment",
+        "owns the service from now on",
+    );
+    let before = lines(&mut scene, owned);
+    let busy = Halted::of(id, "lb-ctl").unwrap();
+    host.run(&["ip", "link", "set", "eth0", "down"]).unwrap();
+    scene.pair.wait_for_master(1).unwrap();
+    host.run(&["ip", "link", "set", "eth0", "up"]).unwrap();
+    let vip = scene.lab.vips()[0].v4.into();
+    order(&scene.pair.balancers[1], &["failover"]);
+    wait_until("the address to be back", PATIENCE, || holds(&host, vip)).unwrap();
+    drop(busy);
+    wait_until("the loss to be noticed", PATIENCE, || {
+        let seen = [lines(&mut scene, lost), lines(&mut scene, owned)];
+        (seen == [1, before + 1]).then_some(()).ok_or(format!("{seen:?}"))
+    })
+    .unwrap();
+    scene.pair.wait_for_owner(0).unwrap();
+    scene.expect_unbroken("a loss that nobody saw");
     scene.finish();
 }
 

@@ -1,6 +1,10 @@
 //! Which part a balancer has in a service that a pair shares.
 
-use std::fmt;
+use std::{fmt, time::Duration};
+
+/// For how long a balancer that has lost its peer, a service to it, or has just started waits to be told everything, before it may
+/// replace a master. Two balancers that are well have met by then; a master that is not well has to be replaced.
+pub const GRACE: Duration = Duration::from_secs(30);
 
 /// The part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -204,9 +204,9 @@ impl Controller {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut reports, mut answers) = (Vec::new(), Vec::new());
-        let mut holdings = self.vrrp.holdings();
+        let mut tenures = self.vrrp.changes();
         // They may have changed since they were looked at.
-        holdings.mark_changed();
+        tenures.mark_changed();
         loop {
             self.tell_decisions();
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
@@ -232,7 +232,7 @@ impl Controller {
                 () = end_of_writing(&mut self.operator) => continue,
                 event = self.pair.next_event() => (Work::Peer, self.on_peer(event).await),
                 // The sender lives as long as we do.
-                Ok(()) = holdings.changed() => (Work::Peer, self.tell_owned()),
+                Ok(()) = tenures.changed() => (Work::Peer, self.tell_owned()),
                 () = until(self.routes_due) => (Work::Routes, self.refresh_routes().await),
                 () = sleep_until(self.next_sweep), if !is_sweeping => (Work::Pass, self.begin_sweep()),
                 census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),

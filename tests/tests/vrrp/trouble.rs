@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use lab::balancing::{Balancer, PATIENCE};
 use lab::clients::http::request_blocking;
-use lab::{Host, Lab, wait_until};
+use lab::{Halted, Host, Lab, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
@@ -72,41 +72,6 @@ pub(super) fn mac(host: &Host) -> [u8; 6] {
     bytes.collect::<Vec<u8>>().try_into().unwrap()
 }
 
-/// A thread of another process that does not run until this is dropped, as if the kernel did not answer it.
-struct Halted(libc::pid_t);
-
-impl Halted {
-    fn of(process: u32, name: &str) -> Self {
-        let thread = fs::read_dir(format!("/proc/{process}/task"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .find(|task| fs::read_to_string(task.join("comm")).unwrap().trim_end() == name)
-            .unwrap();
-        let thread = thread.file_name().unwrap().to_str().unwrap().parse().unwrap();
-        trace(libc::PTRACE_SEIZE, thread);
-        let halted = Self(thread);
-        trace(libc::PTRACE_INTERRUPT, thread);
-        let mut status = 0;
-        // SAFETY: the status is an int that outlives the call.
-        let waited = unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) };
-        assert!(waited == thread && libc::WIFSTOPPED(status));
-        halted
-    }
-}
-
-impl Drop for Halted {
-    fn drop(&mut self) {
-        trace(libc::PTRACE_DETACH, self.0);
-    }
-}
-
-fn trace(request: libc::c_uint, thread: libc::pid_t) {
-    let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: these requests take no data: no memory of ours or of the process is touched.
-    let result = unsafe { libc::ptrace(request, thread, nothing, nothing) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-}
-
 /// How often an instance has become master, or backup.
 fn times(balancer: &Balancer, state: &str) -> u64 {
     instance(balancer).transitions[state]
@@ -125,7 +90,7 @@ fn advertisements_go_on_while_the_kernel_does_not_answer_and_addresses_come_when
     let mut frames = Frames::of(&lab.clients()[0]);
 
     // The master's hands are tied, and there is news to look at.
-    let halted = Halted::of(balancers[0].daemon().unwrap().id(), "vrrp-hands");
+    let halted = Halted::of(balancers[0].daemon().unwrap().id(), "vrrp-hands").unwrap();
     frames.read();
     let before = times(&balancers[1], "master");
     for host in 1..=25 {
@@ -143,7 +108,7 @@ fn advertisements_go_on_while_the_kernel_does_not_answer_and_addresses_come_when
 
     // The backup's are, and it takes over: it says so, and has the address as soon as it can.
     frames.read();
-    let halted = Halted::of(balancers[1].daemon().unwrap().id(), "vrrp-hands");
+    let halted = Halted::of(balancers[1].daemon().unwrap().id(), "vrrp-hands").unwrap();
     balancers[0].daemon().unwrap().kill().unwrap();
     wait_for_state(&balancers[1], "master");
     sleep(Duration::from_secs(2));
@@ -212,7 +177,7 @@ fn a_thread_that_hangs_is_told_of_until_it_goes_on() {
         (answer.status, answer.body)
     };
     assert_eq!(condition().0, StatusCode::OK);
-    let halted = Halted::of(id, "vrrp");
+    let halted = Halted::of(id, "vrrp").unwrap();
     wait_until("the silence to be noticed", PATIENCE, || {
         let (status, body) = condition();
         let is_told = status == StatusCode::SERVICE_UNAVAILABLE && body.contains("the VRRP thread hangs");

@@ -28,6 +28,16 @@ impl Announcer {
         })
     }
 
+    /// One that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn mute() -> Self {
+        Self {
+            socket: Socket::new(Domain::UNIX, Type::DGRAM, None).unwrap(),
+            address: link_address(1),
+            interface: "eth0".into(),
+        }
+    }
+
     /// Sends a whole frame, from its Ethernet header on.
     pub fn send(&self, frame: &[u8]) -> Result<(), VrrpError> {
         self.socket

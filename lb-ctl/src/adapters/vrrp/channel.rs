@@ -97,6 +97,21 @@ impl Sockets {
     }
 }
 
+#[cfg(test)]
+impl Sockets {
+    /// Such that nobody can listen to them: a file is always ready, so there is nothing to wait for.
+    pub(crate) fn of_a_file() -> Self {
+        let file = || Socket::from(std::os::fd::OwnedFd::from(tempfile::tempfile().unwrap()));
+        Self {
+            interface: "eth0".into(),
+            index: 1,
+            is_ipv4: true,
+            receiver: file(),
+            sender: file(),
+        }
+    }
+}
+
 impl Channel {
     /// Listens. Must be called within a tokio runtime.
     pub fn listen(sockets: Sockets) -> Result<Self, VrrpError> {

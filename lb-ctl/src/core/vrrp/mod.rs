@@ -9,7 +9,7 @@
 //! - `packet`: the IP header around it.
 //! - `group`: the protocol's state machine, of one instance or of several that move together.
 //! - `announcement`: the frames that tell neighbours of a takeover.
-//! - `transition`: what it tells of its changes.
+//! - `transition`: what it tells of its changes; `untold`: which of them wait for the addresses to follow.
 //! - `tracking`: how what is observed on the host lowers the priority, or forbids to be master.
 //! - `script`: what the operator's own programs say of that.
 //! - `notice`: what the operator's own programs are told.
@@ -32,6 +32,7 @@ mod source;
 mod taking;
 mod tracking;
 mod transition;
+mod untold;
 mod virtual_interface;
 
 pub use acceptance::{Acceptor, Audience, Heard, Received, Rejected};
@@ -49,6 +50,7 @@ pub use source::{Candidate, Kind, NoSource, Requirements, Unusable};
 pub use taking::Taking;
 pub use tracking::{Effect, Shortage, Subject, Track, is_share};
 pub use transition::{Cause, State, Transition};
+pub use untold::Untold;
 pub use virtual_interface::{Existing, VirtualInterface, is_silenced, unwanted, virtual_mac};
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use self::mirror::TableMirror;
 use super::{
     clock::{ticks, unix_milliseconds},
     controller::Controller,
+    vrrp::{Knowledge, Tenure, Tenures},
 };
 use crate::{
     adapters::{
@@ -37,14 +38,11 @@ use crate::{
         operator::Decisions,
         placement::Placement,
         plan::PlannedService,
-        role::Role,
+        role::{GRACE, Role},
         status::PeerStatus,
         sync::{Inbox, Item, Shape},
     },
 };
-
-/// For how long a balancer that has lost its peer, or has just started, waits to be told everything before it may replace a master.
-const GRACE: Duration = Duration::from_secs(30);
 
 /// How long a daemon that ends waits for the peer to take over, at most.
 const HANDOVER: Duration = Duration::from_secs(2);
@@ -55,8 +53,12 @@ pub(super) struct Pair {
     running: Option<Running>,
     /// What the peer has told on the present connection.
     inbox: Inbox,
-    /// The services that are ours.
-    owned: BTreeSet<ServiceKey>,
+    /// The services that are ours, and since which time that we have become master of their VIPs; `None` of those that VRRP does not carry.
+    owned: BTreeMap<ServiceKey, Option<Tenure>>,
+    /// When services have ceased to be ours.
+    lost_at: BTreeMap<ServiceKey, Instant>,
+    /// Who was master of which VIPs when that was found out.
+    seen: Tenures,
     /// Those that the peer is told about: ours, and those that were until the peer says that they are its own. Packets come through here
     /// as long as nobody has told their senders otherwise.
     telling: BTreeSet<ServiceKey>,
@@ -119,7 +121,7 @@ impl Pair {
     /// Which part we have in a service; `None` if there is no peer.
     pub(super) fn role(&self, service: &PlannedService, placement: &Placement) -> Option<Role> {
         self.running.as_ref()?;
-        Some(if self.owned.contains(&service.key) {
+        Some(if self.owned.contains_key(&service.key) {
             Role::Owner
         } else if !placement.is_followed(service.entry.id) {
             Role::Alone
@@ -215,7 +217,7 @@ impl Controller {
                 self.pair.inbox = Inbox::default();
                 self.pair.told = Decisions::default();
                 self.tell_decisions();
-                self.pair.telling.clone_from(&self.pair.owned);
+                self.pair.telling = self.pair.owned.keys().copied().collect();
                 self.tell_services();
                 self.datapath.listen(true)?;
                 // If it has gone already, it says so.
@@ -241,18 +243,26 @@ impl Controller {
         }
     }
 
-    /// Tells VRRP whether the peer may know connections that we have not been told of: whoever is master then had better stay so. But not
-    /// for longer than it takes two balancers that are well to meet: a master that is not well has to be replaced.
+    /// Tells VRRP of which services the peer may know connections that we have not been told of: whoever is master of their VIPs had better
+    /// stay so. But for a peer that says nothing, no longer than it takes two balancers that are well to meet.
     fn tell_behind(&mut self) -> anyhow::Result<()> {
-        let may_come = self.pair.apart_since.is_some_and(|since| since.elapsed() < GRACE);
+        let is_recent = |since: Instant| since.elapsed() < GRACE;
+        let are_apart = self.pair.apart_since.is_some_and(is_recent);
         let services = self.config.services.iter().zip(&self.plan.services);
-        let mut carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
-        let is_behind = carried.any(|(_, planned)| {
+        let carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
+        let behind = carried.filter(|(_, planned)| {
             let role = self.pair.role(planned, &self.placement);
+            // Between the peer's being master and its saying so a moment passes, in which nothing else shows it.
+            let lost_at = self.pair.lost_at.get(&planned.key);
+            let may_be_told = are_apart || lost_at.copied().is_some_and(is_recent);
             matches!(role, Some(Role::Alone | Role::Behind))
-                && (may_come || self.pair.inbox.is_incomplete(&planned.key))
+                && (may_be_told || self.pair.inbox.is_incomplete(&planned.key))
         });
-        self.vrrp.set_behind(is_behind)
+        let knowledge = Knowledge {
+            behind: behind.map(|(service, _)| service.vip).collect(),
+            seen: self.pair.seen.clone(),
+        };
+        self.vrrp.set_knowledge(knowledge)
     }
 
     /// Goes on telling about services that are not ours any more, until the peer says that they are its own, or for a while.
@@ -260,7 +270,7 @@ impl Controller {
         let ended = async {
             let told = self.tell_owned();
             self.account.take_in(Work::Peer, told);
-            while self.pair.is_connected() && self.pair.telling != self.pair.owned {
+            while self.pair.is_connected() && !self.pair.telling.iter().eq(self.pair.owned.keys()) {
                 let event = self.pair.next_event().await;
                 let taken = self.on_peer(event).await;
                 self.account.take_in(Work::Peer, taken);
@@ -322,7 +332,7 @@ impl Controller {
             };
             let key = ServiceKey::tcp(vip.into(), port);
             if let Some(entry) = self.placement.service(&key).copied()
-                && !self.pair.owned.contains(&key)
+                && !self.pair.owned.contains_key(&key)
             {
                 if !self.placement.is_followed(entry.id) || self.pair.telling.contains(&key) {
                     tracing::info!(%vip, port, "the peer owns this service: we follow it");
@@ -364,36 +374,47 @@ impl Controller {
 
     /// Takes in of which VIPs we are master: what we own from now on, and what not any more.
     pub(super) fn tell_owned(&mut self) -> anyhow::Result<()> {
-        let held = self.vrrp.held();
-        let owned: Vec<(usize, ServiceKey)> = self
-            .config
-            .services
-            .iter()
-            .zip(&self.plan.services)
-            .enumerate()
-            .filter(|(_, (service, _))| !self.config.is_carried(service.vip) || held.contains(&service.vip))
-            .map(|(index, (_, planned))| (index, planned.key))
-            .collect();
+        let tenures = self.vrrp.tenures();
+        let services = self.config.services.iter().zip(&self.plan.services);
+        let owned = services.enumerate().filter_map(|(index, (service, planned))| {
+            let tenure = if self.config.is_carried(service.vip) {
+                Some(*tenures.get(&service.vip).filter(|tenure| tenure.lasts)?)
+            } else {
+                None
+            };
+            Some((index, planned.key, tenure))
+        });
+        let owned: Vec<(usize, ServiceKey, Option<Tenure>)> = owned.collect();
+        self.pair.seen = tenures;
         let before = std::mem::take(&mut self.pair.owned);
         let mut result = Ok(());
-        for &(index, key) in &owned {
-            let taken = if before.contains(&key) {
-                Ok(())
-            } else {
-                self.take_over_service(index)
+        for (index, key, tenure) in owned {
+            let taken = match before.get(&key) {
+                Some(then) if *then == tenure => Ok(()),
+                Some(_) => {
+                    self.lose_unseen(index);
+                    self.take_over_service(index)
+                }
+                None => self.take_over_service(index),
             };
             // One that fails is tried again when everything is compared anew.
             if taken.is_ok() {
-                self.pair.owned.insert(key);
+                self.pair.owned.insert(key, tenure);
             }
             result = result.and(taken);
         }
+        for key in before.keys().filter(|key| !self.pair.owned.contains_key(key)) {
+            self.pair.lost_at.insert(*key, Instant::now());
+        }
+        self.pair
+            .lost_at
+            .retain(|key, at| at.elapsed() < GRACE && !self.pair.owned.contains_key(key));
         self.yield_services(&before);
         result.and(self.tell_behind())
     }
 
     /// Follows what is not ours any more, and tells the peer what is.
-    fn yield_services(&mut self, before: &BTreeSet<ServiceKey>) {
+    fn yield_services(&mut self, before: &BTreeMap<ServiceKey, Option<Tenure>>) {
         let Some(Running { link, .. }) = &self.pair.running else {
             return;
         };
@@ -403,10 +424,11 @@ impl Controller {
             .services
             .iter()
             .map(|planned| (planned.key, planned.entry));
-        let others: BTreeMap<ServiceKey, Service> =
-            others.filter(|(key, _)| !self.pair.owned.contains(key)).collect();
+        let others: BTreeMap<ServiceKey, Service> = others
+            .filter(|(key, _)| !self.pair.owned.contains_key(key))
+            .collect();
         for (key, entry) in &others {
-            if before.contains(key) {
+            if before.contains_key(key) {
                 self.placement.follow(entry.id);
             }
             if !self.pair.of_peer.contains(key) {
@@ -417,8 +439,24 @@ impl Controller {
         self.pair.of_peer = others.into_keys().collect();
         let is_there = |key: &ServiceKey| self.plan.services.iter().any(|planned| planned.key == *key);
         self.pair.telling.retain(is_there);
-        self.pair.telling.extend(&self.pair.owned);
+        self.pair.telling.extend(self.pair.owned.keys());
         self.tell_services();
+    }
+
+    /// A service is ours that was ours when we looked last, but somebody else has been master of its VIP in between, while we were
+    /// busy. So slots and records were used where we did not see it, as before any other takeover: none of them is as old as it looks.
+    ///
+    /// What the peer would have told of its time as the owner, we have passed over, or pass over now. It notices by itself that it is not the
+    /// owner any more, and asks for everything.
+    fn lose_unseen(&mut self, index: usize) {
+        let (Some(service), Some(planned)) = (self.config.services.get(index), self.plan.services.get(index))
+        else {
+            return;
+        };
+        if self.pair.running.is_some() {
+            tracing::info!(service = service.name, "did not own the service for a moment");
+            self.placement.follow(planned.entry.id);
+        }
     }
 
     /// We own a service from now on.

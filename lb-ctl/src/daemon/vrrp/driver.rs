@@ -30,7 +30,7 @@ use crate::{
     core::{
         cause::chain,
         config::{Vrrp, same_routers, vrrp_groups},
-        vrrp::{Place, Script, Subject},
+        vrrp::Place,
     },
     daemon::controller::{REFRESH, until},
 };
@@ -61,6 +61,8 @@ pub(super) struct Driver {
     order: Vec<String>,
     /// The VIPs of all instances and services.
     shared: BTreeSet<IpAddr>,
+    /// With a peer: for how long whoever was master leaves others alone.
+    grace: Option<Duration>,
     dependencies: Dependencies,
     notifier: Notifier,
     /// What is known of the host.
@@ -103,7 +105,7 @@ impl Driver {
                 report = driver.reports.recv() => {
                     let Some(report) = report else {
                         driver.leave();
-                        driver.hands_are_done(u64::MAX);
+                        driver.hands_are_gone();
                         anyhow::bail!("VRRP's second thread, which puts addresses on interfaces, has ended");
                     };
                     driver.on_report(report);
@@ -126,17 +128,34 @@ impl Driver {
         notifier: Notifier,
         [pulse, hands_pulse]: [Pulse; 2],
     ) -> anyhow::Result<Self> {
+        let events = Box::new(Watch::start()?.events());
         let (hands, reports) = Hands::start(hands_pulse)?;
         Ok(Self {
+            events: Some(events),
+            ..Self::idle(hands, reports, board, dependencies, notifier, pulse)
+        })
+    }
+
+    /// One with nothing to do yet, which does not listen to the kernel.
+    fn idle(
+        hands: Hands,
+        reports: mpsc::UnboundedReceiver<Report>,
+        board: Board,
+        dependencies: Dependencies,
+        notifier: Notifier,
+        pulse: Pulse,
+    ) -> Self {
+        Self {
             hands,
             reports,
-            events: Some(Box::new(Watch::start()?.events())),
+            events: None,
             pulse,
             epoch: Instant::now(),
             groups: Vec::new(),
             beginning: Vec::new(),
             order: Vec::new(),
             shared: BTreeSet::new(),
+            grace: None,
             dependencies,
             notifier,
             surroundings: None,
@@ -147,7 +166,7 @@ impl Driver {
             ended: Vec::new(),
             waiting: Vec::new(),
             board,
-        })
+        }
     }
 
     fn now(&self) -> Duration {
@@ -204,9 +223,11 @@ impl Driver {
             Order::Follow {
                 instances,
                 shared,
+                grace,
                 left,
             } => {
                 self.shared = shared;
+                self.grace = grace;
                 self.follow(instances);
                 let round = self.want();
                 self.waiting.push((round, left));
@@ -219,16 +240,17 @@ impl Driver {
                 self.dependencies.healthy = healthy;
                 self.examine();
             }
-            Order::Behind(is_behind) => {
-                self.dependencies.is_behind = is_behind;
+            Order::Know(knowledge) => {
                 for running in &mut self.groups {
-                    running.set_behind(is_behind);
+                    running.take_in_knowledge(&knowledge);
                 }
+                self.dependencies.knowledge = knowledge;
             }
             Order::Script(script, verdict) => {
-                self.dependencies.scripts.insert(script, verdict);
-                self.examine();
-                self.publish();
+                if self.dependencies.take_in(script, verdict) {
+                    self.examine();
+                    self.publish();
+                }
             }
             Order::Stop => {}
         }
@@ -236,11 +258,7 @@ impl Driver {
 
     fn follow(&mut self, configured: Vec<Vrrp>) {
         self.order = configured.iter().map(|instance| instance.name.clone()).collect();
-        let is_tracked = |script: &Script| {
-            let mut tracks = configured.iter().flat_map(|instance| &instance.track);
-            tracks.any(|track| matches!(&track.subject, Subject::Script(it) if it == script))
-        };
-        self.dependencies.scripts.retain(|script, _| is_tracked(script));
+        self.dependencies.track(&configured);
         let mut groups = vrrp_groups(configured);
         let now = self.now();
         for mut running in std::mem::take(&mut self.groups) {
@@ -249,6 +267,8 @@ impl Driver {
                 .position(|group| same_routers(running.configs(), group));
             if let Some(place) = same {
                 running.reconfigure(groups.swap_remove(place), now);
+                running.set_grace(self.grace);
+                running.take_in_knowledge(&self.dependencies.knowledge);
                 self.groups.push(running);
             } else {
                 running.stop(now);
@@ -288,7 +308,8 @@ impl Driver {
             }
             let now = self.now();
             if let Some(mut running) = Running::begin(instances, self.notifier.clone(), now) {
-                running.set_behind(self.dependencies.is_behind);
+                running.set_grace(self.grace);
+                running.take_in_knowledge(&self.dependencies.knowledge);
                 self.groups.push(running);
             }
         }
@@ -355,7 +376,7 @@ impl Driver {
                 tracing::error!("VRRP cannot see the host: {cause}");
                 // Groups begin without an address to send from: at fault.
                 self.begin(round);
-                self.hands_are_done(round);
+                // Hooks wait: nothing has been done, and it is tried again.
                 self.answer(round, &Err(cause));
             }
         }
@@ -375,6 +396,14 @@ impl Driver {
             running.hands_are_done(round);
         }
         self.ended.retain(Running::has_notices);
+    }
+
+    /// Hooks need not wait for them any more.
+    fn hands_are_gone(&mut self) {
+        for running in self.groups.iter_mut().chain(&mut self.ended) {
+            running.hands_are_gone();
+        }
+        self.ended.clear();
     }
 
     fn settled(&mut self, round: u64, not_removed: &BTreeMap<Place, String>) {
@@ -510,7 +539,7 @@ impl Driver {
     async fn stop(&mut self) -> anyhow::Result<()> {
         let released = self.release().await;
         // Also if the addresses would not go.
-        self.hands_are_done(u64::MAX);
+        self.hands_are_gone();
         released
     }
 
@@ -590,3 +619,6 @@ async fn next_arrival(groups: &[Running]) -> (usize, usize, Result<Incoming, Vrr
     }
     select_all(arrivals).await.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,8 @@ pub(super) struct Part {
     pub(super) name: String,
     pub(super) interface: String,
     pub(super) endpoint: Endpoint,
+    /// Which try at its sockets this is: those of an earlier one are of no use.
+    pub(super) attempt: u32,
     pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether these are on an interface of the virtual router's own.
     pub(super) has_virtual_mac: bool,
@@ -130,6 +132,14 @@ impl Hands {
         Ok((Self { wanted, closing }, reported))
     }
 
+    /// The end of a thread that there is not.
+    #[cfg(test)]
+    pub(super) fn of_a_test() -> (Self, mpsc::UnboundedReceiver<Report>) {
+        let (wanted, _) = watch::channel(Wanted::default());
+        let ((closing, _), (_, reported)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        (Self { wanted, closing }, reported)
+    }
+
     /// This is wanted from now on.
     pub(super) fn want(&self, wanted: Wanted) {
         self.wanted.send_replace(wanted);
@@ -149,8 +159,8 @@ struct Work {
     reports: mpsc::UnboundedSender<Report>,
     pulse: Pulse,
     holdings: Holdings,
-    /// What has been opened, and on which interface.
-    open: BTreeMap<Id, (u32, Endpoint)>,
+    /// What has been opened: on which interface, and in which try.
+    open: BTreeMap<Id, (u32, Endpoint, u32)>,
     /// The instances and interfaces that have been searched for what an earlier run has left.
     searched: BTreeSet<(Id, u32)>,
     /// The interfaces of which virtual ones without an instance are removed: all on which there has been an instance.
@@ -253,10 +263,11 @@ impl Work {
                 places.extend(part.addresses.iter().map(place).map(|it| (it, part.name.clone())));
                 needed.extend(part.virtual_interface(link));
             }
-            if link.interface.mac.is_some() && self.open.get(&id) != Some(&(index, part.endpoint)) {
+            let sockets = (index, part.endpoint, part.attempt);
+            if link.interface.mac.is_some() && self.open.get(&id) != Some(&sockets) {
                 let new = Opened::open(&part.interface, index, part.endpoint);
                 if new.is_ok() {
-                    self.open.insert(id, (index, part.endpoint));
+                    self.open.insert(id, sockets);
                 }
                 opened.push((id, new));
             }

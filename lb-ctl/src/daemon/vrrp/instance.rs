@@ -49,6 +49,8 @@ pub(super) struct Instance {
     port: Option<Port>,
     /// Why there is no port, though there is an interface.
     closed: Option<String>,
+    /// How often sockets have been opened that could not be listened to.
+    failed_attempts: u32,
     /// The addresses that are where they belong, as far as is known.
     there: BTreeSet<IpAddr>,
     /// When the log was told last what is wrong, by kind: a flood must not fill it.
@@ -76,6 +78,7 @@ impl Instance {
             taking: Taking::default(),
             port: None,
             closed: None,
+            failed_attempts: 0,
             there: BTreeSet::new(),
             complaints: BTreeMap::new(),
         }
@@ -83,10 +86,16 @@ impl Instance {
 
     /// Goes on with another configuration of the same virtual router.
     pub(super) fn reconfigure(&mut self, config: Vrrp) {
-        self.acceptor = acceptor(&config);
+        if config == self.config {
+            return;
+        }
+        let acceptor = acceptor(&config);
+        if acceptor.addresses != self.acceptor.addresses {
+            // Others may be had where those could not.
+            self.taking = Taking::default();
+        }
+        self.acceptor = acceptor;
         self.config = config;
-        // Perhaps that was changed on account of it.
-        self.taking = Taking::default();
         self.forget_complaints();
     }
 
@@ -104,6 +113,7 @@ impl Instance {
                 is_ipv4: self.config.is_ipv4(),
                 is_multicast: self.is_multicast(),
             },
+            attempt: self.failed_attempts,
             addresses: self.acceptor.addresses.clone(),
             has_virtual_mac: self.config.has_virtual_mac,
             holds,
@@ -118,10 +128,14 @@ impl Instance {
     pub(super) fn open(&mut self, opened: Result<Opened, VrrpError>, hands: &Hands) {
         self.close(hands);
         let listening = opened.and_then(|opened| {
+            let channel = Channel::listen(opened.sockets).inspect_err(|_| {
+                // Whoever has opened them does not know: the next look says so, and they are opened anew.
+                self.failed_attempts = self.failed_attempts.wrapping_add(1);
+            })?;
             Ok(Port {
                 index: opened.index,
                 mac: Mac::default(),
-                channel: Channel::listen(opened.sockets)?,
+                channel,
                 announcer: opened.announcer,
             })
         });

@@ -12,6 +12,8 @@ mod programs;
 mod pulse;
 mod running;
 mod scripts;
+#[cfg(test)]
+mod testing;
 mod timer;
 
 use std::{
@@ -33,11 +35,13 @@ use crate::{
     core::{
         cause::chain,
         config::{Config, Vrrp},
+        role::GRACE,
         status::VrrpStatus,
-        vrrp::{Script, State},
+        vrrp::{Script, Subject},
     },
 };
 use driver::Driver;
+use hands::Id;
 use programs::{Notifier, Programs};
 use pulse::Pulse;
 use scripts::Verdict;
@@ -58,8 +62,45 @@ struct Dependencies {
     healthy: Healthy,
     /// What scripts say; nothing of those that have not said anything yet.
     scripts: BTreeMap<Script, Verdict>,
-    /// Whether a master may know connections that we have not been told of.
-    is_behind: bool,
+    /// The scripts that instances depend on.
+    tracked: BTreeSet<Script>,
+    knowledge: Knowledge,
+}
+
+/// What the controller knows of connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Knowledge {
+    /// The VIPs of services of which a master may know connections that we have not been told of.
+    pub(super) behind: BTreeSet<IpAddr>,
+    /// Who was master, as far as it had been noticed.
+    pub(super) seen: Tenures,
+}
+
+impl Dependencies {
+    /// These instances depend on scripts, and no others.
+    fn track(&mut self, instances: &[Vrrp]) {
+        self.tracked = scripts(instances);
+        self.scripts.retain(|script, _| self.tracked.contains(script));
+    }
+
+    /// A script says something. Returns whether that matters: it may have been on its way while the configuration changed.
+    fn take_in(&mut self, script: Script, verdict: Verdict) -> bool {
+        let is_tracked = self.tracked.contains(&script);
+        if is_tracked {
+            self.scripts.insert(script, verdict);
+        }
+        is_tracked
+    }
+}
+
+/// The scripts that these instances depend on.
+fn scripts(instances: &[Vrrp]) -> BTreeSet<Script> {
+    let tracks = instances.iter().flat_map(|instance| &instance.track);
+    let scripts = tracks.filter_map(|track| match &track.subject {
+        Subject::Script(script) => Some(script.clone()),
+        Subject::Link(_) | Subject::Xdp | Subject::Service { .. } => None,
+    });
+    scripts.collect()
 }
 
 /// What the controller wants of the thread.
@@ -70,6 +111,8 @@ enum Order {
         instances: Vec<Vrrp>,
         /// The VIPs of all instances and services.
         shared: BTreeSet<IpAddr>,
+        /// With a peer: for how long whoever was master leaves others alone.
+        grace: Option<Duration>,
         /// Where to say when those that are gone have left their addresses.
         left: oneshot::Sender<Left>,
     },
@@ -77,8 +120,8 @@ enum Order {
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
     Healthy(Healthy),
-    /// A master may know connections that we have not been told of, or does not any more.
-    Behind(bool),
+    /// Of other services a master may know connections that we have not been told of; or something has been noticed.
+    Know(Knowledge),
     /// A script says something else than before.
     Script(Script, Verdict),
     /// End, leaving the addresses to others.
@@ -88,10 +131,25 @@ enum Order {
 /// Whether addresses have been left, or why not.
 type Left = Result<(), String>;
 
+/// How it stands with an address: whether its instance is master, and for the how many-th time. Whoever looks twice and finds the same has
+/// missed nothing: nobody else can have been master in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tenure {
+    instance: Id,
+    /// How often it has become master.
+    number: u64,
+    /// Whether it is, or has been.
+    pub(super) lasts: bool,
+}
+
+/// The addresses of all instances.
+pub(super) type Tenures = BTreeMap<IpAddr, Tenure>;
+
 /// What is known of an instance.
 #[derive(Clone, Debug)]
 struct Snapshot {
     status: VrrpStatus,
+    tenure: Tenure,
     /// When it came into its state.
     since: Instant,
     /// The zero of the machines' time.
@@ -103,8 +161,7 @@ struct Snapshot {
 #[derive(Clone, Debug, Default)]
 struct Board {
     snapshots: Arc<Mutex<Vec<Snapshot>>>,
-    /// The addresses of the instances that are master.
-    held: watch::Sender<BTreeSet<IpAddr>>,
+    tenures: watch::Sender<Tenures>,
 }
 
 impl Board {
@@ -114,15 +171,15 @@ impl Board {
     }
 
     fn set(&self, snapshots: Vec<Snapshot>) {
-        let is_master = |snapshot: &&Snapshot| snapshot.status.state == State::Master.to_string();
-        let masters = snapshots.iter().filter(is_master);
-        let held: BTreeSet<IpAddr> = masters
-            .flat_map(|snapshot| snapshot.status.addresses.iter().copied())
-            .collect();
+        let of_instance = |snapshot: &Snapshot| {
+            let (tenure, addresses) = (snapshot.tenure, snapshot.status.addresses.clone());
+            addresses.into_iter().map(move |address| (address, tenure))
+        };
+        let tenures: Tenures = snapshots.iter().flat_map(of_instance).collect();
         *self.lock() = snapshots;
-        self.held.send_if_modified(|before| {
-            let is_news = *before != held;
-            *before = held;
+        self.tenures.send_if_modified(|before| {
+            let is_news = *before != tenures;
+            *before = tenures;
             is_news
         });
     }
@@ -134,7 +191,7 @@ pub(super) struct Instances {
     thread: Option<Thread>,
     board: Board,
     healthy: Healthy,
-    is_behind: bool,
+    knowledge: Knowledge,
     told: hooks::Tally,
     followed: Followed,
 }
@@ -150,6 +207,7 @@ enum Followed {
     This {
         instances: Vec<Vrrp>,
         shared: BTreeSet<IpAddr>,
+        grace: Option<Duration>,
     },
 }
 
@@ -193,6 +251,7 @@ impl Instances {
         thread.order(Order::Follow {
             instances: config.vrrp.clone(),
             shared: config.shared_addresses(),
+            grace: grace(config),
             left: sender,
         })?;
         thread.programs.follow(&config.vrrp)?;
@@ -205,8 +264,8 @@ impl Instances {
     fn dependencies(&self) -> Dependencies {
         Dependencies {
             healthy: self.healthy.clone(),
-            scripts: BTreeMap::new(),
-            is_behind: self.is_behind,
+            knowledge: self.knowledge.clone(),
+            ..Dependencies::default()
         }
     }
 
@@ -222,14 +281,14 @@ impl Instances {
         }
     }
 
-    /// Tells whether a master may know connections that we have not been told of, if that is news: then we leave it alone.
-    pub(super) fn set_behind(&mut self, is_behind: bool) -> anyhow::Result<()> {
-        if self.is_behind == is_behind {
+    /// Tells of which services a master may know connections that we have not been told of, if that is news: then we leave it alone.
+    pub(super) fn set_knowledge(&mut self, knowledge: Knowledge) -> anyhow::Result<()> {
+        if self.knowledge == knowledge {
             return Ok(());
         }
-        self.is_behind = is_behind;
+        self.knowledge = knowledge;
         match &self.thread {
-            Some(thread) => thread.order(Order::Behind(is_behind)),
+            Some(thread) => thread.order(Order::Know(self.knowledge.clone())),
             None => Ok(()),
         }
     }
@@ -265,14 +324,15 @@ impl Instances {
         status.collect()
     }
 
-    /// The addresses of the instances that are master.
-    pub(super) fn held(&self) -> BTreeSet<IpAddr> {
-        self.board.held.borrow().clone()
+    /// Which addresses are ours, and since which time that we have become master. Between two looks a master may have lost them and
+    /// have come by them again, which shows in that.
+    pub(super) fn tenures(&self) -> Tenures {
+        self.board.tenures.borrow().clone()
     }
 
-    /// Tells of changes of what is [held](Self::held).
-    pub(super) fn holdings(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
-        self.board.held.subscribe()
+    /// Tells of changes of [tenures](Self::tenures), several at once if nobody looks.
+    pub(super) fn changes(&self) -> watch::Receiver<Tenures> {
+        self.board.tenures.subscribe()
     }
 
     /// Whether there is a thread, to which the addresses of instances belong.
@@ -329,6 +389,11 @@ impl Instances {
     }
 }
 
+/// For how long whoever was master leaves others alone.
+fn grace(config: &Config) -> Option<Duration> {
+    config.peer.as_ref().map(|_| GRACE)
+}
+
 fn milliseconds(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
@@ -338,6 +403,7 @@ impl Followed {
         Self::This {
             instances: config.vrrp.clone(),
             shared: config.shared_addresses(),
+            grace: grace(config),
         }
     }
 }
@@ -379,19 +445,7 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::core::config::{HostDefaults, parse};
-
-    fn config(vrrp: &str) -> Config {
-        let text = format!(
-            "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
-             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{vrrp}"
-        );
-        let host = HostDefaults {
-            node_name: "lb".into(),
-        };
-        parse("lb.toml", &text, &host).unwrap()
-    }
+    use super::{running::Running, testing::config, *};
 
     fn with_instance() -> Config {
         config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
@@ -444,6 +498,32 @@ mod tests {
         assert!(!instances.lag_behind(&with_instance()));
         // A reload that has failed before it came to this.
         assert!(instances.lag_behind(&config("")));
+    }
+
+    #[test]
+    fn whoever_looks_seldom_sees_that_a_master_was_none_in_between() {
+        let board = Board::default();
+        let vip = IpAddr::from([10, 0, 0, 99]);
+        let (mut running, _) = testing::backup(testing::instance(""), Duration::ZERO);
+        let epoch = Instant::now();
+        let publish = |running: &mut Running| board.set(running.snapshots(epoch).collect());
+        publish(&mut running);
+        let mut changes = board.tenures.subscribe();
+        let mut look = || changes.borrow_and_update()[&vip];
+        let first = look();
+        assert!(!first.lasts);
+        running.pass(Duration::from_secs(10));
+        publish(&mut running);
+        let second = look();
+        assert!(second.lasts && second != first);
+        running.hand_over(Duration::from_secs(20)).unwrap();
+        publish(&mut running);
+        running.pass(Duration::from_secs(30));
+        publish(&mut running);
+        let third = look();
+        assert!(third.lasts && third != second);
+        publish(&mut running);
+        assert_eq!(look(), third);
     }
 
     #[tokio::test]

@@ -12,9 +12,11 @@ use super::{
     hooks::{Hooks, Tally},
     scripts::Scripts,
 };
+#[cfg(test)]
+use crate::core::vrrp::State;
 use crate::core::{
     config::Vrrp,
-    vrrp::{Hook, Notice, Script, Subject, Transition},
+    vrrp::{Hook, Notice, Script, Transition},
 };
 
 /// How long the end of the daemon waits for hooks.
@@ -62,14 +64,8 @@ impl Programs {
 
     /// Runs the scripts that these instances depend on, each once, and no others.
     pub(super) fn follow(&self, instances: &[Vrrp]) -> anyhow::Result<()> {
-        let tracks = instances.iter().flat_map(|instance| &instance.track);
-        let scripts = tracks.filter_map(|track| match &track.subject {
-            Subject::Script(script) => Some(script.clone()),
-            Subject::Link(_) | Subject::Xdp | Subject::Service { .. } => None,
-        });
-        let job = Job::Watch(scripts.collect());
         self.jobs
-            .send(job)
+            .send(Job::Watch(super::scripts(instances)))
             .ok()
             .context("the thread of VRRP's scripts and hooks has ended")
     }
@@ -105,6 +101,33 @@ impl Notifier {
                 "notify is not told: the thread of VRRP's scripts and hooks has ended"
             );
         }
+    }
+}
+
+/// What hooks would be told.
+#[cfg(test)]
+pub(super) struct Overheard(mpsc::UnboundedReceiver<Job>);
+
+#[cfg(test)]
+impl Notifier {
+    /// One that tells nobody else.
+    pub(super) fn overheard() -> (Self, Overheard) {
+        let (jobs, received) = mpsc::unbounded_channel();
+        (Self(jobs), Overheard(received))
+    }
+}
+
+#[cfg(test)]
+impl Overheard {
+    /// The states of which hooks have been told since it was asked last.
+    pub(super) fn states(&mut self) -> Vec<State> {
+        let mut states = Vec::new();
+        while let Ok(job) = self.0.try_recv() {
+            if let Job::Tell(_, notice) = job {
+                states.push(notice.transition.to);
+            }
+        }
+        states
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Dependencies, Notifier, Snapshot,
+    Dependencies, Knowledge, Notifier, Snapshot, Tenure,
     hands::{Hands, Id, Part, Surroundings},
     hooks,
     instance::Instance,
@@ -21,7 +21,7 @@ use crate::{
         config::Vrrp,
         interface::format_mac,
         status::{RejectedStatus, VrrpStatus},
-        vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition},
+        vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition, Untold},
     },
 };
 
@@ -33,9 +33,7 @@ pub(super) struct Running {
     previous: Option<State>,
     notifier: Notifier,
     /// Changes of which hooks are told once the addresses are where they belong.
-    untold: Vec<Transition>,
-    /// The round in which they will be there, if the hands have been told.
-    told_in: Option<u64>,
+    untold: Untold,
     /// Addresses are to be put on or taken off.
     needs_hands: bool,
     /// Something has changed that can be told.
@@ -55,15 +53,31 @@ impl Running {
             transitions: BTreeMap::new(),
             previous: None,
             notifier,
-            untold: Vec::new(),
-            told_in: None,
+            untold: Untold::default(),
             needs_hands: false,
             is_news: true,
         })
     }
 
-    pub(super) fn set_behind(&mut self, is_behind: bool) {
-        self.group.set_behind(is_behind);
+    /// Says for how long it leaves masters alone after it was one, if nothing is [known](Self::take_in_knowledge) by then.
+    pub(super) fn set_grace(&mut self, grace: Option<Duration>) {
+        self.group.set_grace(grace);
+    }
+
+    /// Takes in what the controller knows of connections. Whether a master has to be left alone is a matter of this group's own addresses.
+    pub(super) fn take_in_knowledge(&mut self, knowledge: &Knowledge) {
+        let mut own = self.instances.iter().flat_map(|instance| {
+            let tenure = self.tenure(instance);
+            let addresses = instance.config.addresses.iter();
+            addresses.map(move |address| (address, tenure))
+        });
+        let is_behind = own.clone().any(|(address, _)| knowledge.behind.contains(address));
+        let has_seen =
+            own.all(|(address, tenure)| tenure.number == 0 || knowledge.seen.get(address) == Some(&tenure));
+        // A controller that takes us for the master still, or for the one before, knows nothing of the one since.
+        if is_behind || has_seen {
+            self.group.set_behind(is_behind);
+        }
     }
 
     pub(super) fn instances(&self) -> &[Instance] {
@@ -97,16 +111,19 @@ impl Running {
 
     /// The hands do what it needs in this round.
     pub(super) fn hands_work(&mut self, round: u64) {
-        if !self.untold.is_empty() {
-            self.told_in.get_or_insert(round);
-        }
+        self.untold.ordered(round);
     }
 
     /// The hands have done what they were to do in this round, as far as they could.
     pub(super) fn hands_are_done(&mut self, round: u64) {
-        if self.told_in.is_some_and(|told_in| told_in <= round) {
-            self.tell_hooks();
-        }
+        self.untold.done(round);
+        self.tell_hooks();
+    }
+
+    /// The hands do nothing any more: hooks are told all the same.
+    pub(super) fn hands_are_gone(&mut self) {
+        self.untold.give_up();
+        self.tell_hooks();
     }
 
     /// Whether hooks wait for the hands.
@@ -115,8 +132,7 @@ impl Running {
     }
 
     fn tell_hooks(&mut self) {
-        self.told_in = None;
-        for transition in std::mem::take(&mut self.untold) {
+        while let Some(transition) = self.untold.take() {
             for (number, instance) in self.instances.iter().enumerate() {
                 let priority = self.group.member(number).map_or(0, |member| member.priority);
                 self.notifier.tell(&instance.config, &transition, priority);
@@ -136,6 +152,15 @@ impl Running {
 
     fn is_master(&self) -> bool {
         self.group.state() == State::Master
+    }
+
+    /// How it stands with the addresses of an instance.
+    fn tenure(&self, instance: &Instance) -> Tenure {
+        Tenure {
+            instance: instance.id,
+            number: self.transitions.get(&State::Master).copied().unwrap_or(0),
+            lasts: self.is_master(),
+        }
     }
 
     /// When [`pass`](Self::pass) is to be called next.
@@ -288,6 +313,9 @@ impl Running {
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
+        let moves_addresses = actions
+            .iter()
+            .any(|action| matches!(action, Action::Take | Action::Release));
         for action in actions {
             match action {
                 Action::Advertise { member, priority } => {
@@ -303,7 +331,7 @@ impl Running {
                 }
                 Action::Changed(transition) => {
                     self.tell(&transition);
-                    self.untold.push(transition);
+                    self.untold.push(transition, moves_addresses);
                 }
             }
         }
@@ -312,9 +340,7 @@ impl Running {
                 .timer
                 .set(self.group.member(number).and_then(|member| member.due));
         }
-        if !self.needs_hands && self.told_in.is_none() {
-            self.tell_hooks();
-        }
+        self.tell_hooks();
     }
 
     fn tell(&mut self, transition: &Transition) {
@@ -356,6 +382,7 @@ impl Running {
                 packets: *packets,
             });
             Snapshot {
+                tenure: this.tenure(instance),
                 status: VrrpStatus {
                     name: name.clone(),
                     state: this.group.state().to_string(),
@@ -413,3 +440,6 @@ pub(super) fn interfaces(instance: &Instance) -> impl Iterator<Item = String> {
         });
     tracked.chain([instance.config.interface.clone()])
 }
+
+#[cfg(test)]
+mod tests;

@@ -100,8 +100,12 @@ pub struct Group {
     start_at: Option<Time>,
     /// An operator has handed over: whoever is master stays so.
     yields: bool,
-    /// A master knows connections that this balancer does not: whoever is master stays so.
+    /// A master may know connections that this balancer does not: whoever is master stays so.
     is_behind: bool,
+    /// With a peer: for how long after it was master itself that is taken for granted.
+    grace: Option<Duration>,
+    /// Until when it is, unless somebody knows better.
+    behind_until: Option<Time>,
     announcements: Announcements,
 }
 
@@ -118,6 +122,8 @@ impl Group {
             start_at: Some(now.saturating_add(policy.start_delay)),
             yields: false,
             is_behind: false,
+            grace: None,
+            behind_until: None,
             announcements: Announcements::default(),
         }
     }
@@ -142,10 +148,24 @@ impl Group {
         self.yields
     }
 
-    /// Says whether a master may know connections that we have not been told of. While it may, we leave any master alone, and not even
-    /// who owns the addresses begins as master. Nobody is waited for who is silent.
+    /// Says whether a master may know connections that we have not been told of: by what is known since we were master last, if we were.
+    /// While it may, we leave any master alone, and not even who owns the addresses begins as master. Nobody is waited for who is silent.
     pub fn set_behind(&mut self, is_behind: bool) {
         self.is_behind = is_behind;
+        self.behind_until = None;
+    }
+
+    /// With a peer, whoever has been master is behind from that moment on: the next one knows more at once. For so long nobody needs to
+    /// [say so](Self::set_behind), who may be busy.
+    pub fn set_grace(&mut self, grace: Option<Duration>) {
+        self.grace = grace;
+        if grace.is_none() {
+            self.behind_until = None;
+        }
+    }
+
+    fn is_behind(&self, now: Time) -> bool {
+        self.is_behind || self.behind_until.is_some_and(|until| now < until)
     }
 
     /// What can be told of a member; `None` if there is none of this number.
@@ -217,7 +237,7 @@ impl Group {
     /// An advertisement has come in for a member.
     pub fn heard(&mut self, member: usize, heard: Heard, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        let tolerant = !self.policy.preempt || self.yields || self.is_behind;
+        let tolerant = !self.policy.preempt || self.yields || self.is_behind(now);
         let Some(it) = self.members.get_mut(member) else {
             return actions;
         };
@@ -341,7 +361,7 @@ impl Group {
         if let Some(what) = self.fault() {
             let what = Cause::Fault(what.to_owned());
             self.enter(State::Fault, what, now, actions);
-        } else if self.members.iter().all(Member::is_owner) && !self.is_behind {
+        } else if self.members.iter().all(Member::is_owner) && !self.is_behind(now) {
             self.become_master(Cause::Owner, now, actions);
         } else {
             self.enter_backup(cause, now, actions);
@@ -423,6 +443,9 @@ impl Group {
             at: now,
             cause: cause.clone(),
         }));
+        if self.state == State::Master {
+            self.behind_until = self.grace.map(|grace| now.saturating_add(grace));
+        }
         self.state = state;
         self.since = now;
         self.cause = cause;

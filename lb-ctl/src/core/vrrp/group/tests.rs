@@ -324,6 +324,75 @@ fn who_owns_the_addresses_but_is_behind_listens_first() {
 }
 
 #[test]
+fn who_was_master_is_behind_until_somebody_knows_better_but_not_for_ever() {
+    const GRACE: Duration = Duration::from_secs(30);
+    // It goes back, and then hears only somebody worse: preempting would be its right.
+    let gone_back = |grace| {
+        let (mut group, began) = master(POLICY, 128);
+        group.set_grace(grace);
+        group.heard(0, heard(3, 200), began);
+        assert_eq!(group.state(), State::Backup);
+        (group, began)
+    };
+    let preempts_at = |group: &Group, began: Time| {
+        let mut group = group.clone();
+        (1..400).map(|step| began + INTERVAL * step).find(|now| {
+            group.heard(0, heard(3, 100), *now);
+            group.pass(*now);
+            group.state() == State::Master
+        })
+    };
+    let (group, began) = gone_back(None);
+    let at_once = preempts_at(&group, began).unwrap();
+    assert!(at_once < began + INTERVAL * 5);
+    let (mut group, began) = gone_back(Some(GRACE));
+    let late = preempts_at(&group, began).unwrap();
+    assert!(
+        late >= began + GRACE && late < began + GRACE + INTERVAL * 5,
+        "{late:?}"
+    );
+    let mut told = group.clone();
+    told.set_behind(true);
+    assert_eq!(
+        preempts_at(&told, began),
+        None,
+        "whoever says so may say so for longer"
+    );
+    told.set_behind(false);
+    assert_eq!(preempts_at(&told, began), Some(at_once));
+    // Nobody is waited for who is silent.
+    let silent = group.due().unwrap();
+    group.pass(silent);
+    assert_eq!(group.state(), State::Master);
+}
+
+#[test]
+fn who_owns_the_addresses_and_comes_back_from_a_fault_listens_first_if_there_is_a_peer() {
+    for (grace, expected) in [
+        (None, State::Master),
+        (Some(Duration::from_secs(30)), State::Backup),
+    ] {
+        let mut group = Group::new(POLICY, [(settings(255), conditions(2))], ms(0));
+        let began = ms(0);
+        group.pass(began);
+        assert_eq!(group.state(), State::Master);
+        group.set_grace(grace);
+        let broken = Conditions {
+            fault: Some("broken".into()),
+            ..conditions(2)
+        };
+        group.conditions(0, broken, began);
+        assert_eq!(group.state(), State::Fault);
+        group.conditions(0, conditions(2), began + INTERVAL);
+        assert_eq!(group.state(), expected);
+        if let Some(silent) = group.due() {
+            group.pass(silent);
+        }
+        assert_eq!(group.state(), State::Master, "if nobody else is");
+    }
+}
+
+#[test]
 fn of_two_masters_the_lower_priority_then_the_lower_address_goes_back() {
     for (rival, yields) in [
         (heard(3, 129), true),

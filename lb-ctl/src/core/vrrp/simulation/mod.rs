@@ -43,6 +43,8 @@ struct Setup {
     policy: Policy,
     /// One for each member.
     settings: Vec<Settings>,
+    /// With a peer: how long it leaves masters alone after it was one.
+    grace: Option<Duration>,
 }
 
 struct Node {
@@ -134,7 +136,9 @@ impl World {
         let node = &mut self.nodes[number];
         if node.group.is_none() {
             let members = node.setup.settings.iter().copied().zip(node.conditions.clone());
-            node.group = Some(Group::new(node.setup.policy, members, self.now));
+            let mut group = Group::new(node.setup.policy, members, self.now);
+            group.set_grace(node.setup.grace);
+            node.group = Some(group);
             // A daemon takes off what an earlier run has left.
             node.holds = false;
             node.asleep_until = self.now;

@@ -22,6 +22,7 @@ fn setup(policy: Policy, priorities: &[u8], centiseconds: u16) -> Setup {
     Setup {
         policy,
         settings: priorities.iter().map(settings).collect(),
+        grace: None,
     }
 }
 
@@ -238,16 +239,21 @@ fn any_setup(members: usize) -> impl Strategy<Value = Setup> {
         prop_oneof![2 => Just(0_u64), 1 => 0_u64..1500],
         priority,
         1_u16..=20,
+        // It is over when the end is looked at.
+        prop::option::of((0_u64..1500).prop_map(Duration::from_millis)),
     )
         .prop_map(
-            move |(preempt, preempt_delay, start_delay, priority, centiseconds)| {
+            move |(preempt, preempt_delay, start_delay, priority, centiseconds, grace)| {
                 let policy = Policy {
                     preempt,
                     preempt_delay: Duration::from_millis(preempt_delay),
                     start_delay: Duration::from_millis(start_delay),
                     ..POLICY
                 };
-                setup(policy, &vec![priority; members], centiseconds)
+                Setup {
+                    grace,
+                    ..setup(policy, &vec![priority; members], centiseconds)
+                }
             },
         )
 }
@@ -347,6 +353,8 @@ proptest! {
     ) {
         let prompt = |mut setup: Setup| {
             setup.policy = Policy { preempt: setup.policy.preempt, ..POLICY };
+            // However long: a master that is left alone is one.
+            setup.grace = setup.grace.map(|_| Duration::from_secs(30));
             setup
         };
         let setups: Vec<Setup> = setups.into_iter().map(prompt).collect();

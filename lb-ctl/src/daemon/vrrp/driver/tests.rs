@@ -1,0 +1,80 @@
+use super::*;
+use crate::{
+    core::vrrp::{State, Subject},
+    daemon::vrrp::{
+        programs::Overheard,
+        testing::{backup, config, instance},
+    },
+};
+
+/// A driver of one group, which is a backup, and what it has hooks told. Its hands are the test's.
+fn driver() -> (Driver, Overheard) {
+    let (hands, reports) = Hands::of_a_test();
+    let (notifier, _) = Notifier::overheard();
+    let dependencies = Dependencies::default();
+    let mut driver = Driver::idle(
+        hands,
+        reports,
+        Board::default(),
+        dependencies,
+        notifier,
+        Pulse::new(),
+    );
+    let (running, told) = backup(instance(""), Duration::ZERO);
+    driver.groups.push(running);
+    (driver, told)
+}
+
+/// Of so much time that nobody else can be master.
+fn become_master(driver: &mut Driver) {
+    driver.groups[0].pass(Duration::from_secs(10));
+    driver.attend();
+}
+
+#[tokio::test]
+async fn hooks_wait_while_the_host_cannot_be_seen() {
+    let (mut driver, mut told) = driver();
+    become_master(&mut driver);
+    told.states();
+    let round = driver.round;
+    let cause = "no buffer space".to_owned();
+    driver.on_report(Report::Blind { round, cause });
+    assert_eq!(told.states(), [], "no address has been put on");
+    driver.on_report(Report::Settled {
+        round,
+        there: BTreeSet::new(),
+        not_added: BTreeMap::new(),
+        not_removed: BTreeMap::new(),
+    });
+    assert_eq!(told.states(), [State::Master]);
+}
+
+#[tokio::test]
+async fn what_a_script_says_of_which_nobody_asks_any_more_is_not_kept() {
+    let (mut driver, _) = driver();
+    let tracking = config(
+        "[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n[[vrrp.track]]\nscript = [\"/bin/false\"]\nlower = 10\n",
+    );
+    let Subject::Script(script) = &tracking.vrrp[0].track[0].subject else {
+        panic!("expected a script")
+    };
+    let verdict = || Order::Script(script.clone(), Err("ended with status 1".into()));
+    let follow = |instances: Vec<Vrrp>| {
+        let (left, _) = oneshot::channel();
+        let shared = BTreeSet::new();
+        Order::Follow {
+            instances,
+            shared,
+            grace: None,
+            left,
+        }
+    };
+    driver.obey(follow(tracking.vrrp.clone()));
+    driver.obey(verdict());
+    assert!(driver.dependencies.scripts.contains_key(script));
+    driver.obey(follow(vec![instance("").config]));
+    // It was on its way.
+    driver.obey(verdict());
+    driver.obey(follow(tracking.vrrp.clone()));
+    assert!(driver.dependencies.scripts.is_empty(), "nothing is known yet");
+}
