@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use lb_common::layout::{Slot, VERSION, map};
+use lb_ctl::core::explain::Explanation;
 use lb_ctl::core::status::{BackendStatus, Status};
 
 use super::{HS2_PORT, PATIENCE};
@@ -294,6 +295,13 @@ impl Balancer {
         let output = self.lb_ctl(&["status", "--json"])?;
         ensure!(output.code == Some(0), "lb-ctl status failed: {output:?}");
         serde_json::from_str(&output.stdout).context("the status is not understood")
+    }
+
+    /// What `lb-ctl explain --json` says about a client's port and a service.
+    pub fn explain(&self, client: SocketAddr, service: &str) -> Result<Explanation> {
+        let output = self.lb_ctl(&["explain", &client.to_string(), service, "--json"])?;
+        ensure!(output.code == Some(0), "lb-ctl explain failed: {output:?}");
+        serde_json::from_str(&output.stdout).context("the explanation is not understood")
     }
 
     /// The backends of the first service, as the status shows them.
