@@ -7,6 +7,11 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
+#[path = "pair/homes.rs"]
+mod homes;
+#[path = "pair/killed.rs"]
+mod killed;
+
 use std::io::{Write as _, stderr};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -158,6 +163,19 @@ fn share(connections: u16) -> u16 {
 fn holds(host: &Host, vip: IpAddr) -> bool {
     let addresses = host.run(&["ip", "-o", "addr", "show", "dev", "eth0"]).unwrap();
     addresses.contains(&format!(" {vip}/"))
+}
+
+/// Waits until all of these hosts that know of the address take it to be this balancer's.
+fn wait_until_known(vip: IpAddr, balancer: &Host, hosts: &[Host]) {
+    wait_until("everybody to know the new master", PATIENCE, || {
+        for host in hosts {
+            let known = host.run(&["ip", "neigh", "show", &vip.to_string(), "dev", "eth0"])?;
+            let is_so = known.is_empty() || known.contains(&balancer.mac().to_string());
+            anyhow::ensure!(is_so, "{}: {known}", host.name());
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// The master is killed, and loses its link; comes back, and takes over again.
