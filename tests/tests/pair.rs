@@ -11,6 +11,12 @@
 mod homes;
 #[path = "pair/killed.rs"]
 mod killed;
+#[path = "pair/strangers.rs"]
+mod strangers;
+#[path = "pair/versions.rs"]
+mod versions;
+#[path = "pair/visitor.rs"]
+mod visitor;
 
 use std::io::{Write as _, stderr};
 use std::net::{IpAddr, SocketAddr};
