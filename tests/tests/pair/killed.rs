@@ -129,14 +129,18 @@ fn outlast_the_daemon(forward: &str) {
     expect_unbroken(&mut scene, &mut untold, &mut after, "after it is master again");
     beginning.expect_some_more_to_succeed("after it is master again");
 
-    // Of the short ones, those may have broken that began while nobody told of them.
+    // Of the short ones, those may have broken that began while nobody told of them. Who sends is reset; who has sent everything before the takeover, and
+    // whose answer comes after it, hears nothing.
     for short in beginning.0.short_connections().unwrap() {
         if let Outcome::Failure(failure) = &short.outcome {
             assert!(
                 (told..=known).contains(&short.at_ms),
                 "{short:?}, {told} to {known}"
             );
-            assert_eq!(failure.cause, Cause::Reset, "{short:?}");
+            assert!(
+                matches!(failure.cause, Cause::Reset | Cause::Timeout),
+                "{short:?}"
+            );
         }
     }
     scene.finish();
