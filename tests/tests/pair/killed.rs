@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use lab::balancing::{HS2_PORT, PATIENCE};
+use lab::balancing::{HS2_PORT, PATIENCE, holds};
 use lab::steady::report::{Cause, Outcome, Short};
 use lab::steady::{Steady, client::Options};
 use lab::{Host, wait_until};
 use rustix::process::Signal;
 
-use super::{INTERVAL_MS, Scene, holds, share, wait_until_known};
+use super::{INTERVAL_MS, Scene, share, wait_until_known};
 
 /// How many connections begin in a second, all the time.
 const BEGINNING: u32 = 50;
@@ -92,7 +92,7 @@ fn outlast_the_daemon(forward: &str) {
         wait_until_known(vip, &scene.lab.balancers()[1], hosts);
     }
     let known = beginning.now();
-    let held = |scene: &Scene| [0, 1].map(|number| holds(&scene.lab.balancers()[number], vip));
+    let held = |scene: &Scene| [0, 1].map(|number| holds(&scene.lab.balancers()[number], vip).unwrap());
     assert_eq!(held(&scene), [true, true], "nobody has taken it off");
     scene.expect_unbroken("after the takeover");
     beginning.expect_some_more_to_succeed("after the takeover");
@@ -129,8 +129,8 @@ fn outlast_the_daemon(forward: &str) {
     expect_unbroken(&mut scene, &mut untold, &mut after, "after it is master again");
     beginning.expect_some_more_to_succeed("after it is master again");
 
-    // Of the short ones, those may have broken that began while nobody told of them. Who sends is reset; who has sent everything before the takeover, and
-    // whose answer comes after it, hears nothing.
+    // Of the short ones, those may have broken that began while nobody told of them. Who sends is reset; who has sent everything before
+    // the takeover, and whose answer comes after it, hears nothing.
     for short in beginning.0.short_connections().unwrap() {
         if let Outcome::Failure(failure) = &short.outcome {
             assert!(
