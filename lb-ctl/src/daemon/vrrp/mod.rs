@@ -380,21 +380,10 @@ impl Thread {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{HostDefaults, parse};
-
-    fn config(vrrp: &str) -> Config {
-        let text = format!(
-            "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
-             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{vrrp}"
-        );
-        let host = HostDefaults {
-            node_name: "lb".into(),
-        };
-        parse("lb.toml", &text, &host).unwrap()
-    }
+    use crate::core::config::examples::with_vrrp;
 
     fn with_instance() -> Config {
-        config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
+        with_vrrp("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
     }
 
     /// Instances with a thread that does this instead of VRRP.
@@ -443,7 +432,7 @@ mod tests {
         instances.follow(&with_instance()).await.unwrap();
         assert!(!instances.lag_behind(&with_instance()));
         // A reload that has failed before it came to this.
-        assert!(instances.lag_behind(&config("")));
+        assert!(instances.lag_behind(&with_vrrp("")));
     }
 
     #[tokio::test]
