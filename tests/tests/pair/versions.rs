@@ -60,9 +60,9 @@ fn connections_outlast_an_upgrade_in_the_midst_of_which_the_balancers_cannot_tal
     master.wait_for_line(&trouble, PATIENCE).unwrap();
     scene.expect_unbroken("without a peer to talk to");
 
-    // One that speaks ours too, and has added to its greeting what we do not know, is a peer.
+    // One that speaks ours too, and has more to say in its greeting, a list of names first, is a peer.
     let mut visitor = Visitor::go(&them, ours);
-    visitor.say(&[greeting(1, 100), b"more".to_vec()].concat());
+    visitor.say(&[greeting(1, 100), b"\x01\x04eth0more".to_vec()].concat());
     wait_for_peer(&scene.pair.balancers[0], "a peer of a newer version", |peer| {
         let (node, version) = (peer.node.as_deref(), peer.version.as_deref());
         peer.connected && node == Some("lb9") && version == Some("9.0.0")
