@@ -82,8 +82,7 @@ pub fn tables() -> HostTables {
             current,
             ..Slot::untracked(settled)
         };
-        let key = ServiceKey::tcp(service.ip().into(), service.port());
-        for index in host.services[&key].slot_indices() {
+        for index in host.service(service).slot_indices() {
             host.slots[index as usize] = moved.to_bits();
         }
     }
@@ -189,7 +188,7 @@ fn loaded(host: &HostTables, flows: u32) -> Result<Datapath> {
             _ if target.backend().is_v4() => NAT,
             _ => NAT6,
         };
-        let service = host.services[&ServiceKey::tcp(service.ip().into(), service.port())].id;
+        let service = host.service(service).id;
         // As the backends' addresses follow from the ids of the owner, so do their names.
         let (address, port) = (IpAddr::from(target.backend()), target.port());
         let name = TargetName::new(service, &format!("backend-{address}"), address, port);

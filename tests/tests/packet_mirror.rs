@@ -16,7 +16,7 @@ use lab::emulation::is_emulated;
 use lab::kernel_clock::ticks;
 use lab::mirroring::{self, Follower, Owner, TOLD, theirs};
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, ReturnKey, Service, ServiceKey};
+use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, ReturnKey};
 use lb_common::testing::cases::CLIENT;
 use lb_common::testing::frame::CLIENT_MAC;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, ONE};
@@ -66,12 +66,12 @@ impl Pair {
     }
 
     fn flow(&self, client: SocketAddr, service: SocketAddr) -> FlowKey {
-        FlowKey::new(client.ip().into(), client.port(), entry(&self.host, service).id)
+        FlowKey::new(client.ip().into(), client.port(), self.host.service(service).id)
     }
 
     /// A pass over the owner's records, that many ticks later.
     fn pass(&self, later: u32) {
-        let services = TOLD.map(|it| entry(&self.host, it));
+        let services = TOLD.map(|it| self.host.service(it));
         let census = Census::new(ticks() + later, 100_000, false, services, BTreeSet::new());
         self.owner.kernel.sweep().unwrap().run(census).unwrap();
     }
@@ -124,14 +124,6 @@ impl Pair {
         let expected = self.owner.kernel.test_run(&frame.bytes()).unwrap();
         assert_eq!(self.follower.kernel.test_run(&frame.bytes()).unwrap(), expected);
     }
-}
-
-fn key(service: SocketAddr) -> ServiceKey {
-    ServiceKey::tcp(service.ip().into(), service.port())
-}
-
-fn entry(host: &HostTables, service: SocketAddr) -> Service {
-    host.services[&key(service)]
 }
 
 fn client(service: SocketAddr, number: u8, port: u16) -> SocketAddr {
@@ -201,7 +193,7 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
         pair.connect(client(AFFINE, number, 1000), AFFINE);
     }
     pair.tell();
-    let service = entry(&pair.host, AFFINE).id;
+    let service = pair.host.service(AFFINE).id;
     let key = |number| ClientKey::new(client(AFFINE, number, 0).ip().into(), service);
     for number in 1..5 {
         let home = pair.owner.kernel.affinity(key(number)).unwrap().unwrap();

@@ -10,7 +10,7 @@ use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, Pair};
 use lab::steady::{Steady, start_servers};
 use lab::{Host, Lab, wait_until};
 
-use super::trouble::{ARP, Frames, ask, mac};
+use super::trouble::{ARP, Frames, ask};
 use super::{Dialect, IPV4, IPV6, Keepalived, configuration, wait_for_state};
 
 /// Of virtual router 51.
@@ -200,7 +200,7 @@ fn only_the_virtual_interface_answers_for_the_addresses_and_the_other_for_its_ow
     // The client answers too, when it is asked.
     answers.retain(|(about, _)| [IPV4.vip(&lab), own].contains(about));
     for (about, from) in answers {
-        let expected = if about == own { mac(host) } else { MAC_V4 };
+        let expected = if about == own { host.mac().0 } else { MAC_V4 };
         assert_eq!(from, expected, "about {about}");
     }
     // What the balancer does not forward gets to the host, which answers: nobody listens there.

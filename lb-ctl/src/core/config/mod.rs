@@ -34,6 +34,8 @@ mod virtual_routers;
 mod vrrp;
 
 #[cfg(test)]
+pub(crate) mod examples;
+#[cfg(test)]
 mod tests;
 
 use toml::de::DeTable;

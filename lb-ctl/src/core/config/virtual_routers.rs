@@ -43,17 +43,10 @@ fn routers<'v>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{HostDefaults, parse};
+    use crate::core::config::examples::with_vrrp;
 
     fn instances(text: &str) -> Vec<Vrrp> {
-        let text = format!(
-            "[datapath]\ninterfaces = [\"eth0\", \"eth1\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
-             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{text}"
-        );
-        let host = HostDefaults {
-            node_name: "lb".into(),
-        };
-        parse("lb.toml", &text, &host).unwrap().vrrp
+        with_vrrp(text).vrrp
     }
 
     fn instance(name: &str, vrid: u8, address: &str, more: &str) -> String {
