@@ -3,7 +3,10 @@
 //! The program may be writing to the same tables: a balancer that is not the owner forwards what reaches it. As with the passes over the
 //! records, what can be missed is a packet in the microsecond between our look and our write.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aya::maps::{Array, MapData, MapError};
 use lb_common::{
@@ -116,14 +119,14 @@ impl MirroredTables {
         self.clients.take(key).map(drop)
     }
 
-    /// All flows of a service that have an established record.
-    pub fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, DatapathError> {
-        self.flows.keys(|key| key.service() == service)
+    /// All flows of these services that have an established record. The whole table is passed over.
+    pub fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, DatapathError> {
+        self.flows.keys(|key| services.contains(&key.service()))
     }
 
-    /// All clients of a service of whom something is noted.
-    pub fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, DatapathError> {
-        self.clients.keys(|key| key.service() == service)
+    /// All clients of these services of whom something is noted. The whole table is passed over.
+    pub fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, DatapathError> {
+        self.clients.keys(|key| services.contains(&key.service()))
     }
 
     /// Has all clients of a service of whom something is noted have been there now. For whoever takes over: how long they have been silent is

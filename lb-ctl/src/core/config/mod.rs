@@ -44,7 +44,7 @@ pub use choice::{
 };
 pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
 pub use discovery::{Discovery, Seed};
-pub use document::MAX_WEIGHT;
+pub use document::{MAX_SERVICES, MAX_WEIGHT};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};

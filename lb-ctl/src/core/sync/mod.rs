@@ -19,6 +19,7 @@
 mod changes;
 mod conversation;
 mod inbox;
+mod mirror;
 mod outbox;
 mod slot_set;
 mod wire;
@@ -28,6 +29,7 @@ mod simulation;
 
 pub use changes::Changes;
 pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape};
-pub use inbox::{ApplyError, Inbox, Mirror};
+pub use inbox::{ApplyError, Inbox};
+pub use mirror::Mirror;
 pub use outbox::{Outbox, Source};
 pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};

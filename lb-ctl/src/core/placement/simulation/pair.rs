@@ -198,14 +198,20 @@ impl Mirror for World {
         Ok(())
     }
 
-    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, kernel::Killed> {
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, kernel::Killed> {
         let flows = self.kernel.tables.flows.keys();
-        Ok(flows.filter(|key| key.service() == service).copied().collect())
+        Ok(flows
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
     }
 
-    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, kernel::Killed> {
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
         let clients = self.kernel.tables.affinity.keys();
-        Ok(clients.filter(|key| key.service() == service).copied().collect())
+        Ok(clients
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
     }
 
     fn now(&self) -> u32 {
