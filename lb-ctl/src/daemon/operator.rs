@@ -32,6 +32,9 @@ use crate::{
 /// How long whoever has given a command waits for the disk.
 const KEEPING: Duration = Duration::from_secs(5);
 
+/// How many decisions of the other balancer's are logged at a time, one by one.
+const MOST_LOGGED: usize = 32;
+
 /// What operators have decided, and whether it is kept.
 pub(super) struct Operator {
     decisions: Decisions,
@@ -336,13 +339,14 @@ impl Controller {
         let Some(decisions) = decisions else {
             return Ok(());
         };
+        let new = decisions.words_since(&self.operator.decisions, now);
         for Word {
             backend,
             service,
             node,
             order,
             ..
-        } in decisions.words_since(&self.operator.decisions, now)
+        } in new.iter().take(MOST_LOGGED)
         {
             let service = service.as_deref().unwrap_or("every service");
             tracing::info!(
@@ -351,6 +355,13 @@ impl Controller {
                 on = node,
                 ?order,
                 "an operator has decided on the other balancer"
+            );
+        }
+        let others = new.len().saturating_sub(MOST_LOGGED);
+        if others > 0 {
+            tracing::info!(
+                others,
+                "operators have decided more on the other balancer: `lb-ctl status` shows it"
             );
         }
         self.operator.decided = Instant::now();

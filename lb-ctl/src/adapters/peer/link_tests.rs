@@ -19,11 +19,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Event, Identity, Key, Link, Ways};
-use crate::core::sync::{Changes, Item, Shape, Source, WayToClient};
+use super::{Event, Identity, Key, Link, Ways, open};
+use crate::core::sync::{Changes, Conversation, Heard, Item, Shape, Source, WayToClient};
 
 /// Much longer than anything takes here; what is waited for comes, or the test fails.
 const LONG: Duration = Duration::from_secs(30);
+
+const SHAPE: Shape = Shape {
+    hash_seed: 1,
+    slots_per_service: 7,
+};
 
 /// One service without backends, whose slots are all alike.
 #[derive(Clone, Default)]
@@ -77,10 +82,7 @@ fn side(node: &str, key: Key, listen: Option<SocketAddr>, connect: Option<Socket
     let identity = Identity {
         node: node.to_owned(),
         program: "1.0.0".to_owned(),
-        shape: Shape {
-            hash_seed: 1,
-            slots_per_service: 7,
-        },
+        shape: SHAPE,
         key,
     };
     let (sender, events) = mpsc::channel(1);
@@ -149,7 +151,7 @@ impl Side {
             let event = self.event().await;
             let is_over = is_it(&event);
             match event {
-                Event::Items { taken, .. } => taken.send(Ok(())).unwrap(),
+                Event::Items { taken, .. } => taken.send(Ok(Duration::ZERO)).unwrap(),
                 Event::Connected { ready } => self.begin(ready),
                 Event::Gone => {}
             }
@@ -226,7 +228,7 @@ async fn who_does_not_take_in_is_told_anew_when_it_asks() {
         () = first.until(asks) => {}
         () = second.until(|_| false) => {}
     }
-    first.link.tell_again(service().0);
+    first.link.tell_again(BTreeSet::from([service().0]));
     tokio::select! {
         () = first.until(|_| false) => {}
         () = second.until(begin) => {}
@@ -248,6 +250,46 @@ async fn a_controller_that_takes_nothing_in_can_stop_it() {
     timeout(LONG, first.link.stop()).await.expect("an end");
     drop(second.events);
     timeout(LONG, second.link.stop()).await.expect("an end");
+}
+
+#[tokio::test]
+async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
+    let one = free_address().await;
+    let mut first = side("lb1", key("1"), Some(one), None);
+    let stream = loop {
+        // It takes a moment to listen.
+        match TcpStream::connect(one).await {
+            Ok(stream) => break stream,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let (mut sender, mut receiver) = open(stream, &key("1")).await.unwrap();
+    let (mut conversation, greeting) = Conversation::begin("lb2", "1.0.0", SHAPE, Duration::ZERO);
+    sender.send(&greeting).await.unwrap();
+    let answer = receiver.receive().await.unwrap();
+    conversation.hear(answer, Duration::ZERO).unwrap();
+    assert_eq!(first.connected().await, "lb2");
+    // From now on the controller looks at nothing.
+    let all = async {
+        for _ in 0..20 {
+            let sign = conversation.batch(Vec::new(), Duration::ZERO);
+            sender.send(&sign).await.unwrap();
+            loop {
+                let message = receiver.receive().await.unwrap();
+                match conversation.hear(message, Duration::ZERO).unwrap() {
+                    Heard::Taken => break,
+                    Heard::Items { number, .. } => {
+                        let taken = conversation.taken(number, Duration::ZERO);
+                        sender.send(&taken).await.unwrap();
+                    }
+                    peer @ Heard::Peer { .. } => panic!("{peer:?}"),
+                }
+            }
+        }
+    };
+    timeout(LONG, all).await.expect("answers");
+    assert!(first.events.try_recv().is_err());
+    first.link.stop().await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@
 //!
 //! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
 
+mod allowance;
 mod changes;
 mod conversation;
 mod inbox;
@@ -27,6 +28,7 @@ mod wire;
 #[cfg(test)]
 mod simulation;
 
+pub use allowance::Allowance;
 pub use changes::Changes;
 pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape};
 pub use inbox::{ApplyError, Inbox};

@@ -223,14 +223,18 @@ impl Controller {
                 self.tell_behind()
             }
             Event::Items { items, taken } => {
+                let begun = Instant::now();
                 let result = self.take_in(&items);
-                let answer = result.as_ref().map_err(|error| chain(error.as_ref())).copied();
-                let _ = taken.send(answer);
                 let decided = self.pair.inbox.take_decided();
-                if !decided.is_empty() {
-                    self.hear_decisions(&decided).await?;
-                }
-                result.and(self.tell_behind())
+                let heard = if decided.is_empty() {
+                    Ok(())
+                } else {
+                    self.hear_decisions(&decided).await
+                };
+                let told = self.tell_behind();
+                let answer = result.as_ref().map_err(|error| chain(error.as_ref()));
+                let _ = taken.send(answer.map(|()| begun.elapsed()));
+                result.and(heard).and(told)
             }
             Event::Gone => {
                 self.pair.inbox = Inbox::default();
@@ -304,11 +308,13 @@ impl Controller {
             self.routes_due.get_or_insert_with(Instant::now);
         }
         applied?;
-        let asked = self.pair.inbox.take_asked();
-        if let Some(Running { link, .. }) = &self.pair.running {
-            for key in asked {
-                link.tell_again(key);
-            }
+        // What we do not tell of has an owner that does not know of it yet, or has none.
+        let mut asked = self.pair.inbox.take_asked();
+        asked.retain(|key| self.pair.telling.contains(key));
+        if let Some(Running { link, .. }) = &self.pair.running
+            && !asked.is_empty()
+        {
+            link.tell_again(asked);
         }
         Ok(())
     }
