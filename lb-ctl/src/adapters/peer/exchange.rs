@@ -47,6 +47,8 @@ pub struct Identity {
     pub program: String,
     /// What both must have in common.
     pub shape: Shape,
+    /// The names of `datapath.interfaces`.
+    pub interfaces: Vec<String>,
     /// The key that both have.
     pub key: Key,
 }
@@ -111,6 +113,8 @@ pub(super) enum Order {
 pub enum Event {
     /// There is one, about which nothing has been ordered yet. Nothing is told, in either direction, before the answer.
     Connected {
+        /// The names of the peer's interfaces, in their order; none if it does not tell them.
+        interfaces: Vec<String>,
         /// To be answered.
         ready: oneshot::Sender<()>,
     },
@@ -162,6 +166,8 @@ pub(super) struct Greeted {
     pub node: String,
     /// The version of its program.
     pub program: String,
+    /// The names of its interfaces.
+    interfaces: Vec<String>,
     /// Whether it was us who came to the other.
     pub is_ours: bool,
 }
@@ -181,8 +187,15 @@ pub(super) async fn greet(
             answer(stream, &identity.key).await?
         };
         let epoch = Instant::now();
+        let Identity {
+            node,
+            program,
+            shape,
+            interfaces,
+            ..
+        } = identity;
         let (mut conversation, greeting) =
-            Conversation::begin(&identity.node, &identity.program, identity.shape, Duration::ZERO);
+            Conversation::begin(node, program, *shape, interfaces, Duration::ZERO);
         sender.send(&greeting).await?;
         let heard = match conversation.hear(receiver.receive().await?, epoch.elapsed()) {
             Ok(heard) => heard,
@@ -191,7 +204,12 @@ pub(super) async fn greet(
                 return Err(error.into());
             }
         };
-        let Heard::Peer { node, program } = heard else {
+        let Heard::Peer {
+            node,
+            program,
+            interfaces,
+        } = heard
+        else {
             return Err(ExchangeError::Ended("expected a greeting"));
         };
         Ok(Greeted {
@@ -201,6 +219,7 @@ pub(super) async fn greet(
             epoch,
             node,
             program,
+            interfaces,
             is_ours,
         })
     };
@@ -253,10 +272,12 @@ impl<S: Source<Error: Display>> Desk<S> {
             receiver,
             conversation,
             epoch,
+            interfaces,
             ..
         } = greeted;
         let (ready, begin) = oneshot::channel();
-        if self.events.send(Event::Connected { ready }).await.is_err() || begin.await.is_err() {
+        let connected = Event::Connected { interfaces, ready };
+        if self.events.send(connected).await.is_err() || begin.await.is_err() {
             return ExchangeError::Ended("the controller does not begin with it");
         }
         let mut exchange = Exchange {

@@ -83,6 +83,7 @@ fn side(node: &str, key: Key, listen: Option<SocketAddr>, connect: Option<Socket
         node: node.to_owned(),
         program: "1.0.0".to_owned(),
         shape: SHAPE,
+        interfaces: vec![format!("eth-of-{node}")],
         key,
     };
     let (sender, events) = mpsc::channel(1);
@@ -129,10 +130,11 @@ impl Side {
     async fn connected(&mut self) -> String {
         loop {
             match self.event().await {
-                Event::Connected { ready } => {
+                Event::Connected { interfaces, ready } => {
                     self.begin(ready);
-                    let peer = self.link.board().read().peer;
-                    return peer.expect("a peer").0;
+                    let peer = self.link.board().read().peer.expect("a peer").0;
+                    assert_eq!(interfaces, [format!("eth-of-{peer}")]);
+                    return peer;
                 }
                 Event::Gone => {}
                 items @ Event::Items { .. } => panic!("{items:?}"),
@@ -152,7 +154,7 @@ impl Side {
             let is_over = is_it(&event);
             match event {
                 Event::Items { taken, .. } => taken.send(Ok(Duration::ZERO)).unwrap(),
-                Event::Connected { ready } => self.begin(ready),
+                Event::Connected { ready, .. } => self.begin(ready),
                 Event::Gone => {}
             }
             if is_over {
@@ -264,7 +266,10 @@ async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
         }
     };
     let (mut sender, mut receiver) = open(stream, &key("1")).await.unwrap();
-    let (mut conversation, greeting) = Conversation::begin("lb2", "1.0.0", SHAPE, Duration::ZERO);
+    let (mut conversation, greeting) = {
+        let interfaces = ["eth-of-lb2".to_owned()];
+        Conversation::begin("lb2", "1.0.0", SHAPE, &interfaces, Duration::ZERO)
+    };
     sender.send(&greeting).await.unwrap();
     let answer = receiver.receive().await.unwrap();
     conversation.hear(answer, Duration::ZERO).unwrap();

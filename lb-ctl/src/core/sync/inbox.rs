@@ -17,7 +17,8 @@ use lb_common::{
 
 use super::{
     mirror::Mirror,
-    wire::{Flow, Home, Item, Run},
+    places::Places,
+    wire::{Flow, Home, Item, Run, WayToClient},
 };
 use crate::core::{
     config::{MAX_SERVICES, bad_name, is_name},
@@ -28,6 +29,7 @@ use crate::core::{
 /// What the owner has told, for one connection.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox {
+    places: Places,
     /// The owner's services, by its ids.
     services: BTreeMap<u16, Followed>,
     /// Its ids of them.
@@ -135,6 +137,14 @@ pub enum ApplyError<E> {
 }
 
 impl Inbox {
+    /// Of a peer with such interfaces.
+    pub fn of(places: Places) -> Self {
+        Self {
+            places,
+            ..Self::default()
+        }
+    }
+
     /// Takes in the items of a batch.
     pub fn apply<M: Mirror>(&mut self, items: &[Item], mirror: &mut M) -> Result<(), ApplyError<M::Error>> {
         self.batch = Batch {
@@ -424,7 +434,11 @@ impl Inbox {
                     port: flow.port,
                     reserved: [0; 3],
                 };
-                mirror.put_flow(&key, record, flow.way)?
+                let way = flow.way.map(|way| WayToClient {
+                    interface: way.interface.and_then(|theirs| self.places.of(theirs)),
+                    ..way
+                });
+                mirror.put_flow(&key, record, way)?
             }
         };
         if !was_taken {

@@ -23,7 +23,8 @@ pub trait Mirror {
     ) -> Result<Option<u16>, Self::Error>;
     /// Writes a slot, by its place in the table.
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Self::Error>;
-    /// Writes the established record of a flow, and its way back if it is translated. Returns whether there was room.
+    /// Writes the established record of a flow, and its way back if it is translated, on one of our own interfaces. Returns whether there
+    /// was room.
     fn put_flow(
         &mut self,
         key: &FlowKey,

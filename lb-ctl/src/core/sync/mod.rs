@@ -22,6 +22,7 @@ mod conversation;
 mod inbox;
 mod mirror;
 mod outbox;
+mod places;
 mod slot_set;
 mod wire;
 
@@ -30,8 +31,9 @@ mod simulation;
 
 pub use allowance::Allowance;
 pub use changes::Changes;
-pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape};
+pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape, brief};
 pub use inbox::{ApplyError, Inbox};
 pub use mirror::Mirror;
 pub use outbox::{Outbox, Source};
+pub use places::Places;
 pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};

@@ -39,7 +39,7 @@ use crate::{
         plan::PlannedService,
         role::Role,
         status::PeerStatus,
-        sync::{Inbox, Item, Shape},
+        sync::{Inbox, Item, Places, Shape, brief},
     },
 };
 
@@ -176,6 +176,28 @@ impl Controller {
         self.tell_owned()
     }
 
+    /// The names of our interfaces, in their order.
+    fn names_of_interfaces(&self) -> Vec<String> {
+        let interfaces = self.config.datapath.interfaces.iter();
+        interfaces.map(|interface| interface.name.clone()).collect()
+    }
+
+    /// Which of our interfaces the peer's are, by what these are called.
+    fn places(&self, theirs: &[String]) -> Places {
+        let ours = self.names_of_interfaces();
+        Places::by_name(theirs, &ours).unwrap_or_else(|| {
+            // Between one and one there is nothing to mix up.
+            if ours.len().max(theirs.len()) > 1 {
+                tracing::info!(
+                    ours = ours.join(","),
+                    theirs = brief(&theirs.join(",")),
+                    "the peer's interfaces have other names than ours, or it does not tell them: the first is taken for the first, and so on"
+                );
+            }
+            Places::Same
+        })
+    }
+
     fn identity(&self, key: &Key) -> Identity {
         let Config { node, datapath, .. } = &self.config;
         Identity {
@@ -185,6 +207,7 @@ impl Controller {
                 hash_seed: datapath.hash_seed,
                 slots_per_service: datapath.slots_per_service,
             },
+            interfaces: self.names_of_interfaces(),
             key: key.clone(),
         }
     }
@@ -211,8 +234,8 @@ impl Controller {
     /// Takes in what has happened on the connection.
     pub(super) async fn on_peer(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Connected { ready } => {
-                self.pair.inbox = Inbox::default();
+            Event::Connected { interfaces, ready } => {
+                self.pair.inbox = Inbox::of(self.places(&interfaces));
                 self.pair.told = Decisions::default();
                 self.tell_decisions();
                 self.pair.telling.clone_from(&self.pair.owned);

@@ -16,7 +16,7 @@ use std::{
 use lb_common::layout::{FlowKey, FlowRecord, NO_TARGET, Slot};
 use proptest::prelude::*;
 
-use super::{Conversation, Flow, Heard, Inbox, Item, Message, Outbox, Shape, Source};
+use super::{Conversation, Flow, Heard, Inbox, Item, Message, Outbox, Places, Shape, Source, WayToClient};
 use crate::core::operator::{Action, Admin, Command, Decisions};
 use node::{Node, flow};
 use world::{Busy, Step, World, steps};
@@ -39,8 +39,8 @@ struct Link {
 
 impl Link {
     fn between(owner: &Node) -> Self {
-        let (mut from_owner, hello) = Conversation::begin("lb1", "1", SHAPE, Duration::ZERO);
-        let (mut from_peer, answer) = Conversation::begin("lb2", "1", SHAPE, Duration::ZERO);
+        let (mut from_owner, hello) = Conversation::begin("lb1", "1", SHAPE, &[], Duration::ZERO);
+        let (mut from_peer, answer) = Conversation::begin("lb2", "1", SHAPE, &[], Duration::ZERO);
         from_peer.hear(hello, Duration::ZERO).unwrap();
         from_owner.hear(answer, Duration::ZERO).unwrap();
         let mut outbox = Outbox::default();
@@ -239,6 +239,59 @@ fn the_tables_are_passed_over_once_for_all_services_that_an_owner_begins_with() 
     assert_eq!(inbox.complete().count(), 2);
     let left: Vec<u16> = peer.flows.keys().map(FlowKey::client_port).collect();
     assert_eq!(left, [0, 7]);
+}
+
+#[test]
+fn a_way_to_a_client_leads_over_our_interface_of_that_name() {
+    let told = |inbox: &mut Inbox, interface| {
+        let mut peer = Node {
+            follows: true,
+            ..Node::of([1, 0], 40, 17)
+        };
+        let way = WayToClient {
+            mac: [2; 6],
+            interface,
+        };
+        let items = [
+            Item::Service {
+                id: 3,
+                vip: IpAddr::from([10, 0, 0, 1]),
+                port: 21050,
+            },
+            Item::Begin { service: 3 },
+            Item::Backend {
+                id: 9,
+                service: 3,
+                name: "impala1".to_owned(),
+                address: IpAddr::from([10, 1, 0, 1]),
+                port: 21050,
+            },
+            Item::Flow {
+                service: 3,
+                client: IpAddr::from([10, 9, 0, 1]),
+                port: 7,
+                flow: Some(Flow {
+                    backend: 9,
+                    closing: false,
+                    idle: 0,
+                    port: 40_000,
+                    way: Some(way),
+                }),
+            },
+        ];
+        inbox.apply(&items, &mut peer).unwrap();
+        peer.ways[&flow(1, 7)].interface
+    };
+    let names = |names: [&str; 2]| names.map(str::to_owned);
+    let places = Places::by_name(&names(["eth1", "eth0"]), &names(["eth0", "eth1"])).unwrap();
+    assert_eq!(told(&mut Inbox::of(places.clone()), Some(0)), Some(1));
+    assert_eq!(
+        told(&mut Inbox::of(places.clone()), Some(2)),
+        None,
+        "it has no third one"
+    );
+    assert_eq!(told(&mut Inbox::of(places), None), None);
+    assert_eq!(told(&mut Inbox::of(Places::Same), Some(1)), Some(1));
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(super) struct Node {
     pub(super) slots: BTreeMap<u32, Slot>,
     pub(super) flows: BTreeMap<FlowKey, FlowRecord>,
     pub(super) clients: BTreeMap<ClientKey, Affinity>,
+    /// As far as they are told.
+    pub(super) ways: BTreeMap<FlowKey, WayToClient>,
     pub(super) changes: Changes,
     pub(super) now: u32,
     /// The id that the next backend gets.
@@ -207,9 +209,10 @@ impl Mirror for Node {
         &mut self,
         key: &FlowKey,
         record: FlowRecord,
-        _: Option<WayToClient>,
+        way: Option<WayToClient>,
     ) -> Result<bool, Infallible> {
         self.flows.insert(*key, record);
+        self.ways.extend(way.map(|way| (*key, way)));
         Ok(true)
     }
 
