@@ -105,6 +105,11 @@ impl Operator {
         &self.decisions
     }
 
+    /// How many times the decisions have become others.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// What holds for a backend of a service, as it has been carried out.
     pub(super) fn orders(&self, service: &str, backend: &str) -> Orders {
         self.decisions.orders(service, backend, self.carried_out)

@@ -209,17 +209,26 @@ impl Inbox {
         complete.map(|service| service.key)
     }
 
+    /// Whether all of a service has been told, and is being told on.
+    pub fn is_complete(&self, key: &ServiceKey) -> bool {
+        matches!(self.told(key), Some(Told::Everything))
+    }
+
     /// Whether the peer has said on this connection that a service is its own, and has not told everything about it yet.
     pub fn is_incomplete(&self, key: &ServiceKey) -> bool {
-        self.services
-            .values()
-            .any(|service| service.key == *key && !matches!(service.told, Told::Everything))
+        matches!(self.told(key), Some(Told::Name | Told::Part(_)))
+    }
+
+    fn told(&self, key: &ServiceKey) -> Option<&Told> {
+        let service = self.services.get(self.ids.get(key)?)?;
+        Some(&service.told)
     }
 
     /// We did not follow a service until now: what has been told of it was not taken in, and what is on its way means nothing without
     /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew.
     pub fn forget(&mut self, key: &ServiceKey) {
-        for service in self.services.values_mut().filter(|service| service.key == *key) {
+        let id = self.ids.get(key);
+        if let Some(service) = id.and_then(|id| self.services.get_mut(id)) {
             service.told = Told::Name;
         }
     }

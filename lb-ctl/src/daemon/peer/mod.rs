@@ -64,6 +64,8 @@ pub(super) struct Pair {
     of_peer: BTreeSet<ServiceKey>,
     /// What operators have decided, as far as the peer has been told.
     told: Decisions,
+    /// Which [generation](super::operator::Operator::generation) of decisions that is, if the peer has been told any.
+    told_generation: Option<u64>,
     /// Since when there has been no connection, or one on which not everything may have been introduced yet.
     apart_since: Option<Instant>,
 }
@@ -123,7 +125,7 @@ impl Pair {
             Role::Owner
         } else if !placement.is_followed(service.entry.id) {
             Role::Alone
-        } else if self.inbox.complete().any(|key| key == service.key) {
+        } else if self.inbox.is_complete(&service.key) {
             Role::Following
         } else {
             Role::Behind
@@ -236,7 +238,7 @@ impl Controller {
         match event {
             Event::Connected { interfaces, ready } => {
                 self.pair.inbox = Inbox::of(self.places(&interfaces));
-                self.pair.told = Decisions::default();
+                (self.pair.told, self.pair.told_generation) = (Decisions::default(), None);
                 self.tell_decisions();
                 self.pair.telling.clone_from(&self.pair.owned);
                 self.tell_services();
@@ -254,7 +256,12 @@ impl Controller {
                 } else {
                     self.hear_decisions(&decided).await
                 };
-                let told = self.tell_behind();
+                // Nothing else changes our part in a service; what the time changes is looked at when everything is compared anew.
+                let told = if items.iter().any(may_change_roles) {
+                    self.tell_behind()
+                } else {
+                    Ok(())
+                };
                 let answer = result.as_ref().map_err(|error| chain(error.as_ref()));
                 let _ = taken.send(answer.map(|()| begun.elapsed()));
                 result.and(heard).and(told)
@@ -299,15 +306,14 @@ impl Controller {
 
     /// Tells the peer what operators have decided since it was told last.
     pub(super) fn tell_decisions(&mut self) {
+        let generation = Some(self.operator.generation());
         if let Some(Running { link, .. }) = &self.pair.running
-            && self.operator.decisions() != &self.pair.told
+            && self.pair.told_generation != generation
         {
-            link.decide(
-                self.operator
-                    .decisions()
-                    .words_since(&self.pair.told, unix_milliseconds()),
-            );
-            self.pair.told.clone_from(self.operator.decisions());
+            let decisions = self.operator.decisions();
+            link.decide(decisions.words_since(&self.pair.told, unix_milliseconds()));
+            self.pair.told.clone_from(decisions);
+            self.pair.told_generation = generation;
         }
     }
 
@@ -365,19 +371,17 @@ impl Controller {
         }
     }
 
+    /// All our services, as they are in the tables.
+    fn entries(&self) -> impl Iterator<Item = (ServiceKey, Service)> {
+        let services = self.plan.services.iter();
+        services.map(|planned| (planned.key, planned.entry))
+    }
+
     /// Has the peer told about the services that it is to be told about.
     fn tell_services(&self) {
         if let Some(Running { link, .. }) = &self.pair.running {
-            let entries = self
-                .plan
-                .services
-                .iter()
-                .map(|planned| (planned.key, planned.entry));
-            link.own(
-                entries
-                    .filter(|(key, _)| self.pair.telling.contains(key))
-                    .collect(),
-            );
+            let told = self.entries().filter(|(key, _)| self.pair.telling.contains(key));
+            link.own(told.collect());
         }
     }
 
@@ -427,13 +431,10 @@ impl Controller {
             return;
         };
         // What the peer has told of a service that was ours, or that was not there, was not taken in.
-        let others = self
-            .plan
-            .services
-            .iter()
-            .map(|planned| (planned.key, planned.entry));
-        let others: BTreeMap<ServiceKey, Service> =
-            others.filter(|(key, _)| !self.pair.owned.contains(key)).collect();
+        let others: BTreeMap<ServiceKey, Service> = self
+            .entries()
+            .filter(|(key, _)| !self.pair.owned.contains(key))
+            .collect();
         for (key, entry) in &others {
             if before.contains(key) {
                 self.placement.follow(entry.id);
@@ -472,4 +473,12 @@ impl Controller {
         self.next_sweep = Instant::now();
         Ok(())
     }
+}
+
+/// Whether an item may change which part we have in a service, or how much of it we have been told.
+const fn may_change_roles(item: &Item) -> bool {
+    matches!(
+        item,
+        Item::Service { .. } | Item::Begin { .. } | Item::Complete { .. }
+    )
 }
