@@ -24,6 +24,7 @@ mod error;
 mod fixed;
 mod health_policy;
 mod model;
+mod pace;
 mod peer;
 mod prefix;
 mod prime;
