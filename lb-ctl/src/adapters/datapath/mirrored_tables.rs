@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, MapData};
 use lb_common::{
     layout::{
         Affinity, ClientKey, FlowKey, FlowRecord, Return, ReturnKey, Service, ServiceKey, Target, forward,
@@ -24,6 +24,7 @@ use super::{
     live_table::LiveTable,
     owned,
     pod::Raw,
+    service_ids::services_by_id,
 };
 use crate::core::{census::taken_over, sync::WayToClient};
 
@@ -220,10 +221,8 @@ impl MirroredTables {
         service: ServiceKey,
         record: &FlowRecord,
     ) -> Result<Option<ReturnKey>, DatapathError> {
-        let target = match self.targets.get(&u32::from(record.target), 0) {
-            Ok(Raw(target)) => target,
-            Err(MapError::OutOfBounds { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(target) = owned::entry(&self.targets, record.target)? else {
+            return Ok(None);
         };
         let is_translated = record.port != 0 && target.forward() == forward::NAT;
         Ok(is_translated.then(|| translation::return_key(&target, service.address(), record.port)))
@@ -236,13 +235,7 @@ impl MirroredTables {
         {
             return Ok(Some(*key));
         }
-        self.addresses.clear();
-        self.services.for_each(|key, service| {
-            if key.is_service() {
-                self.addresses.insert(service.id, key);
-            }
-            Ok(())
-        })?;
+        self.addresses = services_by_id(&self.services)?;
         Ok(self.addresses.get(&id).copied())
     }
 }
