@@ -32,7 +32,7 @@ use crate::{
     },
     core::{
         cause::chain,
-        config::{Config, Peer},
+        config::{self, Config, Peer},
         failures::Work,
         operator::Decisions,
         placement::Placement,
@@ -40,6 +40,7 @@ use crate::{
         role::Role,
         status::PeerStatus,
         sync::{Inbox, Item, Places, Shape, brief},
+        time::milliseconds,
     },
 };
 
@@ -110,7 +111,7 @@ impl Pair {
         let lag = behind_since.map(|since| since.elapsed()).unwrap_or_default();
         Some(PeerStatus {
             connected,
-            lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+            lag_ms: milliseconds(lag),
             node,
             version,
             trouble: trouble.filter(|_| !connected),
@@ -226,7 +227,7 @@ impl Controller {
             .iter()
             .filter(|it| self.config.is_carried(it.vip))
         {
-            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            let key = service.key();
             if let Some(id) = self.placement.service(&key).map(|entry| entry.id) {
                 self.placement.follow(id);
             }
@@ -387,10 +388,7 @@ impl Controller {
 
     /// Tells the peer no more about services that a configuration does not have: how they end here is none of its business.
     pub(super) fn disown_all_but(&mut self, config: &Config) {
-        let services = config.services.iter();
-        let stays: BTreeSet<ServiceKey> = services
-            .map(|service| ServiceKey::tcp(service.vip.into(), service.port))
-            .collect();
+        let stays: BTreeSet<ServiceKey> = config.services.iter().map(config::Service::key).collect();
         self.pair.telling.retain(|key| stays.contains(key));
         self.tell_services();
     }
