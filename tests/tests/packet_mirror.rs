@@ -183,7 +183,10 @@ fn a_follower_carries_every_connection_on() {
     pair.pass(CLOSING_TIMEOUT + 2);
     pair.tell();
     pair.compare();
-    assert_eq!(pair.follower.tables.flows_of(0).unwrap().len(), 4 - 3);
+    assert_eq!(
+        pair.follower.tables.flows_of(&BTreeSet::from([0])).unwrap().len(),
+        4 - 3
+    );
 }
 
 #[test]
@@ -228,7 +231,11 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
     );
     assert_eq!(noted(key(3)).unwrap().last_seen, now);
     assert_eq!(noted(other), Some(old));
-    let mut clients = pair.follower.tables.clients_of(service).unwrap();
+    let mut clients = pair
+        .follower
+        .tables
+        .clients_of(&BTreeSet::from([service]))
+        .unwrap();
     clients.sort_unstable();
     assert_eq!(clients, [key(2), key(3), key(4)]);
 }
@@ -376,7 +383,7 @@ fn where_there_is_no_room_nothing_is_left_behind() {
     let recorded: BTreeSet<FlowKey> = pair
         .follower
         .tables
-        .flows_of(flows[0].service())
+        .flows_of(&BTreeSet::from([flows[0].service()]))
         .unwrap()
         .into_iter()
         .collect();

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use lb_common::layout::ServiceKey;
+
 use super::check::Check;
 use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::defaults;
@@ -218,6 +220,13 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,
+}
+
+impl Service {
+    /// What it is known by in the tables, whatever it is called.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey::tcp(self.vip.into(), self.port)
+    }
 }
 
 impl Service {
