@@ -24,7 +24,7 @@ use crate::{
     core::{
         cause::chain,
         changes::Changes,
-        config::{Config, needs_restart, refuse_fixed},
+        config::{Config, Service, needs_restart, refuse_fixed, same_routers},
         failures::Work,
         health::Health,
         metrics::ReloadResult,
@@ -105,7 +105,11 @@ impl Controller {
             unreadable @ ConfigFileError::Unreadable { .. } => Refusal::Configuration(chain(&unreadable)),
         })?;
         refuse_fixed(&self.config, &config).map_err(|errors| Refusal::Configuration(errors.to_string()))?;
-        let (prepared, peer_key) = self.prepare_file(config).await?;
+        let (mut prepared, mut peer_key) = self.prepare_file(config.clone()).await?;
+        if self.give_away(&prepared.wanted.config).await.map_err(failed)? {
+            // What the peer has told meanwhile may have taken ids that were free.
+            (prepared, peer_key) = self.prepare_file(config).await?;
+        }
         let changes = self.follow_prepared(prepared, Arrivals::Awaited).await?;
         if query.now {
             self.release_leaving();
@@ -116,6 +120,35 @@ impl Controller {
         self.follow_vrrp().await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
+    }
+
+    /// Has VRRP leave the addresses that a configuration gives up together with services on them, while packets to these are forwarded
+    /// still: whoever is master of them next goes on with their connections, which our kernel would reset as soon as we have the address, but
+    /// not the service. Returns whether there are such.
+    async fn give_away(&mut self, next: &Config) -> anyhow::Result<bool> {
+        let has = |services: &[Service], it: &Service| {
+            services
+                .iter()
+                .any(|other| (other.vip, other.port) == (it.vip, it.port))
+        };
+        let (present, tenures) = (&self.config, self.vrrp.tenures());
+        let is_ours = |vip| tenures.get(&vip).is_some_and(|tenure| tenure.lasts);
+        let goes = |it: &Service| {
+            !has(&next.services, it)
+                && present.is_carried(it.vip)
+                && !next.is_carried(it.vip)
+                && is_ours(it.vip)
+        };
+        if !present.services.iter().any(goes) {
+            return Ok(false);
+        }
+        let mut staying = present.clone();
+        staying
+            .vrrp
+            .retain(|instance| next.vrrp.iter().any(|it| same_routers([instance], [it])));
+        self.vrrp.follow(&staying).await?;
+        self.see_handover_through().await;
+        Ok(true)
     }
 
     /// What a reload with a configuration would do. Changes nothing.

@@ -396,7 +396,8 @@ impl Controller {
         }
     }
 
-    /// Tells the peer no more about services that a configuration does not have: how they end here is none of its business.
+    /// Tells the peer no more about services that a configuration does not have: how they end here is none of its business. If it owns them
+    /// from now on it has said so, or has not in the time that it was [given](Self::see_handover_through).
     pub(super) fn disown_all_but(&mut self, config: &Config) {
         let stays: BTreeSet<ServiceKey> = config.services.iter().map(config::Service::key).collect();
         self.pair.telling.retain(|key| stays.contains(key));

@@ -129,15 +129,31 @@ impl Hooks {
         }
     }
 
-    /// Waits until all have been told, but no longer than this; then what is left is killed.
-    pub(super) async fn finish(mut self, limit: Duration) {
+    /// Waits until all have been told, but no longer than `limit`. Then what runs is killed, and what has waited for its end, the last word that
+    /// an instance has, gets `last` time.
+    pub(super) async fn finish(mut self, limit: Duration, last: Duration) {
+        if self.wait_for_all(limit).await {
+            return;
+        }
+        self.running.clear();
+        for line in self.lines.values_mut() {
+            if let Some(next) = line.outbox.delivered() {
+                self.running.push(deliver(line.hook.clone(), next));
+            }
+        }
+        self.lines.retain(|_, line| !line.outbox.is_idle());
+        self.wait_for_all(last).await;
+    }
+
+    /// Waits until all have been told. Returns whether that was so in time; if not, all that is under way is at its end.
+    async fn wait_for_all(&mut self, limit: Duration) -> bool {
         let all = async {
             while !self.lines.is_empty() {
                 self.proceed().await;
             }
         };
         if timeout(limit, all).await.is_ok() {
-            return;
+            return true;
         }
         for instance in self.lines.keys() {
             tracing::warn!(
@@ -146,6 +162,7 @@ impl Hooks {
             );
             self.tally.count(instance, TIMEOUT);
         }
+        false
     }
 }
 
@@ -215,7 +232,7 @@ mod tests {
         assert_eq!(counts(&tally, "quick"), [0, 1, 0, 0]);
         assert_eq!(counts(&tally, "slow"), [0, 0, 0, 2]);
         std::fs::write(&gate, "").unwrap();
-        hooks.finish(Duration::from_secs(20)).await;
+        hooks.finish(Duration::from_secs(20), Duration::ZERO).await;
         assert_eq!(counts(&tally, "slow"), [2, 0, 0, 2]);
         let log = std::fs::read_to_string(log).unwrap();
         let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with("quick")).collect();
@@ -243,7 +260,31 @@ mod tests {
         assert_eq!(counts(&tally, "pair"), [1, 0, 1, 0]);
         let stuck = hook("exec sleep 1000", 1000);
         hooks.post(stuck, notice("pair", State::Init));
-        hooks.finish(Duration::from_millis(300)).await;
+        let limit = Duration::from_millis(300);
+        hooks.finish(limit, limit).await;
         assert_eq!(counts(&tally, "pair"), [1, 0, 2, 0]);
+    }
+
+    #[tokio::test]
+    async fn the_last_word_is_told_at_the_end_though_the_one_before_is_stuck() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let stuck = hook(
+            &format!(
+                "test $3 = MASTER && exec sleep 1000; echo $3 >> {}",
+                log.display()
+            ),
+            1000,
+        );
+        let tally = Tally::default();
+        let mut hooks = Hooks::new(tally.clone());
+        for state in [State::Master, State::Fault, State::Init] {
+            hooks.post(stuck.clone(), notice("pair", state));
+        }
+        hooks
+            .finish(Duration::from_millis(100), Duration::from_secs(20))
+            .await;
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "STOP\n");
+        assert_eq!(counts(&tally, "pair"), [1, 0, 1, 1]);
     }
 }

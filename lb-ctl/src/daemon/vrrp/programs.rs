@@ -22,6 +22,9 @@ use crate::core::{
 /// How long the end of the daemon waits for hooks.
 const FINISH: Duration = Duration::from_secs(10);
 
+/// How long it waits for those that can be told only when that is over.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
 /// What is wanted of the thread.
 #[derive(Debug)]
 enum Job {
@@ -149,5 +152,5 @@ async fn work(
         }
     }
     drop(scripts);
-    hooks.finish(FINISH).await;
+    hooks.finish(FINISH, LAST_WORD).await;
 }
