@@ -12,7 +12,8 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 /// One part in so many of the time may be taken for ever.
 const SHARE: u32 = 4;
 
-/// For how long is waited at most: the peer, which may not say more before it is answered, must not be given up for its silence.
+/// For how long is waited at most: the peer, which may not say more before it is answered, must not be given up for its silence. So the
+/// share holds for batches that take no longer than a third of this: more than nearly all do.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the peer has taken of the controller's time, as far as it counts. Times are since any moment that stays the same.
