@@ -494,7 +494,7 @@ fn connections_of_a_service_that_one_balancer_gives_up_live_on_at_the_other() {
         Ok(())
     })
     .unwrap();
-    let is_held = [0, 1].map(|number| holds(&lab.balancers()[number], vips[0].into()));
+    let is_held = [0, 1].map(|number| holds(&lab.balancers()[number], vips[0].into()).unwrap());
     assert_eq!(is_held, [false, true]);
     for connections in &mut steady {
         connections.expect_unbroken().unwrap();
