@@ -261,7 +261,11 @@ fn a_takeover_back_is_one_also_if_nobody_has_seen_the_loss() {
     host.run(&["ip", "link", "set", "eth0", "up"]).unwrap();
     let vip = scene.lab.vips()[0].v4.into();
     order(&scene.pair.balancers[1], &["failover"]);
-    wait_until("the address to be back", PATIENCE, || holds(&host, vip)).unwrap();
+    wait_until("the address to be back", PATIENCE, || {
+        anyhow::ensure!(holds(&host, vip)?, "it is not there");
+        Ok(())
+    })
+    .unwrap();
     drop(busy);
     wait_until("the loss to be noticed", PATIENCE, || {
         let seen = [lines(&mut scene, lost), lines(&mut scene, owned)];
