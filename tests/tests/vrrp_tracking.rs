@@ -10,7 +10,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::{Method, StatusCode};
 use lab::balancing::{Balancer, Configuration, PATIENCE};
@@ -186,16 +186,24 @@ fn a_script_of_several_instances_runs_once_and_its_failure_is_a_fault() {
         answer.body
     );
 
-    // Without the script nothing is missing, and it is not run any more; the instance goes on as it is.
-    balancer
-        .reconfigure(configuration(&lab, 0, &format!("{}{other}", pair(&lab, 200))))
-        .unwrap();
+    // Without the script nothing is missing, and it is not run any more; the instance goes on as it is. Another script at the same pace
+    // shows that there has been time for it to be run.
+    let others = file(&lab, "others");
+    let another = fails_while(&file(&lab, "never"), &others);
+    let text = format!("{}{other}[[vrrp.track]]\n{another}", pair(&lab, 200));
+    balancer.reconfigure(configuration(&lab, 0, &text)).unwrap();
     assert_eq!(balancer.lb_ctl(&["reload"]).unwrap().code, Some(0));
     let master = wait_for_state(&balancer, "master");
     assert_eq!(master.transitions["fault"], 1, "{master:?}");
-    std::thread::sleep(Duration::from_millis(300));
+    let wait_for_others = |least: usize| {
+        wait_until("the other script's runs", PATIENCE, || {
+            fs::read(&others).map_or(0, |lines| lines.len()) >= least
+        })
+        .unwrap();
+    };
+    wait_for_others(2);
     let before = count();
-    std::thread::sleep(Duration::from_millis(500));
+    wait_for_others(8);
     assert_eq!(count(), before);
 }
 

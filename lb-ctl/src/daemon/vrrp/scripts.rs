@@ -137,13 +137,25 @@ mod tests {
         std::fs::remove_file(&marker).unwrap();
         assert_eq!(verdict(&mut orders).await, (one, Ok(())));
 
-        scripts.follow(BTreeSet::new());
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let count = || std::fs::read(&runs).unwrap().len();
-        let before = count();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(count(), before, "it is not run any more");
-        assert!(orders.try_recv().is_err());
+        // Another one at the same pace shows that there has been time for it to be run.
+        let others = directory.path().join("others");
+        scripts.follow([script(&format!("echo >> {}", others.display()))].into());
+        let count = |file: &std::path::Path| std::fs::read(file).map_or(0, |lines| lines.len());
+        let until_others = async |least: usize| {
+            while count(&others) < least {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // What was under way has been killed by then.
+        until_others(2).await;
+        let before = count(&runs);
+        until_others(12).await;
+        assert_eq!(count(&runs), before, "it is not run any more");
+        verdict(&mut orders).await.1.unwrap();
+        assert!(
+            orders.try_recv().is_err(),
+            "the other one's first word is the last"
+        );
     }
 
     #[tokio::test]
