@@ -1,7 +1,7 @@
 //! The thread that keeps a connection to the peer: it listens, it goes there, and of two connections it keeps one.
 //!
-//! A peer that is slow costs this thread's time and a few messages of memory, and one that says too much also a share of the controller's time. Whoever has not shown that it has the key can keep one
-//! of a few places busy for some seconds.
+//! A peer that is slow costs this thread's time and a few messages of memory, and one that says too much also a share of the
+//! controller's time. Whoever has not shown that it has the key can keep one of a few places busy for some seconds.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -20,7 +20,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::exchange::{Board, Desk, Event, ExchangeError, Greeted, Identity, Order, greet};
+use super::{
+    complaints::{Attempted, Complaints},
+    exchange::{Board, Desk, Event, ExchangeError, Greeted, Identity, Order, greet},
+};
 use crate::core::{
     cause::chain,
     operator::Word,
@@ -237,8 +240,7 @@ struct Door {
     is_connected: bool,
     /// When to try again to listen, or to go there.
     next_try: Instant,
-    /// What has been said to be wrong last, so that it is said once.
-    said: Option<String>,
+    complaints: Complaints,
     trouble: Option<String>,
 }
 
@@ -258,7 +260,7 @@ impl Door {
             is_dialing: false,
             is_connected: false,
             next_try: Instant::now(),
-            said: None,
+            complaints: Complaints::default(),
             trouble: None,
         }
     }
@@ -349,7 +351,8 @@ impl Door {
         }
         match attempt.greeted {
             Ok(greeted) => {
-                (self.said, self.trouble) = (None, None);
+                self.complaints.forget();
+                self.trouble = None;
                 Some(greeted)
             }
             // Somebody who has tried the port, or has something else to say than a balancer.
@@ -357,8 +360,12 @@ impl Door {
                 tracing::debug!("somebody came who is not the peer: {}", chain(&error));
                 None
             }
-            Err(error) => {
+            Err(error) if attempt.is_ours => {
                 self.complain(chain(&error));
+                None
+            }
+            Err(error) => {
+                self.complain_of_visitor(chain(&error));
                 None
             }
         }
@@ -366,11 +373,23 @@ impl Door {
 
     /// Says what is wrong, if that is news.
     fn complain(&mut self, trouble: String) {
-        if self.said.as_ref() != Some(&trouble) {
+        if self.complaints.are_news(Attempted::ByUs, &trouble, Instant::now()) {
             tracing::warn!("no connection to the peer: {trouble}");
-            self.said = Some(trouble.clone());
         }
         self.trouble = Some(trouble);
+    }
+
+    /// The same of somebody who came. As long as the peer is there it is somebody else.
+    fn complain_of_visitor(&mut self, trouble: String) {
+        if self
+            .complaints
+            .are_news(Attempted::ByAVisitor, &trouble, Instant::now())
+        {
+            tracing::warn!("somebody came for the peer and was turned away: {trouble}");
+        }
+        if !self.is_connected {
+            self.trouble = Some(trouble);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The connection between two balancers: TCP, encrypted and authenticated by a key that both have.
 
 mod channel;
+mod complaints;
 mod exchange;
 mod key_file;
 mod link;

@@ -394,9 +394,6 @@ fn grace(config: &Config) -> Option<Duration> {
     config.peer.as_ref().map(|_| GRACE)
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
-}
 
 impl Followed {
     fn of(config: &Config) -> Self {

@@ -13,7 +13,6 @@ use super::{
     hands::{Hands, Id, Part, Surroundings},
     hooks,
     instance::Instance,
-    milliseconds,
 };
 use crate::{
     adapters::vrrp::Incoming,
@@ -21,6 +20,7 @@ use crate::{
         config::Vrrp,
         interface::format_mac,
         status::{RejectedStatus, VrrpStatus},
+        time::milliseconds,
         vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition, Untold},
     },
 };
