@@ -21,6 +21,7 @@ pub mod bench;
 pub mod clients;
 pub mod demo;
 pub mod emulation;
+pub mod extent;
 mod hosts;
 pub mod impalad;
 pub mod kernel_clock;
@@ -34,7 +35,7 @@ pub mod steady;
 mod wait;
 pub mod xdp_action;
 
-pub use hosts::capture::{Syn, SynCapture};
+pub use hosts::capture::{ETH_P_ALL, Syn, SynCapture};
 pub use hosts::halted::Halted;
 pub use hosts::lab::{Builder, Host, Lab};
 pub use hosts::namespace::Namespace;

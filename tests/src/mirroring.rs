@@ -1,6 +1,6 @@
 //! The tables of two balancers of which one follows the other, in one process: everything of the state stream but the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
@@ -82,8 +82,7 @@ pub fn tables() -> HostTables {
             current,
             ..Slot::untracked(settled)
         };
-        let key = ServiceKey::tcp(service.ip().into(), service.port());
-        for index in host.services[&key].slot_indices() {
+        for index in host.service(service).slot_indices() {
             host.slots[index as usize] = moved.to_bits();
         }
     }
@@ -189,10 +188,11 @@ fn loaded(host: &HostTables, flows: u32) -> Result<Datapath> {
             _ if target.backend().is_v4() => NAT,
             _ => NAT6,
         };
-        let service = host.services[&ServiceKey::tcp(service.ip().into(), service.port())].id;
+        let service = host.service(service).id;
         // As the backends' addresses follow from the ids of the owner, so do their names.
         let (address, port) = (IpAddr::from(target.backend()), target.port());
-        let name = TargetName::new(service, &format!("backend-{address}"), address, port);
+        let name = format!("backend-{address}").replace(':', "-");
+        let name = TargetName::new(service, &name, address, port);
         let Some(name) = name else { continue };
         let live = kernel.live(id);
         kernel.introduce_target(&PlannedTarget {
@@ -258,12 +258,12 @@ impl Mirror for Follower {
         self.tables.remove_client(key)
     }
 
-    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, DatapathError> {
-        self.tables.flows_of(service)
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, DatapathError> {
+        self.tables.flows_of(services)
     }
 
-    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, DatapathError> {
-        self.tables.clients_of(service)
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, DatapathError> {
+        self.tables.clients_of(services)
     }
 
     fn now(&self) -> u32 {

@@ -82,13 +82,9 @@ impl Cluster {
         } else {
             host.v4().into()
         };
-        let flow = SocketAddr::new(address, 1).to_string();
-        let output = self
-            .balancer
-            .lb_ctl(&["explain", &flow, "impala", "--json"])
-            .unwrap();
-        assert_eq!(output.code, Some(0), "{output:?}");
-        serde_json::from_str(&output.stdout).unwrap()
+        self.balancer
+            .explain(SocketAddr::new(address, 1), "impala")
+            .unwrap()
     }
 }
 

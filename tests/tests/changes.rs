@@ -9,19 +9,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use std::{env, fmt, thread};
+use std::{fmt, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::Lab;
 use lab::balancing::{
     Balancer, Configuration, Decap, HS2_PORT, MIXTURES, Mixture, PATIENCE, take_vips_off_backends,
 };
+use lab::extent::is_full;
 use lab::random::Random;
 use lab::steady::{Server, Steady, start_servers};
 
 const BACKENDS: u8 = 5;
-/// If it is set, every mode is tried as long and with as many connections as the first.
-const FULL: &str = "LAB_FULL";
 /// After how many changes every connection has to have exchanged data: breaks in between are noticed as well.
 const ROUND: u32 = 10;
 const HIGHEST_WEIGHT: usize = 4;
@@ -64,7 +63,7 @@ impl Mode {
     fn of(forward: &str) -> Self {
         let mut modes = MODES.into_iter();
         let mut mode = modes.find(|mode| mode.forward == forward).unwrap();
-        if env::var_os(FULL).is_some() {
+        if is_full() {
             let [first, ..] = MODES;
             (mode.connections, mode.changes) = (first.connections, first.changes);
         }

@@ -28,7 +28,7 @@ fn json<T: serde::de::DeserializeOwned>(balancer: &Balancer, arguments: &[&str])
 }
 
 fn explain(balancer: &Balancer, client: SocketAddr) -> Explanation {
-    json(balancer, &["explain", &client.to_string(), "impala", "--json"])
+    balancer.explain(client, "impala").unwrap()
 }
 
 fn flows(balancer: &Balancer) -> Flows {

@@ -15,7 +15,6 @@ use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, take_vips_off_
 use lab::steady::client::Options;
 use lab::steady::{Server, Steady, start_servers};
 use lab::{Host, Lab, wait_until};
-use lb_ctl::core::explain::Explanation;
 
 const BACKENDS: u8 = 3;
 const LEAST: &str = "balance = \"least-connections\"\n";
@@ -74,13 +73,12 @@ impl Cluster {
     /// The live connections that the data path counts, by backend.
     fn counted(&self) -> BTreeMap<String, u64> {
         let client = SocketAddr::from((self.client().v4(), 1));
-        let output = self
+        let candidates = self
             .balancer
-            .lb_ctl(&["explain", "--json", &client.to_string(), "impala"])
-            .unwrap();
-        assert_eq!(output.code, Some(0), "{output:?}");
-        let explanation: Explanation = serde_json::from_str(&output.stdout).unwrap();
-        let candidates = explanation.candidates.into_iter();
+            .explain(client, "impala")
+            .unwrap()
+            .candidates
+            .into_iter();
         candidates.map(|it| (it.backend, it.connections)).collect()
     }
 }

@@ -17,7 +17,6 @@ use lab::balancing::{
 use lab::clients::hs2::Session;
 use lab::demo::workload;
 use lab::{Host, Lab, Network};
-use lb_ctl::core::explain::Explanation;
 use lb_ctl::core::flows::{FlowState, Flows};
 use socket2::{Domain, Socket, Type};
 
@@ -329,9 +328,7 @@ fn flows_and_explain_tell_the_port_that_stands_for_a_client() {
         accepted.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&[1]).unwrap();
         accepted.read_exact(&mut [0]).unwrap();
-        let explain = |client: SocketAddr| -> Explanation {
-            json(&balancer, &["explain", &client.to_string(), "played", "--json"])
-        };
+        let explain = |client: SocketAddr| balancer.explain(client, "played").unwrap();
         let explanation = explain(client);
         assert_eq!(
             (explanation.forward.as_str(), explanation.records.len()),

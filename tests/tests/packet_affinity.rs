@@ -43,7 +43,7 @@ impl Twins {
     }
 
     fn entry(&self) -> Service {
-        self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())]
+        self.host.service(self.service)
     }
 
     fn set_slots(&mut self, slot: Slot) {

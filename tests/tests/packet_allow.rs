@@ -13,7 +13,7 @@ use lab::kernel_tables;
 use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
-use lb_common::layout::{ALLOWED_ROOM, AllowedKey, Service, ServiceKey};
+use lb_common::layout::{ALLOWED_ROOM, AllowedKey};
 use lb_common::testing::tables::{RESTRICTED, RESTRICTED6};
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
@@ -25,10 +25,6 @@ fn twins() -> (Datapath, HostTables) {
     host.allowed.clear();
     let kernel = kernel_tables::load(&host, 1024, 1024).unwrap();
     (kernel, host)
-}
-
-fn service(host: &HostTables, address: SocketAddr) -> Service {
-    host.services[&ServiceKey::tcp(address.ip().into(), address.port())]
 }
 
 /// The address with this number, and the number of bits that its family has before it.
@@ -57,7 +53,7 @@ fn kernel_and_host_allow_the_same() {
     proptest!(config, |((bits, length, v6) in prefix, clients in clients)| {
         let (kernel, host) = &mut *twins.borrow_mut();
         let restricted = if v6 { RESTRICTED6 } else { RESTRICTED };
-        let id = service(host, restricted).id;
+        let id = host.service(restricted).id;
         let (first, before) = address(bits, v6);
         // Short prefixes allow nearly all: few of them, or there is nothing left to refuse.
         let length = if v6 { length.max(8) } else { length.clamp(8, 32) };
@@ -85,7 +81,7 @@ fn kernel_and_host_allow_the_same() {
 #[test]
 fn there_is_room_for_as_many_prefixes_as_a_configuration_may_have_and_those_before() {
     let (mut kernel, host) = twins();
-    let id = service(&host, RESTRICTED).id;
+    let id = host.service(RESTRICTED).id;
     let network = |number: u32| Ipv4Addr::from_bits(number << 8);
     for number in 0..ALLOWED_ROOM {
         let prefix = IpAddr::V4(network(number + (10 << 16)));

@@ -15,8 +15,8 @@ use lab::kernel_tables;
 use lab::random::Random;
 use lab::xdp_action;
 use lb_common::counter::Counter;
-use lb_common::layout::{ServiceKey, Slot, Traffic};
-use lb_common::testing::tables::{TARGETS, VIP};
+use lb_common::layout::{Slot, Traffic};
+use lb_common::testing::tables::TARGETS;
 use lb_common::testing::{Case, HostTables, cases};
 use lb_ctl::adapters::datapath::Datapath;
 use proptest::prelude::*;
@@ -175,7 +175,7 @@ fn host_and_kernel_agree_on_damaged_frames() {
 fn a_slot_that_moves_takes_its_flow_along() {
     let (mut datapath, tables) = loaded();
     let frame = cases().remove(0).frame;
-    let service = tables.services[&ServiceKey::tcp(VIP.into(), lb_common::testing::tables::ONE.port())];
+    let service = tables.service(lb_common::testing::tables::ONE);
     let sent_to = |datapath: &mut Datapath| datapath.test_run(&frame).unwrap().frame[..12].to_owned();
     assert_eq!(sent_to(&mut datapath), tables.targets[1].addresses());
     for index in service.slot_indices() {

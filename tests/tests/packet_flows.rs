@@ -18,7 +18,7 @@ use lb_common::counter::Counter;
 use lb_common::decision::{Verdict, decide};
 use lb_common::forward::direct_server_return;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{FlowKey, ServiceKey, Slot};
+use lb_common::layout::{FlowKey, Slot};
 use lb_common::process::{Action, process};
 use lb_common::testing::cases::{CLIENT, CLIENT6};
 use lb_common::testing::tables::{ONE, ONE6, TARGETS};
@@ -59,7 +59,7 @@ impl Twins {
 
     /// The service's slots.
     fn slots(&self) -> std::ops::Range<u32> {
-        let service = self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())];
+        let service = self.host.service(self.service);
         service.slot_indices()
     }
 
@@ -220,7 +220,7 @@ fn the_settled_path_leaves_its_time_in_the_slot_and_nothing_else_there() {
     let before = tracked(1, 2);
     twins.set_slots(before);
     twins.send(1000, Flags::ACK, 5);
-    let service = twins.host.services[&ServiceKey::tcp(ONE.ip().into(), ONE.port())];
+    let service = twins.host.service(ONE);
     let indices = service.slot_indices();
     let changed: Vec<Slot> = indices
         .map(|index| twins.kernel.slot(index).unwrap())
@@ -397,7 +397,7 @@ fn an_icmp_error_follows_its_flow_and_leaves_nothing_behind() {
         assert_eq!(twins.send_error(2000), Some(2), "so has an established one");
         assert_eq!(twins.send(2000, Flags::FIN | Flags::ACK, 101), Some(2));
         assert_eq!(twins.send_error(2000), Some(2), "and one that ends");
-        let slots = twins.host.services[&ServiceKey::tcp(service.ip().into(), service.port())];
+        let slots = twins.host.service(service);
         twins.set_slots(tracked(1, 2));
         twins.send_error(3000);
         for index in slots.slot_indices() {

@@ -76,7 +76,7 @@ impl Twins {
     }
 
     fn entry(&self) -> Service {
-        self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())]
+        self.host.service(self.service)
     }
 
     fn client(&self, number: u16) -> SocketAddr {

@@ -14,7 +14,7 @@ use std::path::Path;
 use lab::xdp_action;
 use lb_common::counter::Counter;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{ClientKey, FlowKey, Live, ServiceKey, Slot, map};
+use lb_common::layout::{ClientKey, FlowKey, Live, Slot, map};
 use lb_common::testing::cases::CLIENT;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_TARGET, ONE, TARGETS};
 use lb_common::testing::{Frame, HostTables};
@@ -284,8 +284,7 @@ fn the_end_of_a_translated_connection_waits_for_its_record() {
         datapath.test_run(&frame.bytes()).unwrap().action
     };
     let live = |datapath: &Datapath| datapath.live(NAT_TARGET).connections();
-    let key = ServiceKey::tcp(NAT.ip().into(), NAT.port());
-    let service = node.host.services[&key].id;
+    let service = node.host.service(NAT).id;
     let closing = |datapath: &Datapath, port| {
         let flow = FlowKey::new(CLIENT.ip().into(), port, service);
         datapath.flow_record(flow).unwrap().unwrap().closing != 0
@@ -355,8 +354,7 @@ fn clients_are_at_home_where_they_were_noted_before_and_while_tables_are_exchang
     for (number, expected) in [(7, 2), (8, 2), (9, 3)] {
         assert_eq!(connect(&mut new, number), Some(expected), "client {number}");
     }
-    let key = ServiceKey::tcp(AFFINE.ip().into(), AFFINE.port());
-    let service = node.host.services[&key].id;
+    let service = node.host.service(AFFINE).id;
     for number in [7, 8] {
         let key = ClientKey::new(client(number, 0).ip().into(), service);
         let noted = |datapath: &Datapath| datapath.affinity(key).unwrap().map(|it| it.target);

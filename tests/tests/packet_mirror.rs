@@ -16,7 +16,7 @@ use lab::emulation::is_emulated;
 use lab::kernel_clock::ticks;
 use lab::mirroring::{self, Follower, Owner, TOLD, theirs};
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, ReturnKey, Service, ServiceKey};
+use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, ReturnKey};
 use lb_common::testing::cases::CLIENT;
 use lb_common::testing::frame::CLIENT_MAC;
 use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TARGET, NAT6, ONE};
@@ -66,12 +66,12 @@ impl Pair {
     }
 
     fn flow(&self, client: SocketAddr, service: SocketAddr) -> FlowKey {
-        FlowKey::new(client.ip().into(), client.port(), entry(&self.host, service).id)
+        FlowKey::new(client.ip().into(), client.port(), self.host.service(service).id)
     }
 
     /// A pass over the owner's records, that many ticks later.
     fn pass(&self, later: u32) {
-        let services = TOLD.map(|it| entry(&self.host, it));
+        let services = TOLD.map(|it| self.host.service(it));
         let census = Census::new(ticks() + later, 100_000, false, services, BTreeSet::new());
         self.owner.kernel.sweep().unwrap().run(census).unwrap();
     }
@@ -124,14 +124,6 @@ impl Pair {
         let expected = self.owner.kernel.test_run(&frame.bytes()).unwrap();
         assert_eq!(self.follower.kernel.test_run(&frame.bytes()).unwrap(), expected);
     }
-}
-
-fn key(service: SocketAddr) -> ServiceKey {
-    ServiceKey::tcp(service.ip().into(), service.port())
-}
-
-fn entry(host: &HostTables, service: SocketAddr) -> Service {
-    host.services[&key(service)]
 }
 
 fn client(service: SocketAddr, number: u8, port: u16) -> SocketAddr {
@@ -191,7 +183,10 @@ fn a_follower_carries_every_connection_on() {
     pair.pass(CLOSING_TIMEOUT + 2);
     pair.tell();
     pair.compare();
-    assert_eq!(pair.follower.tables.flows_of(0).unwrap().len(), 4 - 3);
+    assert_eq!(
+        pair.follower.tables.flows_of(&BTreeSet::from([0])).unwrap().len(),
+        4 - 3
+    );
 }
 
 #[test]
@@ -201,7 +196,7 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
         pair.connect(client(AFFINE, number, 1000), AFFINE);
     }
     pair.tell();
-    let service = entry(&pair.host, AFFINE).id;
+    let service = pair.host.service(AFFINE).id;
     let key = |number| ClientKey::new(client(AFFINE, number, 0).ip().into(), service);
     for number in 1..5 {
         let home = pair.owner.kernel.affinity(key(number)).unwrap().unwrap();
@@ -236,7 +231,11 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
     );
     assert_eq!(noted(key(3)).unwrap().last_seen, now);
     assert_eq!(noted(other), Some(old));
-    let mut clients = pair.follower.tables.clients_of(service).unwrap();
+    let mut clients = pair
+        .follower
+        .tables
+        .clients_of(&BTreeSet::from([service]))
+        .unwrap();
     clients.sort_unstable();
     assert_eq!(clients, [key(2), key(3), key(4)]);
 }
@@ -384,7 +383,7 @@ fn where_there_is_no_room_nothing_is_left_behind() {
     let recorded: BTreeSet<FlowKey> = pair
         .follower
         .tables
-        .flows_of(flows[0].service())
+        .flows_of(&BTreeSet::from([flows[0].service()]))
         .unwrap()
         .into_iter()
         .collect();

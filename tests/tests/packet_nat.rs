@@ -18,7 +18,7 @@ use lab::kernel_clock::ticks;
 use lab::kernel_tables;
 use lb_common::counter::Counter;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{FlowKey, ReturnKey, Service, ServiceKey};
+use lb_common::layout::{FlowKey, ReturnKey, Service};
 use lb_common::process::Action;
 use lb_common::testing::cases::{CLIENT, CLIENT6};
 use lb_common::testing::tables::{NAT, NAT_BACKEND, NAT_BACKEND6, NAT6};
@@ -62,7 +62,7 @@ impl Twins {
     }
 
     fn entry(&self) -> Service {
-        self.host.services[&ServiceKey::tcp(self.service.ip().into(), self.service.port())]
+        self.host.service(self.service)
     }
 
     /// A client of this number, all with the same port.

@@ -19,7 +19,7 @@ use lab::emulation::is_emulated;
 use lab::kernel_clock::{ticks, within_a_tick};
 use lab::kernel_tables;
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{Changed, ClientKey, FlowKey, Node, Service, ServiceKey, Slot};
+use lb_common::layout::{Changed, ClientKey, FlowKey, Node, Service, Slot};
 use lb_common::testing::cases::CLIENT;
 use lb_common::testing::tables::{AFFINE, AFFINE6, NAT, NAT_BACKEND, NAT6, ONE, ONE6};
 use lb_common::testing::{Frame, HostTables};
@@ -54,7 +54,7 @@ impl Twins {
             ..node
         });
         for service in [ONE, ONE6, AFFINE, AFFINE6] {
-            for index in entry(&host, service).slot_indices() {
+            for index in host.service(service).slot_indices() {
                 host.slots[index as usize] = MOVED.to_bits();
             }
         }
@@ -99,7 +99,7 @@ impl Twins {
 
     /// A pass over the kernel's records, that many ticks later.
     fn pass(&self, later: u32, services: &[SocketAddr]) {
-        let services: Vec<Service> = services.iter().map(|it| entry(&self.host, *it)).collect();
+        let services: Vec<Service> = services.iter().map(|it| self.host.service(*it)).collect();
         let census = Census::new(ticks() + later, 10_000, false, services, BTreeSet::new());
         self.kernel.sweep().unwrap().run(census).unwrap();
     }
@@ -116,11 +116,11 @@ impl Twins {
     }
 
     fn key(&self, client: SocketAddr, service: SocketAddr) -> FlowKey {
-        FlowKey::new(client.ip().into(), client.port(), entry(&self.host, service).id)
+        FlowKey::new(client.ip().into(), client.port(), self.host.service(service).id)
     }
 
     fn client_key(&self, client: IpAddr, service: SocketAddr) -> ClientKey {
-        ClientKey::new(client.into(), entry(&self.host, service).id)
+        ClientKey::new(client.into(), self.host.service(service).id)
     }
 }
 
@@ -131,10 +131,6 @@ fn pass_a_tick() {
         sleep(Duration::from_millis(50));
     }
     within_a_tick();
-}
-
-fn entry(host: &HostTables, service: SocketAddr) -> Service {
-    host.services[&ServiceKey::tcp(service.ip().into(), service.port())]
 }
 
 #[test]
@@ -221,13 +217,13 @@ fn a_client_is_told_when_it_has_a_home_and_when_that_is_another() {
     let drained = twins.host.targets[2].draining(true);
     twins.host.targets[2] = drained;
     twins.kernel.write_target(2, drained).unwrap();
-    for index in entry(&twins.host, AFFINE).slot_indices() {
+    for index in twins.host.service(AFFINE).slot_indices() {
         let slot = Slot { current: 3, ..MOVED };
         twins.host.slots[index as usize] = slot.to_bits();
         twins.kernel.write_slot(index, slot).unwrap();
     }
     let slots = twins.source.changes();
-    let range = entry(&twins.host, AFFINE).slot_indices();
+    let range = twins.host.service(AFFINE).slot_indices();
     assert_eq!(slots.slots(), [range], "and so are slots");
     assert_eq!(connect(&mut twins, 1002).1, [client]);
 }
@@ -235,7 +231,7 @@ fn a_client_is_told_when_it_has_a_home_and_when_that_is_another() {
 #[test]
 fn untracked_slots_tell_nothing() {
     let mut twins = Twins::new(true);
-    for index in entry(&twins.host, ONE).slot_indices() {
+    for index in twins.host.service(ONE).slot_indices() {
         twins.host.slots[index as usize] = Slot::untracked(1).to_bits();
         twins.kernel.write_slot(index, Slot::untracked(1)).unwrap();
     }

@@ -7,6 +7,17 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
+#[path = "pair/homes.rs"]
+mod homes;
+#[path = "pair/killed.rs"]
+mod killed;
+#[path = "pair/strangers.rs"]
+mod strangers;
+#[path = "pair/versions.rs"]
+mod versions;
+#[path = "pair/visitor.rs"]
+mod visitor;
+
 use std::io::{Write as _, stderr};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,13 +25,12 @@ use std::{env, thread};
 
 use anyhow::Context as _;
 use lab::balancing::{
-    Balancer, Configuration, Decap, HS2_PORT, PATIENCE, Pair, take_vips_off_backends, write_key,
+    Balancer, Configuration, Decap, HS2_PORT, PATIENCE, Pair, holds, take_vips_off_backends, write_key,
 };
+use lab::extent::is_full;
 use lab::steady::{Server, Steady, start_servers};
 use lab::{Halted, Host, Lab, wait_until};
 
-/// If it is set, each way of forwarding gets all the connections, and there are as many failovers as an operator would never order.
-const FULL: &str = "LAB_FULL";
 /// If it is set, there are so many milliseconds between advertisements where the master is killed.
 const INTERVAL: &str = "LAB_ADVERT_INTERVAL_MS";
 /// Between advertisements, where nobody is to be taken for dead because the machine is busy.
@@ -148,16 +158,20 @@ fn wait_for_admin(balancer: &Balancer, backend: usize, expected: &str) {
 }
 
 fn share(connections: u16) -> u16 {
-    if env::var_os(FULL).is_some() {
-        2000
-    } else {
-        connections
-    }
+    if is_full() { 2000 } else { connections }
 }
 
-fn holds(host: &Host, vip: IpAddr) -> bool {
-    let addresses = host.run(&["ip", "-o", "addr", "show", "dev", "eth0"]).unwrap();
-    addresses.contains(&format!(" {vip}/"))
+/// Waits until all of these hosts that know of the address take it to be this balancer's.
+fn wait_until_known(vip: IpAddr, balancer: &Host, hosts: &[Host]) {
+    wait_until("everybody to know the new master", PATIENCE, || {
+        for host in hosts {
+            let known = host.run(&["ip", "neigh", "show", &vip.to_string(), "dev", "eth0"])?;
+            let is_so = known.is_empty() || known.contains(&balancer.mac().to_string());
+            anyhow::ensure!(is_so, "{}: {known}", host.name());
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// The master is killed, and loses its link; comes back, and takes over again.
@@ -211,14 +225,14 @@ fn connections_outlast_the_master_that_has_placed_each_of_them() {
 /// Back and forth: none breaks a connection, and nothing is left where it does not belong.
 #[test]
 fn connections_outlast_failovers_back_and_forth() {
-    let failovers = if env::var_os(FULL).is_some() { 50 } else { 10 };
+    let failovers = if is_full() { 50 } else { 10 };
     let mut scene = Scene::of("dsr", 500, INTERVAL_MS);
     let vip: IpAddr = scene.lab.vips()[0].v4.into();
     for failover in 0..failovers {
         scene.pair.hand_over(failover % 2).unwrap();
         scene.expect_unbroken(&format!("failover {failover}"));
         let master = 1 - failover % 2;
-        let held = [0, 1].map(|number| holds(&scene.lab.balancers()[number], vip));
+        let held = [0, 1].map(|number| holds(&scene.lab.balancers()[number], vip).unwrap());
         assert_eq!(held, [master == 0, master == 1], "failover {failover}");
     }
     scene.expect_drain();
@@ -247,7 +261,11 @@ fn a_takeover_back_is_one_also_if_nobody_has_seen_the_loss() {
     host.run(&["ip", "link", "set", "eth0", "up"]).unwrap();
     let vip = scene.lab.vips()[0].v4.into();
     order(&scene.pair.balancers[1], &["failover"]);
-    wait_until("the address to be back", PATIENCE, || holds(&host, vip)).unwrap();
+    wait_until("the address to be back", PATIENCE, || {
+        anyhow::ensure!(holds(&host, vip)?, "it is not there");
+        Ok(())
+    })
+    .unwrap();
     drop(busy);
     wait_until("the loss to be noticed", PATIENCE, || {
         let seen = [lines(&mut scene, lost), lines(&mut scene, owned)];
@@ -328,8 +346,8 @@ fn connections_outlast_a_split_and_its_healing() {
     scene.pair.wait_for_owner(0).unwrap();
     scene.expect_unbroken("a split and its healing");
     let vip: IpAddr = scene.lab.vips()[0].v4.into();
-    assert!(holds(&scene.lab.balancers()[0], vip));
-    assert!(!holds(&scene.lab.balancers()[1], vip));
+    assert!(holds(&scene.lab.balancers()[0], vip).unwrap());
+    assert!(!holds(&scene.lab.balancers()[1], vip).unwrap());
     scene.finish();
 }
 
@@ -480,7 +498,7 @@ fn connections_of_a_service_that_one_balancer_gives_up_live_on_at_the_other() {
         Ok(())
     })
     .unwrap();
-    let is_held = [0, 1].map(|number| holds(&lab.balancers()[number], vips[0].into()));
+    let is_held = [0, 1].map(|number| holds(&lab.balancers()[number], vips[0].into()).unwrap());
     assert_eq!(is_held, [false, true]);
     for connections in &mut steady {
         connections.expect_unbroken().unwrap();

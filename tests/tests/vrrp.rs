@@ -9,6 +9,8 @@
 
 #[path = "vrrp/trouble.rs"]
 mod trouble;
+#[path = "vrrp/virtual_mac.rs"]
+mod virtual_mac;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,7 +18,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread::sleep;
 use std::time::Duration;
 
-use lab::balancing::{Balancer, Configuration, PATIENCE};
+use lab::balancing::{self, Balancer, Configuration, PATIENCE};
 use lab::{Host, Lab, Process, wait_until};
 use lb_ctl::core::status::VrrpStatus;
 use lb_ctl::core::vrrp::{Advertisement, ChecksumForm, Interval, group_address, with_ip_header};
@@ -112,8 +114,7 @@ impl Keepalived {
 }
 
 fn holds(host: &Host, vip: IpAddr) -> bool {
-    let addresses = host.run(&["ip", "-o", "addr", "show", "dev", "eth0"]).unwrap();
-    addresses.contains(&format!(" {vip}/"))
+    balancing::holds(host, vip).unwrap()
 }
 
 /// Waits until the address is on the first host, the second, or neither, as said.
@@ -129,19 +130,11 @@ fn wait_for_holder(hosts: &[Host], vip: IpAddr, expected: [bool; 2]) {
 }
 
 fn instance(balancer: &Balancer) -> VrrpStatus {
-    balancer.status().unwrap().vrrp.remove(0)
+    balancer.instance().unwrap()
 }
 
 fn wait_for_state(balancer: &Balancer, expected: &str) -> VrrpStatus {
-    wait_until(&format!("the state {expected}"), PATIENCE, || {
-        let instance = instance(balancer);
-        if instance.state == expected {
-            Ok(instance)
-        } else {
-            Err(format!("{instance:?}"))
-        }
-    })
-    .unwrap()
+    balancer.wait_for_state(expected).unwrap()
 }
 
 /// The configuration of a balancer with an instance: these keys, and the VIP of the family.

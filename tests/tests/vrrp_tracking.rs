@@ -75,7 +75,7 @@ fn fails_while(there: &Path, runs: &Path) -> String {
 }
 
 fn instance(balancer: &Balancer) -> VrrpStatus {
-    balancer.status().unwrap().vrrp.remove(0)
+    balancer.instance().unwrap()
 }
 
 fn wait_for(balancer: &Balancer, what: &str, fits: impl Fn(&VrrpStatus) -> bool) -> VrrpStatus {
@@ -91,7 +91,7 @@ fn wait_for(balancer: &Balancer, what: &str, fits: impl Fn(&VrrpStatus) -> bool)
 }
 
 fn wait_for_state(balancer: &Balancer, state: &str) -> VrrpStatus {
-    wait_for(balancer, state, |instance| instance.state == state)
+    balancer.wait_for_state(state).unwrap()
 }
 
 #[test]

@@ -238,6 +238,11 @@ impl HostTables {
         tables
     }
 
+    /// The service at this address and port, which must be there.
+    pub fn service(&self, address: SocketAddr) -> Service {
+        self.services[&ServiceKey::tcp(address.ip().into(), address.port())]
+    }
+
     /// What was counted under a counter.
     pub fn counted(&self, counter: Counter) -> u64 {
         self.counters

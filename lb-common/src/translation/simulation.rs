@@ -17,7 +17,7 @@ use crate::{
     address::Address,
     counter::Counter,
     headers::tcp::Flags,
-    layout::{FlowKey, FlowRecord, Return, ReturnKey, ServiceKey, Slot},
+    layout::{FlowKey, FlowRecord, Return, ReturnKey, Slot},
     process::{Action, process},
     slot_rule::IDLE,
     testing::{
@@ -157,9 +157,7 @@ impl World {
 
     fn set_slots(&mut self, turn: u16) {
         for (service, first) in [(NAT, 1), (NAT6, 3)] {
-            let key = ServiceKey::tcp(service.ip().into(), service.port());
-            let service = self.tables.services[&key];
-            for index in service.slot_indices() {
+            for index in self.tables.service(service).slot_indices() {
                 self.tables.slots[index as usize] = Slot::untracked(first + turn).to_bits();
             }
         }
@@ -227,8 +225,7 @@ impl World {
     }
 
     fn first_slot(&self) -> u32 {
-        let key = ServiceKey::tcp(NAT.ip().into(), NAT.port());
-        self.tables.services[&key].first_slot
+        self.tables.service(NAT).first_slot
     }
 
     fn frame(&self, client: SocketAddr, service: SocketAddr) -> Frame {

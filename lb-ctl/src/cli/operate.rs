@@ -10,6 +10,7 @@ use crate::{
     core::{
         config::ConfigDuration,
         operator::{Action, Admin, Command, Decided, DecidedBackend},
+        time::milliseconds,
     },
 };
 
@@ -99,8 +100,7 @@ fn weight(text: &str) -> Result<WeightArgument, String> {
 }
 
 pub(super) fn drain(socket: &Path, arguments: &Drain) -> anyhow::Result<()> {
-    let deadline = arguments.deadline.map(std::time::Duration::from);
-    let deadline_ms = deadline.map(|it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+    let deadline_ms = arguments.deadline.map(|deadline| milliseconds(deadline.into()));
     let action = Action::Drain {
         deadline_ms,
         soft: arguments.soft,

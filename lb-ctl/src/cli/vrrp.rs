@@ -140,6 +140,7 @@ mod tests {
             addresses: vec![[192, 0, 2, 10].into(), [192, 0, 2, 11].into()],
             interface: "eth0".into(),
             vrid: 51,
+            virtual_mac: None,
             group: Some("impala".into()),
             master: Some([192, 0, 2, 3].into()),
             master_priority: Some(200),

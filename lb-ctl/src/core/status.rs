@@ -228,6 +228,9 @@ pub struct VrrpStatus {
     pub interface: String,
     /// The virtual router's number.
     pub vrid: u8,
+    /// The MAC address that moves with its addresses; `null` if they have the interface's.
+    #[serde(default)]
+    pub virtual_mac: Option<String>,
     /// The group with which it moves; `null` if it moves by itself.
     pub group: Option<String>,
     /// Who is master, as far as it knows: the address that its advertisements come from.

@@ -1,4 +1,4 @@
-//! The tables' time, for people.
+//! Time: that of the tables, and for people.
 
 use std::time::Duration;
 
@@ -17,6 +17,11 @@ pub fn ticks(duration: Duration) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
+/// A duration in milliseconds, rounded down.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,5 +32,11 @@ mod tests {
         assert_eq!(seconds(0_u32.wrapping_sub(1)), 0, "one tick ahead");
         assert_eq!(ticks(Duration::from_mins(1)), 56);
         assert_eq!(ticks(Duration::MAX), u32::MAX);
+    }
+
+    #[test]
+    fn milliseconds_are_whole() {
+        assert_eq!(milliseconds(Duration::from_micros(1_999)), 1);
+        assert_eq!(milliseconds(Duration::MAX), u64::MAX);
     }
 }

@@ -80,6 +80,7 @@ fn keys_changed(before: &Vrrp, after: &Vrrp) -> Vec<String> {
         group,
         track,
         notify,
+        has_virtual_mac,
     } = after;
     let addresses_before: BTreeSet<_> = before.addresses.iter().collect();
     let keys = [
@@ -111,6 +112,7 @@ fn keys_changed(before: &Vrrp, after: &Vrrp) -> Vec<String> {
             "notify_timeout",
             before.notify.as_ref().map(|hook| hook.timeout) != notify.as_ref().map(|hook| hook.timeout),
         ),
+        ("virtual_mac", before.has_virtual_mac != *has_virtual_mac),
     ];
     let changed = keys.iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| (*key).to_owned()).collect()
@@ -119,17 +121,10 @@ fn keys_changed(before: &Vrrp, after: &Vrrp) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{HostDefaults, parse};
+    use crate::core::config::examples::with_vrrp;
 
     fn instances(text: &str) -> Vec<Vrrp> {
-        let text = format!(
-            "[datapath]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
-             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{text}"
-        );
-        let host = HostDefaults {
-            node_name: "lb".into(),
-        };
-        parse("lb.toml", &text, &host).unwrap().vrrp
+        with_vrrp(text).vrrp
     }
 
     fn instance(name: &str, vrid: u8, addresses: &[&str], more: &str) -> String {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use lb_common::layout::{ServiceKey, TargetName};
+use lb_common::layout::TargetName;
 use tokio::{
     sync::mpsc::Receiver,
     time::{Duration, Instant},
@@ -258,7 +258,7 @@ impl Controller {
     pub(super) fn begin_serving(&mut self, earlier: &Earlier) -> Shares {
         let now = self.checks.now();
         let new = |service: &Service| {
-            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            let key = service.key();
             let entry = self.placement.service(&key);
             let target = |name: &str, address, port| {
                 entry.and_then(|entry| TargetName::new(entry.id, name, address, port))

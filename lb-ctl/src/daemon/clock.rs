@@ -6,6 +6,7 @@ use std::{
 };
 
 pub(super) use crate::adapters::kernel_clock::ticks;
+use crate::core::time::milliseconds;
 
 /// Unix time in milliseconds, for what has to mean something to later processes and to the other balancer: deadlines of drains, and which of
 /// two decisions came later. Read from the wall clock once and counted on from there, so that a clock that jumps moves no deadline while
@@ -13,7 +14,7 @@ pub(super) use crate::adapters::kernel_clock::ticks;
 pub(super) fn unix_milliseconds() -> u64 {
     static BEGINNING: LazyLock<(Duration, Instant)> = LazyLock::new(|| (wall_clock(), Instant::now()));
     let (unix, then) = *BEGINNING;
-    u64::try_from((unix + then.elapsed()).as_millis()).unwrap_or(u64::MAX)
+    milliseconds(unix + then.elapsed())
 }
 
 #[expect(

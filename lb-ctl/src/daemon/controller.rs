@@ -145,7 +145,12 @@ impl Controller {
         // Another balancer checks the same backends at other times.
         let seed = lb_common::hash::name(config.datapath.hash_seed, &config.node.name);
         // Where services of an earlier run translate, answers are recognised without a break.
-        let network = Network::new(netlink, host.interfaces, placement.translates());
+        let network = Network::new(
+            netlink,
+            host.interfaces,
+            placement.translates(),
+            config.virtual_macs(),
+        );
         Self {
             checks: Checks::new(seed),
             discovering: Discovering::new(config.clone()),

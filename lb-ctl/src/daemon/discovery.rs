@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use lb_common::layout::{ServiceKey, TargetName};
+use lb_common::layout::TargetName;
 use tokio::{
     sync::mpsc::Receiver,
     time::{Instant, timeout_at},
@@ -213,7 +213,7 @@ impl Controller {
             if membership.members().next().is_some() {
                 continue;
             }
-            let id = ServiceKey::tcp(service.vip.into(), service.port);
+            let id = service.key();
             let Some(entry) = self.placement.service(&id) else {
                 continue;
             };

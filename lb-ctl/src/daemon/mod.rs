@@ -18,6 +18,7 @@ mod start;
 mod supervisor;
 mod sweeping;
 mod vips;
+mod virtual_interfaces;
 mod vrrp;
 
 use std::path::PathBuf;
@@ -88,7 +89,9 @@ pub async fn detach(node: &str) -> anyhow::Result<Detached> {
 async fn take_off(pins: &Pins, netlink: &Netlink) -> anyhow::Result<Detached> {
     let interfaces = vips::indices(netlink, &pins.interfaces()?).await?;
     let addresses = vips::remove(netlink, &interfaces, |_| true).await;
+    let virtual_interfaces = virtual_interfaces::remove_all(netlink, &interfaces).await;
     let removed = pins.remove()?;
+    virtual_interfaces?;
     Ok(Detached {
         interfaces: removed.interfaces,
         maps: removed.maps,

@@ -12,7 +12,7 @@ use crate::{
     },
     core::{
         cause::chain,
-        interface::{Interface, format_mac},
+        interface::{Interface, Mac, format_mac},
         interfaces::{Event, Interfaces},
         next_hops::{Change, Neighbour, NextHops, Way},
         plan::PlannedTarget,
@@ -28,19 +28,28 @@ pub(super) struct Network {
     is_attached: bool,
     /// Whether packets to our addresses may be answers to translated connections.
     translates: bool,
+    /// The MAC addresses of virtual routers.
+    virtual_macs: BTreeSet<Mac>,
     /// The backends of which the log says that there is no way to them.
     unresolved: BTreeSet<IpAddr>,
 }
 
 impl Network {
-    /// With these interfaces, and no targets. `translates` as for [`Self::set_translates`].
-    pub(super) fn new(netlink: Netlink, interfaces: Interfaces, translates: bool) -> Self {
+    /// With these interfaces, and no targets. `translates` as for [`Self::set_translates`], `virtual_macs` as for
+    /// [`Self::set_virtual_macs`].
+    pub(super) fn new(
+        netlink: Netlink,
+        interfaces: Interfaces,
+        translates: bool,
+        virtual_macs: BTreeSet<Mac>,
+    ) -> Self {
         Self {
             netlink,
             interfaces,
             next_hops: NextHops::default(),
             is_attached: false,
             translates,
+            virtual_macs,
             unresolved: BTreeSet::new(),
         }
     }
@@ -123,9 +132,21 @@ impl Network {
         self.write_interfaces(datapath)
     }
 
+    /// Says which MAC addresses of virtual routers are ours, also while another balancer has them: what reaches us is forwarded, as with
+    /// addresses that have moved on. They have to be known before anybody hears that addresses are there.
+    pub(super) fn set_virtual_macs(
+        &mut self,
+        macs: BTreeSet<Mac>,
+        datapath: &mut Datapath,
+    ) -> anyhow::Result<()> {
+        self.virtual_macs = macs;
+        self.write_interfaces(datapath)
+    }
+
     /// Writes what the program knows of our interfaces.
     pub(super) fn write_interfaces(&self, datapath: &mut Datapath) -> anyhow::Result<()> {
-        datapath.write_node(&Node::new(self.interfaces.macs(), self.translates))?;
+        let macs = self.interfaces.macs().chain(self.virtual_macs.iter().copied());
+        datapath.write_node(&Node::new(macs, self.translates))?;
         let indices = self
             .interfaces
             .existing()

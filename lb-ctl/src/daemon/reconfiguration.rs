@@ -117,7 +117,7 @@ impl Controller {
         self.announce_quiescing().await.map_err(failed)?;
         self.follow_peer(peer_key).await.map_err(failed)?;
         // Instances that are gone leave their addresses before somebody else needs them.
-        self.vrrp.follow(&self.config).await.map_err(failed)?;
+        self.follow_vrrp().await.map_err(failed)?;
         self.adjust_vips().await.map_err(failed)?;
         Ok(changes)
     }
@@ -403,7 +403,7 @@ impl Controller {
     /// Begins with VRRP, once packets to the addresses are forwarded.
     pub(super) async fn begin_vrrp(&mut self) -> anyhow::Result<()> {
         // What fails is tried again when everything is compared anew.
-        let followed = self.vrrp.follow(&self.config).await;
+        let followed = self.follow_vrrp().await;
         self.account.take_in(Work::Refresh, followed);
         self.tell_healthy()
     }
@@ -414,8 +414,15 @@ impl Controller {
             return Ok(());
         }
         tracing::warn!("VRRP does not follow the configuration yet: trying again");
-        self.vrrp.follow(&self.config).await?;
+        self.follow_vrrp().await?;
         self.adjust_vips().await
+    }
+
+    async fn follow_vrrp(&mut self) -> anyhow::Result<()> {
+        // First: an instance may be master at once.
+        self.network
+            .set_virtual_macs(self.config.virtual_macs(), &mut self.datapath)?;
+        self.vrrp.follow(&self.config).await
     }
 
     /// Tells VRRP how many backends are healthy.

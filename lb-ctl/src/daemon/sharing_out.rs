@@ -67,11 +67,7 @@ impl Controller {
         }
         // First, so that no client is at home any more with who is taken out when the slots move.
         self.write_shedding(index, &parts)?;
-        let before = self
-            .checks
-            .services
-            .get(index)
-            .map(|checked| weights(&checked.parts));
+        let before = self.weights_of(index);
         if before.is_some_and(|before| before != weights(&parts)) {
             self.share_out(index, &weights(&parts))?;
         }
@@ -92,14 +88,16 @@ impl Controller {
         let proved = services.filter(|(_, planned)| proved.contains(&planned.entry.id));
         let mut result = Ok(());
         for index in proved.map(|(index, _)| index).collect::<Vec<_>>() {
-            let wanted = self
-                .checks
-                .services
-                .get(index)
-                .map(|checked| weights(&checked.parts));
-            result = result.and(self.share_out(index, &wanted.unwrap_or_default()));
+            let wanted = self.weights_of(index).unwrap_or_default();
+            result = result.and(self.share_out(index, &wanted));
         }
         result
+    }
+
+    /// With which weight each backend of a service gets new connections, as it was decided last.
+    fn weights_of(&self, index: usize) -> Option<Vec<u32>> {
+        let checked = self.checks.services.get(index)?;
+        Some(weights(&checked.parts))
     }
 
     /// Shares the new connections of a service out, unless its slots are not ours to move, or not yet.

@@ -11,7 +11,7 @@ use super::{
     controller::Controller,
     discovery::{SeedOrders, seed_orders},
     reconfiguration::{Arrivals, RESOLUTION_GRACE},
-    vips,
+    vips, virtual_interfaces,
 };
 use crate::{
     adapters::{
@@ -130,6 +130,7 @@ async fn try_to_release_carried(config: &Config, netlink: &Netlink, pins: &Pins)
     for address in vips::remove(netlink, &interfaces, |address| config.is_carried(address)).await? {
         tracing::info!(%address, "removed an address that an earlier run as VRRP master had left");
     }
+    virtual_interfaces::remove_all(netlink, &interfaces).await?;
     Ok(())
 }
 

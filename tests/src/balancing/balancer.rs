@@ -9,12 +9,14 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use lb_common::layout::{Slot, VERSION, map};
-use lb_ctl::core::status::{BackendStatus, Status};
+use lb_ctl::core::explain::Explanation;
+use lb_ctl::core::status::{BackendStatus, Status, VrrpStatus};
 
 use super::{HS2_PORT, PATIENCE};
 use crate::hosts::lab::{Host, Lab};
 use crate::hosts::process::Process;
 use crate::programs;
+use crate::wait::wait_until;
 
 /// The text of a configuration file, put together.
 #[derive(Clone, Debug)]
@@ -296,10 +298,32 @@ impl Balancer {
         serde_json::from_str(&output.stdout).context("the status is not understood")
     }
 
+    /// What `lb-ctl explain --json` says about a client's port and a service.
+    pub fn explain(&self, client: SocketAddr, service: &str) -> Result<Explanation> {
+        let output = self.lb_ctl(&["explain", &client.to_string(), service, "--json"])?;
+        ensure!(output.code == Some(0), "lb-ctl explain failed: {output:?}");
+        serde_json::from_str(&output.stdout).context("the explanation is not understood")
+    }
+
     /// The backends of the first service, as the status shows them.
     pub fn backends(&self) -> Result<Vec<BackendStatus>> {
         let service = self.status()?.services.into_iter().next();
         Ok(service.context("expected a service in the status")?.backends)
+    }
+
+    /// The first VRRP instance, as the status shows it.
+    pub fn instance(&self) -> Result<VrrpStatus> {
+        let instance = self.status()?.vrrp.into_iter().next();
+        instance.context("expected an instance in the status")
+    }
+
+    /// Waits until the first VRRP instance is in this state.
+    pub fn wait_for_state(&self, expected: &str) -> Result<VrrpStatus> {
+        wait_until(&format!("the state {expected}"), PATIENCE, || {
+            let instance = self.instance()?;
+            ensure!(instance.state == expected, "{instance:?}");
+            Ok(instance)
+        })
     }
 
     /// Has every slot's packets consult the flow table, as if all slots were on the move; says how many slots that are.

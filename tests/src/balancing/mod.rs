@@ -12,11 +12,12 @@ pub use decap::Decap;
 pub use mixture::{MIXTURES, Mixture};
 pub use pair::{PEER_PORT, Pair, write_key};
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::hosts::lab::Lab;
+use crate::hosts::lab::{Host, Lab};
 
 /// Longer than anything takes on a busy machine, short enough to wait for in vain.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +27,12 @@ pub const HS2_PORT: u16 = 21050;
 
 /// The port of a coordinator's web pages.
 pub const WEB_PORT: u16 = 25000;
+
+/// Whether an address is on a balancer's interface.
+pub fn holds(host: &Host, vip: IpAddr) -> Result<bool> {
+    let addresses = host.run(&["ip", "-o", "addr", "show", "dev", "eth0"])?;
+    Ok(addresses.contains(&format!(" {vip}/")))
+}
 
 /// Takes the VIPs off all backends, which then know nothing of a balancer: as `nat` finds them.
 pub fn take_vips_off_backends(lab: &Lab) -> Result<()> {

@@ -34,7 +34,13 @@ impl Pair {
         services: impl Fn(Configuration) -> Configuration,
     ) -> Result<Self> {
         let mut pair = Self::prepare(lab, interval_ms, vips, services)?;
-        for balancer in &mut pair.balancers {
+        pair.start_both()?;
+        Ok(pair)
+    }
+
+    /// Starts both as they are prepared, and returns when the first one owns everything and the second one knows it.
+    pub fn start_both(&mut self) -> Result<()> {
+        for balancer in &mut self.balancers {
             balancer.run(&[])?;
             // The first one before the second.
             wait_until("a VRRP state", PATIENCE, || {
@@ -46,8 +52,7 @@ impl Pair {
                 Ok(())
             })?;
         }
-        pair.wait_for_owner(0)?;
-        Ok(pair)
+        self.wait_for_owner(0)
     }
 
     /// Writes the configuration files and the key. Starts nothing.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lb_common::headers::tcp::Flags;
-use lb_common::layout::{FlowKey, FlowRecord, Service, ServiceKey};
+use lb_common::layout::{FlowKey, FlowRecord};
 use lb_common::testing::frame::CLIENT_MAC;
 use lb_common::testing::tables::{NAT, NAT_TARGET, ONE};
 use lb_common::testing::{Frame, HostTables};
@@ -84,10 +84,6 @@ pub fn run(options: Options) -> Result<()> {
     }
 }
 
-fn service(host: &HostTables, address: SocketAddr) -> Service {
-    host.services[&ServiceKey::tcp(address.ip().into(), address.port())]
-}
-
 /// Writes so many records, every other one of a translated connection.
 fn fill(owner: &Owner, host: &HostTables, records: u32) -> Result<()> {
     let mut tables = owner.kernel.mirrored_tables()?;
@@ -104,7 +100,7 @@ fn fill(owner: &Owner, host: &HostTables, records: u32) -> Result<()> {
         let key = FlowKey::new(
             std::net::IpAddr::from([10, 1, high, low]).into(),
             u16::try_from(1024 + number / 2 % 1000)?,
-            service(host, address).id,
+            host.service(address).id,
         );
         let record = FlowRecord {
             target,

@@ -18,8 +18,8 @@ use crate::hosts::lab::{Host, Lab};
 use crate::hosts::plan::Mac;
 
 // From linux/if_ether.h, linux/filter.h and linux/sockios.h.
-// In network order, as the system call wants it.
-const ETH_P_ALL: i32 = 3u16.to_be() as i32;
+/// All protocols, in network order, as `socket` wants it.
+pub const ETH_P_ALL: i32 = 3u16.to_be() as i32;
 const ETHERTYPE_IPV4: u32 = 0x0800;
 const SKF_AD_IFINDEX: u32 = 0xffff_f000 + 8;
 const SIOCGSTAMPNS: libc::c_ulong = 0x8907;

@@ -9,24 +9,31 @@ use std::time::{Duration, Instant};
 use axum::http::{Method, StatusCode};
 use lab::balancing::{Balancer, PATIENCE};
 use lab::clients::http::request_blocking;
-use lab::{Halted, Host, Lab, wait_until};
+use lab::{ETH_P_ALL, Halted, Host, Lab, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     Dialect, IPV4, configuration, holds, instance, pair, wait_for_both, wait_for_holder, wait_for_state,
 };
 
-/// `ETH_P_ALL`, in network order.
-const ALL_PROTOCOLS: i32 = 3_u16.to_be() as i32;
-const ARP: [u8; 2] = [0x08, 0x06];
+pub(super) const ARP: [u8; 2] = [0x08, 0x06];
 
 /// The frames that a host sees from now on.
-struct Frames(Socket);
+pub(super) struct Frames(Socket);
 
 impl Frames {
-    fn of(host: &Host) -> Self {
+    pub(super) fn of(host: &Host) -> Self {
+        Self::with(host, ETH_P_ALL)
+    }
+
+    /// Those of ARP: others, of which there may be many, do not fill the buffer.
+    pub(super) fn of_arp(host: &Host) -> Self {
+        Self::with(host, u16::from_ne_bytes(ARP).into())
+    }
+
+    fn with(host: &Host, protocol: i32) -> Self {
         let open = || {
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ALL_PROTOCOLS))).unwrap();
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(protocol))).unwrap();
             socket.set_recv_buffer_size(4 << 20).unwrap();
             socket.set_nonblocking(true).unwrap();
             socket
@@ -35,7 +42,7 @@ impl Frames {
     }
 
     /// Those that have come since this was last asked.
-    fn read(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn read(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut frame = [0; 2048];
         while let Ok(length) = self.0.read(&mut frame) {
@@ -54,13 +61,7 @@ fn advertisements(frames: &[Vec<u8>], host: &Host) -> usize {
 }
 
 fn is_from(frame: &[u8], host: &Host) -> bool {
-    frame.len() >= 42 && frame[6..12] == mac(host)
-}
-
-fn mac(host: &Host) -> [u8; 6] {
-    let text = host.mac().to_string();
-    let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
-    bytes.collect::<Vec<u8>>().try_into().unwrap()
+    frame.len() >= 42 && frame[6..12] == host.mac().0
 }
 
 /// How often an instance has become master, or backup.
@@ -419,7 +420,8 @@ fn a_backup_is_silent_about_the_addresses() {
         for frame in frames.read() {
             let is_reply = frame.len() >= 42 && frame[12..14] == ARP && frame[20..22] == [0, 2];
             let about = |address: Ipv4Addr| is_reply && frame[28..32] == address.octets();
-            let [master, backup] = [0, 1].map(|number: usize| frame[6..12] == mac(&lab.balancers()[number]));
+            let [master, backup] =
+                [0, 1].map(|number: usize| frame[6..12] == lab.balancers()[number].mac().0);
             answered[0] += usize::from(about(vip) && master);
             answered[1] += usize::from(about(vip) && backup);
             answered[2] += usize::from(about(lab.balancers()[1].v4()) && backup);
@@ -433,7 +435,7 @@ fn a_backup_is_silent_about_the_addresses() {
 }
 
 /// Has a host ask everybody on the link for the MAC address of this address.
-fn ask(client: &Host, address: Ipv4Addr) {
+pub(super) fn ask(client: &Host, address: Ipv4Addr) {
     // What it knows it does not ask for; it may know nothing yet.
     let _ = client.run(&["ip", "neigh", "del", &address.to_string(), "dev", "eth0"]);
     client

@@ -209,7 +209,7 @@ where
             }
             Some(_) => {}
         }
-        match self.look_up(command::MAP_LOOKUP_AND_DELETE, key)? {
+        match self.take(key)? {
             Some(value) if !is_over(value) => {
                 outcome.stays = Some(value);
                 match self.put(key, &value, Update::NoEntry) {

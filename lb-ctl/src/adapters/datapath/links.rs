@@ -1,4 +1,4 @@
-//! Our interfaces by their place in the configuration, which is what two balancers have in common: indices and MAC addresses are each
+//! Our interfaces by their place in the configuration, which a balancer can tell another one: indices and MAC addresses are each
 //! host's own.
 
 use std::sync::{PoisonError, RwLock};

@@ -3,9 +3,12 @@
 //! The program may be writing to the same tables: a balancer that is not the owner forwards what reaches it. As with the passes over the
 //! records, what can be missed is a packet in the microsecond between our look and our write.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, MapData};
 use lb_common::{
     layout::{
         Affinity, ClientKey, FlowKey, FlowRecord, Return, ReturnKey, Service, ServiceKey, Target, forward,
@@ -21,6 +24,7 @@ use super::{
     live_table::LiveTable,
     owned,
     pod::Raw,
+    service_ids::services_by_id,
 };
 use crate::core::{census::taken_over, sync::WayToClient};
 
@@ -116,14 +120,14 @@ impl MirroredTables {
         self.clients.take(key).map(drop)
     }
 
-    /// All flows of a service that have an established record.
-    pub fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, DatapathError> {
-        self.flows.keys(|key| key.service() == service)
+    /// All flows of these services that have an established record. The whole table is passed over.
+    pub fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, DatapathError> {
+        self.flows.keys(|key| services.contains(&key.service()))
     }
 
-    /// All clients of a service of whom something is noted.
-    pub fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, DatapathError> {
-        self.clients.keys(|key| key.service() == service)
+    /// All clients of these services of whom something is noted. The whole table is passed over.
+    pub fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, DatapathError> {
+        self.clients.keys(|key| services.contains(&key.service()))
     }
 
     /// Has all clients of a service of whom something is noted have been there now. For whoever takes over: how long they have been silent is
@@ -217,10 +221,8 @@ impl MirroredTables {
         service: ServiceKey,
         record: &FlowRecord,
     ) -> Result<Option<ReturnKey>, DatapathError> {
-        let target = match self.targets.get(&u32::from(record.target), 0) {
-            Ok(Raw(target)) => target,
-            Err(MapError::OutOfBounds { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(target) = owned::entry(&self.targets, record.target)? else {
+            return Ok(None);
         };
         let is_translated = record.port != 0 && target.forward() == forward::NAT;
         Ok(is_translated.then(|| translation::return_key(&target, service.address(), record.port)))
@@ -233,13 +235,7 @@ impl MirroredTables {
         {
             return Ok(Some(*key));
         }
-        self.addresses.clear();
-        self.services.for_each(|key, service| {
-            if key.is_service() {
-                self.addresses.insert(service.id, key);
-            }
-            Ok(())
-        })?;
+        self.addresses = services_by_id(&self.services)?;
         Ok(self.addresses.get(&id).copied())
     }
 }

@@ -22,6 +22,7 @@ mod peer_source;
 mod pin_names;
 mod pins;
 mod pod;
+mod service_ids;
 mod shape;
 mod slots;
 mod sweep;

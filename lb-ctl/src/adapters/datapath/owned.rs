@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, MapError};
 
 use super::{DatapathError, pod::Raw};
 
@@ -28,4 +28,16 @@ where
         return Err(DatapathError::Object { missing: "array" });
     };
     Ok(Array::try_from(Map::Array(duplicate(data)?))?)
+}
+
+/// An entry by id; `None` beyond the end.
+pub(super) fn entry<V: Copy>(array: &Array<MapData, Raw<V>>, id: u16) -> Result<Option<V>, DatapathError>
+where
+    Raw<V>: aya::Pod,
+{
+    match array.get(&u32::from(id), 0) {
+        Ok(Raw(value)) => Ok(Some(value)),
+        Err(MapError::OutOfBounds { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, MapData, MapError};
+use aya::maps::{Array, MapData};
 use lb_common::{
     layout::{
         Affinity, ClientKey, FlowKey, FlowRecord, Return, ReturnKey, Service, ServiceKey, Slot, Target,
@@ -17,7 +17,7 @@ use lb_common::{
 
 use super::{
     Datapath, DatapathError, find, hash_table::HashTable, links::Links, listening::Listening, owned,
-    pod::Raw, slots::SlotTable,
+    pod::Raw, service_ids::services_by_id, slots::SlotTable,
 };
 use crate::{
     adapters::kernel_clock,
@@ -85,12 +85,7 @@ impl PeerSource {
     fn vip(&self, service: u16) -> Result<Option<ServiceKey>, DatapathError> {
         let mut known = self.known.borrow_mut();
         if known.services.is_empty() {
-            self.services.for_each(|key, service| {
-                if key.is_service() {
-                    known.services.insert(service.id, key);
-                }
-                Ok(())
-            })?;
+            known.services = services_by_id(&self.services)?;
         }
         Ok(known.services.get(&service).copied())
     }
@@ -101,21 +96,9 @@ impl PeerSource {
         if let Some(target) = known.targets.get(&id) {
             return Ok(Some(*target));
         }
-        let target = entry(&self.targets, id)?;
+        let target = owned::entry(&self.targets, id)?;
         known.targets.extend(target.map(|target| (id, target)));
         Ok(target)
-    }
-}
-
-/// An entry by id; `None` beyond the end.
-fn entry<V: Copy>(array: &Array<MapData, Raw<V>>, id: u16) -> Result<Option<V>, DatapathError>
-where
-    Raw<V>: aya::Pod,
-{
-    match array.get(&u32::from(id), 0) {
-        Ok(Raw(value)) => Ok(Some(value)),
-        Err(MapError::OutOfBounds { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -136,7 +119,7 @@ impl Source for PeerSource {
         if let Some(name) = known.names.get(&target) {
             return Ok(*name);
         }
-        let name = entry(&self.names, target)?.filter(|name| name.name().is_some());
+        let name = owned::entry(&self.names, target)?.filter(|name| name.name().is_some());
         known.names.insert(target, name);
         Ok(name)
     }

@@ -71,10 +71,10 @@ impl Netlink {
         }
     }
 
-    /// Removes an address. It may have gone already.
+    /// Removes an address. It may have gone already, and its interface too.
     pub async fn remove_address(&self, address: &Address) -> Result<(), NetlinkError> {
         match self.handle.address().del(address.message.clone()).execute().await {
-            Err(error) if errno(&error) == Some(EADDRNOTAVAIL) => Ok(()),
+            Err(error) if matches!(errno(&error), Some(EADDRNOTAVAIL | ENODEV)) => Ok(()),
             other => other.map_err(NetlinkError::request(format!(
                 "removing the address {}",
                 address.address
@@ -87,6 +87,7 @@ impl Netlink {
 const FOR_EVER: u32 = u32::MAX;
 
 const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
 const EADDRNOTAVAIL: i32 = 99;
 
 impl Address {

@@ -16,6 +16,14 @@ pub enum NetlinkError {
         /// The kernel's answer.
         source: Box<rtnetlink::Error>,
     },
+    /// An interface was gone right after it had been added.
+    #[error(
+        "expected the interface {name}, which has just been added, found none: somebody has removed or changed it"
+    )]
+    Vanished {
+        /// Its name.
+        name: String,
+    },
     /// There is no way to an address.
     #[error("the kernel has no route to {address}")]
     NoRoute {

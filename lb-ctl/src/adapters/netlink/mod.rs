@@ -1,10 +1,11 @@
-//! The kernel's network configuration, over netlink: interfaces, addresses, routes and neighbours.
+//! The kernel's network configuration, over netlink: interfaces (those of virtual routers too), addresses, routes and neighbours.
 
 mod addresses;
 mod error;
 mod interfaces;
 mod neighbours;
 mod routes;
+mod virtual_interfaces;
 mod watch;
 
 pub use addresses::{Address, OWNER};

@@ -1,7 +1,7 @@
 //! One connection to the peer, from the greeting to its end.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fmt::Display,
     io,
     net::SocketAddr,
@@ -23,7 +23,9 @@ use super::{
 };
 use crate::core::{
     operator::Word,
-    sync::{Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source},
+    sync::{
+        Allowance, Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source,
+    },
 };
 
 /// How often is looked for what has changed. The kernel program wakes nobody, so this is what the peer is behind, with what the network
@@ -45,6 +47,8 @@ pub struct Identity {
     pub program: String,
     /// What both must have in common.
     pub shape: Shape,
+    /// The names of `datapath.interfaces`.
+    pub interfaces: Vec<String>,
     /// The key that both have.
     pub key: Key,
 }
@@ -96,8 +100,8 @@ pub(super) enum Order {
     Own(Vec<(ServiceKey, Service)>),
     /// The peer is to begin anew with a service: we follow it from now on.
     Ask(ServiceKey),
-    /// We are to begin anew with a service: the peer asks for it.
-    TellAgain(ServiceKey),
+    /// We are to begin anew with services: the peer asks for it.
+    TellAgain(BTreeSet<ServiceKey>),
     /// Operators have decided this.
     Decide(Vec<Word>),
     /// End.
@@ -109,15 +113,17 @@ pub(super) enum Order {
 pub enum Event {
     /// There is one, about which nothing has been ordered yet. Nothing is told, in either direction, before the answer.
     Connected {
+        /// The names of the peer's interfaces, in their order; none if it does not tell them.
+        interfaces: Vec<String>,
         /// To be answered.
         ready: oneshot::Sender<()>,
     },
-    /// The peer has told this. The answer is why it cannot be taken in, if it cannot.
+    /// The peer has told this. The answer is how long it took to take it in, or why it cannot be.
     Items {
         /// In their order.
         items: Vec<Item>,
         /// To be answered.
-        taken: oneshot::Sender<Result<(), String>>,
+        taken: oneshot::Sender<Result<Duration, String>>,
     },
     /// There is none any more.
     Gone,
@@ -160,6 +166,8 @@ pub(super) struct Greeted {
     pub node: String,
     /// The version of its program.
     pub program: String,
+    /// The names of its interfaces.
+    interfaces: Vec<String>,
     /// Whether it was us who came to the other.
     pub is_ours: bool,
 }
@@ -179,8 +187,15 @@ pub(super) async fn greet(
             answer(stream, &identity.key).await?
         };
         let epoch = Instant::now();
+        let Identity {
+            node,
+            program,
+            shape,
+            interfaces,
+            ..
+        } = identity;
         let (mut conversation, greeting) =
-            Conversation::begin(&identity.node, &identity.program, identity.shape, Duration::ZERO);
+            Conversation::begin(node, program, *shape, interfaces, Duration::ZERO);
         sender.send(&greeting).await?;
         let heard = match conversation.hear(receiver.receive().await?, epoch.elapsed()) {
             Ok(heard) => heard,
@@ -189,7 +204,12 @@ pub(super) async fn greet(
                 return Err(error.into());
             }
         };
-        let Heard::Peer { node, program } = heard else {
+        let Heard::Peer {
+            node,
+            program,
+            interfaces,
+        } = heard
+        else {
             return Err(ExchangeError::Ended("expected a greeting"));
         };
         Ok(Greeted {
@@ -199,6 +219,7 @@ pub(super) async fn greet(
             epoch,
             node,
             program,
+            interfaces,
             is_ours,
         })
     };
@@ -219,12 +240,16 @@ pub(super) struct Desk<S> {
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) board: Board,
+    /// How much of the controller's time the peer has taken; beginning anew does not help it.
+    pub(super) allowance: Allowance,
+    /// From when on that is counted.
+    pub(super) began: Instant,
 }
 
 /// A batch of the peer's that the controller takes in.
 struct Taking {
     number: u64,
-    taken: oneshot::Receiver<Result<(), String>>,
+    taken: oneshot::Receiver<Result<Duration, String>>,
 }
 
 /// A connection at work.
@@ -247,10 +272,12 @@ impl<S: Source<Error: Display>> Desk<S> {
             receiver,
             conversation,
             epoch,
+            interfaces,
             ..
         } = greeted;
         let (ready, begin) = oneshot::channel();
-        if self.events.send(Event::Connected { ready }).await.is_err() || begin.await.is_err() {
+        let connected = Event::Connected { interfaces, ready };
+        if self.events.send(connected).await.is_err() || begin.await.is_err() {
             return ExchangeError::Ended("the controller does not begin with it");
         }
         let mut exchange = Exchange {
@@ -291,10 +318,19 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.tell().await?;
+            self.take_signs_of_life().await?;
             let due = self.epoch + self.conversation.due();
-            let can_give = self.taking.is_none() && !self.batches.is_empty();
+            // Looked at again with the next look for changes.
+            let may_take = self.desk.allowance.pause(self.desk.began.elapsed()).is_zero();
+            let can_give = may_take && self.taking.is_none() && !self.batches.is_empty();
             tokio::select! {
-                order = self.desk.orders.recv() => self.obey(order)?,
+                order = self.desk.orders.recv() => {
+                    self.obey(order)?;
+                    // All of them before anything else happens: how many there are depends on the peer.
+                    while let Ok(order) = self.desk.orders.try_recv() {
+                        self.obey(Some(order))?;
+                    }
+                }
                 message = messages.recv() => match message {
                     Some(message) => self.on_message(message?)?,
                     None => return Err(ExchangeError::Ended("the connection to the peer cannot be read")),
@@ -349,7 +385,7 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
         match order {
             Some(Order::Own(services)) => self.outbox.own(services),
             Some(Order::Ask(key)) => self.outbox.ask(key),
-            Some(Order::TellAgain(key)) => self.outbox.tell_again(&key),
+            Some(Order::TellAgain(keys)) => keys.iter().for_each(|key| self.outbox.tell_again(key)),
             Some(Order::Decide(words)) => self.outbox.decide(words),
             Some(Order::Stop) | None => return Err(ExchangeError::Stopped),
         }
@@ -366,9 +402,22 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
         Ok(())
     }
 
-    async fn on_taken(&mut self, taken: Result<(), String>) -> Result<(), ExchangeError> {
+    /// Answers batches in which there is nothing. They are none of the controller's business, however many come.
+    async fn take_signs_of_life(&mut self) -> Result<(), ExchangeError> {
+        while self.taking.is_none()
+            && let Some((number, _)) = self.batches.pop_front_if(|(_, items)| items.is_empty())
+        {
+            let message = self.conversation.taken(number, self.epoch.elapsed());
+            self.send(&message).await?;
+        }
+        Ok(())
+    }
+
+    async fn on_taken(&mut self, taken: Result<Duration, String>) -> Result<(), ExchangeError> {
         if let Some(Taking { number, .. }) = self.taking.take() {
-            taken.map_err(ExchangeError::Refused)?;
+            let time = taken.map_err(ExchangeError::Refused)?;
+            let Desk { allowance, began, .. } = &mut *self.desk;
+            allowance.take(time, began.elapsed());
             let message = self.conversation.taken(number, self.epoch.elapsed());
             self.send(&message).await?;
         }
@@ -394,7 +443,7 @@ async fn read(mut receiver: Receiver<TcpStream>, arrived: mpsc::Sender<Result<Me
 }
 
 /// Waits until the controller has taken a batch in; for ever if there is none.
-async fn end_of(taking: &mut Option<Taking>) -> Result<(), String> {
+async fn end_of(taking: &mut Option<Taking>) -> Result<Duration, String> {
     match taking {
         Some(taking) => (&mut taking.taken)
             .await

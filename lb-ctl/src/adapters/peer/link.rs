@@ -1,9 +1,16 @@
 //! The thread that keeps a connection to the peer: it listens, it goes there, and of two connections it keeps one.
 //!
-//! A peer that is slow costs this thread's time and a few messages of memory. Whoever has not shown that it has the key can keep one
+//! A peer that is slow costs this thread's time and a few messages of memory, and one that says too much also a share of the controller's time. Whoever has not shown that it has the key can keep one
 //! of a few places busy for some seconds.
 
-use std::{collections::VecDeque, io, net::SocketAddr, pin::pin, thread::JoinHandle, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use lb_common::layout::{Service, ServiceKey};
 use tokio::{
@@ -17,7 +24,7 @@ use super::exchange::{Board, Desk, Event, ExchangeError, Greeted, Identity, Orde
 use crate::core::{
     cause::chain,
     operator::Word,
-    sync::{PATIENCE, Source},
+    sync::{Allowance, PATIENCE, Source},
 };
 
 /// How many connections may be in their handshake.
@@ -71,6 +78,8 @@ impl Link {
             orders: received,
             events,
             board: board.clone(),
+            allowance: Allowance::default(),
+            began: Instant::now(),
         };
         let handle = std::thread::Builder::new().name("peer".into()).spawn(move || {
             runtime.block_on(async {
@@ -98,9 +107,9 @@ impl Link {
         self.order(Order::Ask(service));
     }
 
-    /// Begins anew with a service, because the peer asks for it.
-    pub fn tell_again(&self, service: ServiceKey) {
-        self.order(Order::TellAgain(service));
+    /// Begins anew with services, because the peer asks for it.
+    pub fn tell_again(&self, services: BTreeSet<ServiceKey>) {
+        self.order(Order::TellAgain(services));
     }
 
     /// Tells what operators have decided.

@@ -19,11 +19,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Event, Identity, Key, Link, Ways};
-use crate::core::sync::{Changes, Item, Shape, Source, WayToClient};
+use super::{Event, Identity, Key, Link, Ways, open};
+use crate::core::sync::{Changes, Conversation, Heard, Item, Shape, Source, WayToClient};
 
 /// Much longer than anything takes here; what is waited for comes, or the test fails.
 const LONG: Duration = Duration::from_secs(30);
+
+const SHAPE: Shape = Shape {
+    hash_seed: 1,
+    slots_per_service: 7,
+};
 
 /// One service without backends, whose slots are all alike.
 #[derive(Clone, Default)]
@@ -77,10 +82,8 @@ fn side(node: &str, key: Key, listen: Option<SocketAddr>, connect: Option<Socket
     let identity = Identity {
         node: node.to_owned(),
         program: "1.0.0".to_owned(),
-        shape: Shape {
-            hash_seed: 1,
-            slots_per_service: 7,
-        },
+        shape: SHAPE,
+        interfaces: vec![format!("eth-of-{node}")],
         key,
     };
     let (sender, events) = mpsc::channel(1);
@@ -127,10 +130,11 @@ impl Side {
     async fn connected(&mut self) -> String {
         loop {
             match self.event().await {
-                Event::Connected { ready } => {
+                Event::Connected { interfaces, ready } => {
                     self.begin(ready);
-                    let peer = self.link.board().read().peer;
-                    return peer.expect("a peer").0;
+                    let peer = self.link.board().read().peer.expect("a peer").0;
+                    assert_eq!(interfaces, [format!("eth-of-{peer}")]);
+                    return peer;
                 }
                 Event::Gone => {}
                 items @ Event::Items { .. } => panic!("{items:?}"),
@@ -151,8 +155,8 @@ impl Side {
             let is_over = is_it(&event);
             match event {
                 // The connection may have ended meanwhile here too.
-                Event::Items { taken, .. } => drop(taken.send(Ok(()))),
-                Event::Connected { ready } => self.begin(ready),
+                Event::Items { taken, .. } => drop(taken.send(Ok(Duration::ZERO))),
+                Event::Connected { ready, .. } => self.begin(ready),
                 Event::Gone => {}
             }
             if is_over {
@@ -228,7 +232,7 @@ async fn who_does_not_take_in_is_told_anew_when_it_asks() {
         () = first.until(asks) => {}
         () = second.until(|_| false) => {}
     }
-    first.link.tell_again(service().0);
+    first.link.tell_again(BTreeSet::from([service().0]));
     tokio::select! {
         () = first.until(|_| false) => {}
         () = second.until(begin) => {}
@@ -250,6 +254,49 @@ async fn a_controller_that_takes_nothing_in_can_stop_it() {
     timeout(LONG, first.link.stop()).await.expect("an end");
     drop(second.events);
     timeout(LONG, second.link.stop()).await.expect("an end");
+}
+
+#[tokio::test]
+async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
+    let one = free_address().await;
+    let mut first = side("lb1", key("1"), Some(one), None);
+    let stream = loop {
+        // It takes a moment to listen.
+        match TcpStream::connect(one).await {
+            Ok(stream) => break stream,
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let (mut sender, mut receiver) = open(stream, &key("1")).await.unwrap();
+    let (mut conversation, greeting) = {
+        let interfaces = ["eth-of-lb2".to_owned()];
+        Conversation::begin("lb2", "1.0.0", SHAPE, &interfaces, Duration::ZERO)
+    };
+    sender.send(&greeting).await.unwrap();
+    let answer = receiver.receive().await.unwrap();
+    conversation.hear(answer, Duration::ZERO).unwrap();
+    assert_eq!(first.connected().await, "lb2");
+    // From now on the controller looks at nothing.
+    let all = async {
+        for _ in 0..20 {
+            let sign = conversation.batch(Vec::new(), Duration::ZERO);
+            sender.send(&sign).await.unwrap();
+            loop {
+                let message = receiver.receive().await.unwrap();
+                match conversation.hear(message, Duration::ZERO).unwrap() {
+                    Heard::Taken => break,
+                    Heard::Items { number, .. } => {
+                        let taken = conversation.taken(number, Duration::ZERO);
+                        sender.send(&taken).await.unwrap();
+                    }
+                    peer @ Heard::Peer { .. } => panic!("{peer:?}"),
+                }
+            }
+        }
+    };
+    timeout(LONG, all).await.expect("answers");
+    assert!(first.events.try_recv().is_err());
+    first.link.stop().await;
 }
 
 #[tokio::test]

@@ -1,11 +1,8 @@
-//! Tells neighbours whose an address is, in frames of our own making.
-
-use std::net::IpAddr;
+//! Sends frames of our own making: what tells neighbours whose an address is, and whatever comes from a virtual MAC address.
 
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::VrrpError;
-use crate::core::{interface::Mac, vrrp::announcement};
 
 /// A packet socket that only sends.
 #[derive(Debug)]
@@ -41,12 +38,12 @@ impl Announcer {
         }
     }
 
-    /// Tells everybody on the link that this address is at this MAC address.
-    pub fn announce(&self, address: IpAddr, mac: Mac) -> Result<(), VrrpError> {
+    /// Sends a whole frame, from its Ethernet header on.
+    pub fn send(&self, frame: &[u8]) -> Result<(), VrrpError> {
         self.socket
-            .send_to(&announcement(address, mac), &self.address)
+            .send_to(frame, &self.address)
             .map(drop)
-            .map_err(VrrpError::of("announcing an address", &self.interface))
+            .map_err(VrrpError::of("sending a frame", &self.interface))
     }
 }
 

@@ -3,7 +3,6 @@
 //! Each type of check has keys of its own. A key of another type is refused: whoever writes it expects something of it.
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,24 +10,14 @@ use super::assemble::value_or;
 use super::choice::CheckKind;
 use super::duration::ConfigDuration;
 use super::error::{ConfigError, Origin};
+use super::pace::{self, FALL, INTERVAL, INTERVALS, RISE, TIMEOUT};
 use super::reader::{At, TableReader};
 use super::value;
 use crate::core::health::Pace;
 use crate::core::health::probe::Authentication;
 
-pub(super) const INTERVALS: RangeInclusive<ConfigDuration> =
-    ConfigDuration::from_millis(100)..=ConfigDuration::from_millis(3_600_000);
-pub(super) const TIMEOUTS: RangeInclusive<ConfigDuration> =
-    ConfigDuration::from_millis(10)..=ConfigDuration::from_millis(60_000);
-pub(super) const COUNTS: RangeInclusive<u32> = 1..=100;
-
 const KIND: CheckKind = CheckKind::None;
-pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
-/// A coordinator under load answers a probe within some hundred milliseconds.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
-pub(super) const RISE: u32 = 2;
-pub(super) const FALL: u32 = 3;
 const PATH: &str = "/";
 /// The web pages of an impalad.
 const WEB_PORT: u16 = 25000;
@@ -105,9 +94,7 @@ impl CheckKeys {
             origin: table.origin().clone(),
             has_kind: table.mentions("type"),
             kind: table.optional("type", value::choice),
-            interval: table.optional("interval", |value| {
-                value::duration(value, INTERVALS, "leave the key out to get \"2s\"").map(Duration::from)
-            }),
+            interval: pace::interval(table),
             fast_interval: table.optional("fast_interval", |value| {
                 value::duration(
                     value,
@@ -116,15 +103,9 @@ impl CheckKeys {
                 )
                 .map(Duration::from)
             }),
-            timeout: table.optional("timeout", |value| {
-                value::duration(value, TIMEOUTS, "leave the key out to get \"2s\"").map(Duration::from)
-            }),
-            rise: table.optional("rise", |value| {
-                value::integer(value, COUNTS, "leave the key out to get 2")
-            }),
-            fall: table.optional("fall", |value| {
-                value::integer(value, COUNTS, "leave the key out to get 3")
-            }),
+            timeout: pace::timeout(table),
+            rise: pace::rise(table),
+            fall: pace::fall(table),
             source: table.optional("source", value::address),
             port: table.optional("port", |value| {
                 value::integer(
@@ -183,8 +164,8 @@ impl CheckKeys {
         {
             errors.push(fast.origin.error(format!(
                 "expected at most the interval, {}, found {}; lower it or leave it out",
-                shown(interval),
-                shown(fast.value)
+                ConfigDuration::from(interval),
+                ConfigDuration::from(fast.value)
             )));
         }
         if let Some(ca_file) = &self.ca_file
@@ -288,9 +269,4 @@ impl CheckKeys {
             metric: self.metric.map(|key| key.value),
         }
     }
-}
-
-/// A duration as the configuration writes it.
-fn shown(duration: Duration) -> ConfigDuration {
-    ConfigDuration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

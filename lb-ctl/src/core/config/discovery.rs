@@ -161,8 +161,8 @@ impl DiscoveryKeys {
         {
             errors.push(timeout.origin.error(format!(
                 "expected at most the interval, {}, found {}; lower it or raise the interval",
-                duration(interval),
-                duration(timeout.value)
+                ConfigDuration::from(interval),
+                ConfigDuration::from(timeout.value)
             )));
         }
         self.report_tls(errors);
@@ -245,11 +245,6 @@ const EXAMPLE: &str = r#"write seeds = ["impala1.example.com", "impala2.example.
 
 fn value_of<T: Copy>(written: Option<&At<T>>, default: T) -> T {
     written.map_or(default, |at| at.value)
-}
-
-/// A duration as the configuration writes it.
-fn duration(duration: Duration) -> ConfigDuration {
-    ConfigDuration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A host, with the port of its web pages or without.

@@ -22,7 +22,7 @@ use super::vrrp::VrrpKeys;
 use crate::core::prefix::Prefix;
 
 /// Services: each needs its own table of slots, so thousands of them are a mistake or need another design.
-const MAX_SERVICES: u32 = 4096;
+pub const MAX_SERVICES: u32 = 4096;
 
 /// Backends have 16-bit ids in the tables of the data path, and id 0 means "none".
 const MAX_BACKENDS: u32 = 65_535;

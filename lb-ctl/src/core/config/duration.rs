@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::core::time::milliseconds;
+
 /// The units, the largest first, with their length in milliseconds.
 const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
@@ -32,6 +34,13 @@ impl ConfigDuration {
 impl From<ConfigDuration> for Duration {
     fn from(duration: ConfigDuration) -> Self {
         Self::from_millis(duration.milliseconds)
+    }
+}
+
+impl From<Duration> for ConfigDuration {
+    /// Rounded down to milliseconds.
+    fn from(duration: Duration) -> Self {
+        Self::from_millis(milliseconds(duration))
     }
 }
 

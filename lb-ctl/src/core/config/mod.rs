@@ -24,6 +24,7 @@ mod error;
 mod fixed;
 mod health_policy;
 mod model;
+mod pace;
 mod peer;
 mod prefix;
 mod prime;
@@ -33,6 +34,8 @@ mod value;
 mod virtual_routers;
 mod vrrp;
 
+#[cfg(test)]
+pub(crate) mod examples;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +47,7 @@ pub use choice::{
 };
 pub use defaults::{API_SOCKET, HostDefaults, IPIP_SOURCE_IPV4, IPIP_SOURCE_IPV6};
 pub use discovery::{Discovery, Seed};
-pub use document::MAX_WEIGHT;
+pub use document::{MAX_SERVICES, MAX_WEIGHT};
 pub use duration::{ConfigDuration, ConfigDurationError};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fixed::{NeedsRestart, affinity_refusal, needs_restart, refuse_fixed};

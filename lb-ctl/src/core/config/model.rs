@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use lb_common::layout::ServiceKey;
+
 use super::check::Check;
 use super::choice::{Affinity, Balance, Forward, NoBackend, XdpModeChoice};
 use super::defaults;
@@ -15,6 +17,7 @@ use super::peer::Peer;
 use super::reader::At;
 use super::vrrp::Vrrp;
 use crate::core::command::Command;
+use crate::core::interface::Mac;
 use crate::core::prefix::Prefix;
 
 /// A configuration that has passed all checks that need nothing but its text.
@@ -54,6 +57,11 @@ impl Config {
         let vips = self.services.iter().map(|service| service.vip);
         let carried = self.vrrp.iter().flat_map(|instance| &instance.addresses);
         vips.chain(carried.copied()).collect()
+    }
+
+    /// The MAC addresses that move with the addresses of VRRP instances.
+    pub fn virtual_macs(&self) -> BTreeSet<Mac> {
+        self.vrrp.iter().filter_map(Vrrp::virtual_mac).collect()
     }
 
     /// Whether a VRRP instance carries this address.
@@ -212,6 +220,13 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// Where the virtual address is written.
     pub vip_origin: Origin,
+}
+
+impl Service {
+    /// What it is known by in the tables, whatever it is called.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey::tcp(self.vip.into(), self.port)
+    }
 }
 
 impl Service {

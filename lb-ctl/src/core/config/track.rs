@@ -4,11 +4,11 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::assemble::value_or;
-use super::check::{COUNTS, FALL, INTERVAL, INTERVALS, RISE, TIMEOUT, TIMEOUTS};
 use super::command::command;
 use super::document::Document;
 use super::error::{ConfigError, Origin};
 use super::model::ProgramPlace;
+use super::pace::{self, FALL, INTERVAL, RISE, TIMEOUT};
 use super::reader::{At, TableReader};
 use super::value;
 use crate::core::command::Command;
@@ -51,18 +51,10 @@ impl TrackKeys {
                 value::integer(value, 1..=100, "leave the key out to get 50 percent")
             }),
             script: table.optional("script", command),
-            interval: table.optional("interval", |value| {
-                value::duration(value, INTERVALS, "leave the key out to get \"2s\"").map(Duration::from)
-            }),
-            timeout: table.optional("timeout", |value| {
-                value::duration(value, TIMEOUTS, "leave the key out to get \"2s\"").map(Duration::from)
-            }),
-            rise: table.optional("rise", |value| {
-                value::integer(value, COUNTS, "leave the key out to get 2")
-            }),
-            fall: table.optional("fall", |value| {
-                value::integer(value, COUNTS, "leave the key out to get 3")
-            }),
+            interval: pace::interval(table),
+            timeout: pace::timeout(table),
+            rise: pace::rise(table),
+            fall: pace::fall(table),
             lower: table.optional("lower", |value| {
                 value::integer(value, 1..=253, "leave the key out to declare a fault instead")
             }),

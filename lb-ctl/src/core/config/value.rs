@@ -156,24 +156,21 @@ pub(super) fn socket(value: &DeValue<'_>) -> Result<PathBuf, String> {
 
 /// An address and port to listen on.
 pub(super) fn listen(value: &DeValue<'_>) -> Result<SocketAddr, String> {
-    let text = string(value, "an address and port")?;
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 => Ok(address),
-        _ => Err(format!(
-            "expected an IP address and a port, found {}; write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or \
-             [::] everybody can read it who can reach the host",
-            shown(text)
-        )),
-    }
+    let advice = "write \"127.0.0.1:9410\" or \"[::1]:9410\"; with 0.0.0.0 or [::] everybody can read it who can reach the host";
+    socket_address(value, advice)
 }
 
 /// An address and port of one of the two balancers.
 pub(super) fn peer(value: &DeValue<'_>) -> Result<SocketAddr, String> {
+    socket_address(value, "write \"192.0.2.1:7000\" or \"[2001:db8::1]:7000\"")
+}
+
+fn socket_address(value: &DeValue<'_>, advice: &str) -> Result<SocketAddr, String> {
     let text = string(value, "an address and port")?;
     match text.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 => Ok(address),
         _ => Err(format!(
-            "expected an IP address and a port, found {}; write \"192.0.2.1:7000\" or \"[2001:db8::1]:7000\"",
+            "expected an IP address and a port, found {}; {advice}",
             shown(text)
         )),
     }

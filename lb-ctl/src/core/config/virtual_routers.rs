@@ -30,27 +30,23 @@ pub fn same_routers<'v>(
 
 fn routers<'v>(
     instances: impl IntoIterator<Item = &'v Vrrp>,
-) -> BTreeSet<(&'v str, &'v str, NonZeroU8, bool)> {
+) -> BTreeSet<(&'v str, &'v str, NonZeroU8, bool, bool)> {
     let instances = instances.into_iter();
     instances
-        .map(|it| (it.name.as_str(), it.interface.as_str(), it.vrid, it.is_ipv4()))
+        .map(|it| {
+            let (name, interface) = (it.name.as_str(), it.interface.as_str());
+            (name, interface, it.vrid, it.is_ipv4(), it.has_virtual_mac)
+        })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::config::{HostDefaults, parse};
+    use crate::core::config::examples::with_vrrp;
 
     fn instances(text: &str) -> Vec<Vrrp> {
-        let text = format!(
-            "[datapath]\ninterfaces = [\"eth0\", \"eth1\"]\n[[service]]\nname = \"s\"\nvip = \"10.0.0.99\"\nport = 1\n\
-             [[service.backend]]\nname = \"b\"\naddress = \"10.0.0.1\"\n{text}"
-        );
-        let host = HostDefaults {
-            node_name: "lb".into(),
-        };
-        parse("lb.toml", &text, &host).unwrap().vrrp
+        with_vrrp(text).vrrp
     }
 
     fn instance(name: &str, vrid: u8, address: &str, more: &str) -> String {
@@ -82,6 +78,7 @@ mod tests {
             both(&a, &instance("b", 3, "10.0.0.3", "")),
             both(&a, &instance("b", 2, "2001:db8::3", "")),
             both(&a, &instance("b", 2, "10.0.0.3", "interface = \"eth1\"")),
+            both(&a, &instance("b", 2, "10.0.0.3", "virtual_mac = true")),
             instances(&a),
         ];
         for other in &others {

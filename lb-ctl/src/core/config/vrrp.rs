@@ -1,12 +1,13 @@
 //! `[[vrrp]]`: the addresses that are shared with other balancers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use lb_common::layout::MAX_INTERFACES;
 use toml::de::DeValue;
 
 use super::assemble::value_or;
@@ -20,7 +21,10 @@ use super::reader::{At, TableReader};
 use super::track::TrackKeys;
 use super::value::{self, found};
 use crate::core::command::Command;
-use crate::core::vrrp::{Audience, ChecksumForm, HOP_LIMIT, Hook, Interval, Kind, Policy, Settings, Track};
+use crate::core::interface::Mac;
+use crate::core::vrrp::{
+    Audience, ChecksumForm, HOP_LIMIT, Hook, Interval, Kind, Policy, Settings, Track, virtual_mac,
+};
 
 const DELAYS: RangeInclusive<ConfigDuration> =
     ConfigDuration::from_millis(0)..=ConfigDuration::from_millis(3_600_000);
@@ -70,12 +74,20 @@ pub struct Vrrp {
     pub track: Vec<Track>,
     /// The program that is told of its changes.
     pub notify: Option<Hook>,
+    /// Whether its addresses have a MAC address that moves with them.
+    pub has_virtual_mac: bool,
 }
 
 impl Vrrp {
     /// Whether its addresses are of IPv4.
     pub fn is_ipv4(&self) -> bool {
         self.addresses.first().is_some_and(IpAddr::is_ipv4)
+    }
+
+    /// The MAC address that moves with its addresses, if one does.
+    pub fn virtual_mac(&self) -> Option<Mac> {
+        self.has_virtual_mac
+            .then(|| virtual_mac(self.vrid, self.is_ipv4()))
     }
 }
 
@@ -100,6 +112,7 @@ pub(super) struct VrrpKeys {
     track: Vec<TrackKeys>,
     notify: Option<At<Command>>,
     notify_timeout: Option<At<Duration>>,
+    virtual_mac: Option<At<bool>>,
 }
 
 impl VrrpKeys {
@@ -146,7 +159,15 @@ impl VrrpKeys {
                 value::duration(value, NOTIFY_TIMEOUTS, "leave the key out to get \"10s\"")
                     .map(Duration::from)
             }),
+            virtual_mac: table.optional("virtual_mac", value::boolean),
         }
+    }
+
+    /// Its virtual MAC address and where it is asked for, if it is.
+    fn virtual_mac(&self) -> Option<(Mac, &Origin)> {
+        let asked = self.virtual_mac.as_ref().filter(|at| at.value)?;
+        let mac = virtual_mac(self.vrid.as_ref()?.value, self.is_ipv4()?);
+        Some((mac, &asked.origin))
     }
 
     fn is_ipv4(&self) -> Option<bool> {
@@ -290,6 +311,7 @@ impl VrrpKeys {
                 command: at.value,
                 timeout: value_or(self.notify_timeout, NOTIFY_TIMEOUT),
             }),
+            has_virtual_mac: value_or(self.virtual_mac, false),
         })
     }
 }
@@ -314,6 +336,7 @@ pub(super) fn report_conflicts(document: &Document, errors: &mut Vec<ConfigError
     let (mut names, mut routers, mut addresses) = (HashMap::new(), HashMap::new(), HashMap::new());
     let first_interface = document.datapath.interfaces.first().map(|at| &at.value);
     let mut groups: HashMap<&str, &VrrpKeys> = HashMap::new();
+    report_macs(document, errors);
     for instance in &document.vrrp {
         instance.report(document, errors);
         if let Some(at) = &instance.name {
@@ -350,6 +373,21 @@ pub(super) fn report_conflicts(document: &Document, errors: &mut Vec<ConfigError
                 "expected preempt, preempt_delay and start_delay as in the group's first instance (line {}), found others: the \
                  instances of a group move together; make them alike",
                 first.origin.line
+            )));
+        }
+    }
+}
+
+/// The program knows a few MAC addresses to be ours, virtual ones included.
+fn report_macs(document: &Document, errors: &mut Vec<ConfigError>) {
+    let interfaces = document.datapath.interfaces.len();
+    let mut macs = BTreeSet::new();
+    for (mac, origin) in document.vrrp.iter().filter_map(VrrpKeys::virtual_mac) {
+        if macs.insert(mac) && interfaces + macs.len() > MAX_INTERFACES {
+            errors.push(origin.error(format!(
+                "expected at most {MAX_INTERFACES} interfaces and virtual MAC addresses together, found {interfaces} and {}; put more \
+                 addresses into one instance, or leave the key out here",
+                macs.len()
             )));
         }
     }

@@ -45,7 +45,7 @@ fn tables(
 ) -> HostTables {
     let mut tables = HostTables::fixture();
     tables.now = NOW;
-    let entry = tables.services[&ServiceKey::tcp(service.ip().into(), service.port())];
+    let entry = tables.service(service);
     let first = entry.first_slot as usize;
     tables.slots[first..first + SLOTS as usize].fill(slot.to_bits());
     let key = FlowKey::new(client.ip().into(), client.port(), entry.id);
@@ -190,7 +190,7 @@ fn a_clients_home_is_shown_and_named_as_the_reason() {
     };
     let with = |grace, noted: Option<(u16, u32)>| {
         let mut tables = tables(AFFINE, CLIENT, slot(grace), None, None);
-        let entry = tables.services[&ServiceKey::tcp(AFFINE.ip().into(), AFFINE.port())];
+        let entry = tables.service(AFFINE);
         let noted = noted.map(|(target, age)| {
             let affinity = Affinity {
                 target,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::status::CheckStatus;
+use crate::core::{status::CheckStatus, time::milliseconds};
 
 /// The most characters of a detail: one line of a terminal, or of a log.
 const DETAIL_LENGTH: usize = 200;
@@ -84,7 +84,7 @@ impl From<&Outcome> for CheckStatus {
     fn from(outcome: &Outcome) -> Self {
         Self {
             ok: outcome.verdict == Verdict::Healthy,
-            latency_ms: u64::try_from(outcome.latency.as_millis()).unwrap_or(u64::MAX),
+            latency_ms: milliseconds(outcome.latency),
             seconds_ago: 0,
             detail: outcome.detail.clone(),
         }

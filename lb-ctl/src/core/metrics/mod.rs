@@ -146,6 +146,7 @@ fn add_vrrp(ours: &mut Exposition, instance: &VrrpStatus) {
         rejected,
         missing,
         notifications,
+        virtual_mac: _,
     } = instance;
     let states = State::ALL.map(|state| state.to_string());
     let states: Vec<&str> = states.iter().map(String::as_str).collect();
@@ -191,7 +192,7 @@ fn add_peer(ours: &mut Exposition, peer: &PeerStatus) {
         not_taken_over,
     } = peer;
     ours.add_truth(Metric::PeerConnected, &[], *connected);
-    ours.add(Metric::PeerLag, &[], Duration::from_millis(*lag_ms).as_secs_f64());
+    ours.add(Metric::PeerLag, &[], seconds(*lag_ms));
     ours.add_count(Metric::PeerNotTakenOver, &[], *not_taken_over);
 }
 

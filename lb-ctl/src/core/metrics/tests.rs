@@ -89,6 +89,7 @@ fn status(backends: Vec<BackendStatus>) -> Status {
             addresses: vec![[192, 0, 2, 10].into()],
             interface: "eth0".into(),
             vrid: 51,
+            virtual_mac: None,
             group: None,
             master: Some([192, 0, 2, 2].into()),
             master_priority: Some(90),

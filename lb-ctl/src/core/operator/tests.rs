@@ -519,6 +519,16 @@ fn what_says_nothing_is_forgotten_when_there_is_too_much_of_it() {
     assert!(decisions.words(NOW).iter().any(|word| word.backend == "gone10"));
 }
 
+/// It has not kept on which node they were made.
+#[test]
+fn decisions_of_an_earlier_version_are_heard_by_the_other_balancer() {
+    let text = br#"{"version": 1, "decisions": [{"backend": "b", "weight": {"of": 7}}]}"#;
+    let words = Decisions::from_text(text).unwrap().words(NOW);
+    let merged = Decisions::default().merged(&words, NOW);
+    assert_eq!((words.len(), merged.refused), (1, 0));
+    assert!(merged.decisions.unwrap().mentions("b", None));
+}
+
 #[test]
 fn words_that_cannot_be_are_refused() {
     let word = Word {
@@ -536,6 +546,10 @@ fn words_that_cannot_be_are_refused() {
         },
         Word {
             backend: long.clone(),
+            ..word.clone()
+        },
+        Word {
+            backend: "two\nlines".to_owned(),
             ..word.clone()
         },
         Word {

@@ -3,14 +3,13 @@
 //! Times cross as what has passed and what is left of them: the clocks of two hosts have nothing in common. A deadline is so late at the
 //! other balancer as the word was on its way.
 
-use lb_common::layout::NAME_LENGTH;
 use serde::{Deserialize, Serialize};
 
 use super::{
     AdminOrder, Decisions, Said, Subject, WeightOrder,
     register::{LATEST, Register, Stamp},
 };
-use crate::core::config::MAX_WEIGHT;
+use crate::core::config::{MAX_WEIGHT, is_name};
 
 /// About how many subjects words of the other balancer are taken in. Operators have their own to say beyond that.
 const MOST_SUBJECTS: usize = 8_192;
@@ -77,15 +76,14 @@ impl Word {
     }
 
     fn is_sound(&self) -> bool {
-        let is_name = |name: &str| (1..=NAME_LENGTH).contains(&name.len());
-        let mut names = [Some(&self.backend), self.service.as_ref()].into_iter().flatten();
+        // A file of an earlier version has not kept by which node it was said.
+        let node = Some(&self.node).filter(|node| !node.is_empty());
+        let names = [Some(&self.backend), self.service.as_ref(), node];
         let is_weight = match self.order {
             Order::Weight(Some(WeightOrder::Of(weight))) => weight <= MAX_WEIGHT,
             Order::Weight(_) | Order::Admin(_) => true,
         };
-        // `node.name` may be longer than other names.
-        let is_node = self.node.len() <= 4 * NAME_LENGTH;
-        names.all(|name| is_name(name)) && is_weight && is_node && self.time <= LATEST
+        names.into_iter().flatten().all(|name| is_name(name)) && is_weight && self.time <= LATEST
     }
 }
 

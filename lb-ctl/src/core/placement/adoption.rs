@@ -149,7 +149,7 @@ impl Placement {
             .services
             .iter()
             .filter_map(|service| {
-                let key = ServiceKey::tcp(service.vip.into(), service.port);
+                let key = service.key();
                 let running = match self.services.get(&key)?.flags & flag::AFFINE {
                     0 => Affinity::None,
                     _ => Affinity::Client,

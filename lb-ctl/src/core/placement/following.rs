@@ -8,8 +8,6 @@
 //! the owner has discovered somebody first. Such a *foreign* target gets an id here, and counts as leaving from the first moment: it
 //! drains, nobody checks it, and its id is free again once nothing names it.
 
-use std::collections::BTreeSet;
-
 use lb_common::layout::{Forwarding, NO_TARGET, TargetName};
 
 use super::{Placement, WriteTables};
@@ -50,11 +48,6 @@ impl Placement {
     /// Whether the other balancer says how a service is.
     pub fn is_followed(&self, service: u16) -> bool {
         self.followed.contains(&service)
-    }
-
-    /// The services that we follow, by id.
-    pub const fn followed(&self) -> &BTreeSet<u16> {
-        &self.followed
     }
 
     /// What a pass over the records has to know of what the other balancer has told.

@@ -172,7 +172,7 @@ impl Placement {
             targets: Vec::new(),
         };
         for (index, service) in config.services.iter().enumerate() {
-            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            let key = service.key();
             let entry = Service {
                 flags: plan::flags(service),
                 // The same as before, or the configuration has been refused.

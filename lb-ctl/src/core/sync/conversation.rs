@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::wire::{Greeting, Item, Message, VERSIONS};
+use crate::core::config::{bad_name, is_name};
 
 /// How many batches may be on their way. A peer that takes no more in gets no more.
 const WINDOW: usize = 4;
@@ -12,6 +13,9 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// After which silence of the peer's the connection is given up.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many characters of what the peer says for people are kept. Our own reasons are shorter.
+const BRIEF: usize = 500;
 
 /// What both must have in common for slots of one to mean anything to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,9 @@ pub enum ConversationError {
         "expected a peer with another node.name than ours, found `{0}`: is peer.connect our own address?"
     )]
     Name(String),
+    /// Nobody is called so.
+    #[error("in what the peer says of its node.name: {0}")]
+    BadName(String),
     /// The peer would look for each flow in another slot.
     #[error(
         "expected datapath.{key} to be {ours} as here, found that it is {theirs} on the peer: make them the same"
@@ -78,6 +85,8 @@ pub enum Heard {
         node: String,
         /// Its program's version.
         program: String,
+        /// The names of its interfaces, in their order; none if it does not tell them.
+        interfaces: Vec<String>,
     },
     /// Something of its state, to be [taken in](Conversation::taken).
     Items {
@@ -109,8 +118,14 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// A connection that begins now, of a node of this name, and the first message to send on it.
-    pub fn begin(node: &str, program: &str, shape: Shape, now: Duration) -> (Self, Message) {
+    /// A connection that begins now, of a node of this name with these interfaces, and the first message to send on it.
+    pub fn begin(
+        node: &str,
+        program: &str,
+        shape: Shape,
+        interfaces: &[String],
+        now: Duration,
+    ) -> (Self, Message) {
         let greeting = Greeting {
             oldest: *VERSIONS.start(),
             newest: *VERSIONS.end(),
@@ -118,6 +133,7 @@ impl Conversation {
             program: program.to_owned(),
             hash_seed: shape.hash_seed,
             slots_per_service: shape.slots_per_service,
+            interfaces: interfaces.to_vec(),
         };
         let conversation = Self {
             node: node.to_owned(),
@@ -137,7 +153,7 @@ impl Conversation {
     pub fn hear(&mut self, message: Message, now: Duration) -> Result<Heard, ConversationError> {
         self.last_heard = now;
         match message {
-            Message::Farewell(why) => Err(ConversationError::Farewell(why)),
+            Message::Farewell(why) => Err(ConversationError::Farewell(brief(&why))),
             Message::Greeting(greeting) if !self.has_greeted => self.greeted(greeting),
             _ if !self.has_greeted => Err(ConversationError::Order {
                 expected: "a greeting first",
@@ -175,9 +191,13 @@ impl Conversation {
             program,
             hash_seed,
             slots_per_service,
+            interfaces,
         } = greeting;
         if oldest > *VERSIONS.end() || newest < *VERSIONS.start() || oldest > newest {
             return Err(ConversationError::Version { oldest, newest });
+        }
+        if !is_name(&node) {
+            return Err(ConversationError::BadName(bad_name(&node)));
         }
         if node == self.node {
             return Err(ConversationError::Name(node));
@@ -197,7 +217,11 @@ impl Conversation {
             });
         }
         self.has_greeted = true;
-        Ok(Heard::Peer { node, program })
+        Ok(Heard::Peer {
+            node,
+            program: brief(&program),
+            interfaces,
+        })
     }
 
     /// Whether a batch can be sent now.
@@ -247,6 +271,11 @@ impl Conversation {
     }
 }
 
+/// The beginning of a text of the peer's that is for people: it may be as long as a message.
+pub fn brief(text: &str) -> String {
+    text.chars().take(BRIEF).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,8 +286,13 @@ mod tests {
     };
     const NOW: Duration = Duration::from_secs(100);
 
+    fn begin(node: &str) -> (Conversation, Message) {
+        let interfaces = ["eth0".to_owned(), "eth1".to_owned()];
+        Conversation::begin(node, "1.0.0", SHAPE, &interfaces, NOW)
+    }
+
     fn greeting() -> Greeting {
-        let (_, message) = Conversation::begin("lb2", "1.0.0", SHAPE, NOW);
+        let (_, message) = begin("lb2");
         match message {
             Message::Greeting(greeting) => greeting,
             other => panic!("{other:?}"),
@@ -266,11 +300,12 @@ mod tests {
     }
 
     fn greeted() -> Conversation {
-        let (mut conversation, _) = Conversation::begin("lb1", "1.0.0", SHAPE, NOW);
+        let (mut conversation, _) = begin("lb1");
         let heard = conversation.hear(Message::Greeting(greeting()), NOW);
         let peer = Heard::Peer {
             node: "lb2".to_owned(),
             program: "1.0.0".to_owned(),
+            interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
         };
         assert_eq!(heard, Ok(peer));
         conversation
@@ -279,7 +314,7 @@ mod tests {
     #[test]
     fn only_who_can_make_something_of_it_is_talked_to() {
         let refuse = |change: fn(&mut Greeting)| {
-            let (mut conversation, _) = Conversation::begin("lb1", "1.0.0", SHAPE, NOW);
+            let (mut conversation, _) = begin("lb1");
             let mut greeting = greeting();
             change(&mut greeting);
             let error = conversation.hear(Message::Greeting(greeting), NOW).unwrap_err();
@@ -289,8 +324,29 @@ mod tests {
         assert!(refuse(|it| (it.oldest, it.newest) = (2, 3)).contains("speaks 2 to 3"));
         assert!(refuse(|it| it.oldest = 0xffff).contains("upgrade"));
         assert!(refuse(|it| it.node = "lb1".to_owned()).contains("our own address"));
+        assert!(refuse(|it| it.node = "a\nb".to_owned()).contains("letters, digits"));
         assert!(refuse(|it| it.hash_seed = 8).contains("datapath.hash_seed to be 0x7"));
         assert!(refuse(|it| it.slots_per_service = 127).contains("found that it is 127"));
+    }
+
+    #[test]
+    fn what_is_said_for_people_is_cut_short() {
+        let (mut conversation, _) = begin("lb1");
+        let program = "1".repeat(60_000);
+        let heard = conversation.hear(
+            Message::Greeting(Greeting {
+                program,
+                ..greeting()
+            }),
+            NOW,
+        );
+        let Ok(Heard::Peer { program, .. }) = heard else {
+            panic!("{heard:?}");
+        };
+        assert_eq!(program.len(), BRIEF);
+        let farewell = Message::Farewell("é".repeat(30_000));
+        let error = conversation.hear(farewell, NOW).unwrap_err().to_string();
+        assert!(error.chars().count() < BRIEF + 50, "{error}");
     }
 
     #[test]
@@ -299,7 +355,7 @@ mod tests {
             number,
             items: Vec::new(),
         };
-        let (mut conversation, _) = Conversation::begin("lb1", "1.0.0", SHAPE, NOW);
+        let (mut conversation, _) = begin("lb1");
         assert!(conversation.hear(batch(0), NOW).is_err());
         let order = |result| matches!(result, Err(ConversationError::Order { .. }));
         assert!(order(greeted().hear(Message::Greeting(greeting()), NOW)));

@@ -1,4 +1,8 @@
 //! The other side: what the owner tells, in our own ids, sizes and times.
+//!
+//! Whoever has the key may still be anybody, one day. What a message makes us do and keep is bounded by our own tables and by its length,
+//! whatever it says: each slot is written once a batch, the tables are passed over once, and of what is told nothing is kept but what
+//! is introduced, of which there is as much as a configuration may have.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,60 +11,33 @@ use std::{
 
 use lb_common::{
     address::Address,
-    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NAME_LENGTH, NO_TARGET, Service, ServiceKey, Slot},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NO_TARGET, Service, ServiceKey, Slot},
     slot_rule::closing_since,
 };
 
-use super::wire::{Flow, Home, Item, Run, WayToClient};
-use crate::core::{operator::Word, slot_moves};
-
-/// Where what the owner tells is written.
-pub trait Mirror {
-    /// Why it cannot be.
-    type Error;
-    /// Our own service at an address, if we have it and do not own it ourselves.
-    fn followed(&self, key: &ServiceKey) -> Option<Service>;
-    /// The id of a backend of our own service, which it gets if it has none; `None` if there is no room for it. Asked for again in each
-    /// [batch](Inbox::apply) that refers to the backend: ids of backends that nothing names any more become other backends'.
-    fn target(
-        &mut self,
-        service: u16,
-        name: &str,
-        address: IpAddr,
-        port: u16,
-    ) -> Result<Option<u16>, Self::Error>;
-    /// Writes a slot, by its place in the table.
-    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Self::Error>;
-    /// Writes the established record of a flow, and its way back if it is translated. Returns whether there was room.
-    fn put_flow(
-        &mut self,
-        key: &FlowKey,
-        record: FlowRecord,
-        way: Option<WayToClient>,
-    ) -> Result<bool, Self::Error>;
-    /// Deletes the record of a flow, if it has one.
-    fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Self::Error>;
-    /// Notes where a client is at home.
-    fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Self::Error>;
-    /// Deletes what is noted of a client, if anything is.
-    fn remove_client(&mut self, key: &ClientKey) -> Result<(), Self::Error>;
-    /// All flows of a service that have an established record.
-    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, Self::Error>;
-    /// All clients of a service of whom something is noted.
-    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, Self::Error>;
-    /// The time, in ticks.
-    fn now(&self) -> u32;
-}
+use super::{
+    mirror::Mirror,
+    places::Places,
+    wire::{Flow, Home, Item, Run, WayToClient},
+};
+use crate::core::{
+    config::{MAX_SERVICES, bad_name, is_name},
+    operator::Word,
+    slot_moves,
+};
 
 /// What the owner has told, for one connection.
 #[derive(Clone, Debug, Default)]
 pub struct Inbox {
+    places: Places,
     /// The owner's services, by its ids.
     services: BTreeMap<u16, Followed>,
+    /// Its ids of them.
+    ids: BTreeMap<ServiceKey, u16>,
     /// The owner's backends, by its ids.
     backends: BTreeMap<u16, Backend>,
-    /// Our ids of them, by its ids, as far as the present batch has referred to them.
-    targets: BTreeMap<u16, Option<u16>>,
+    /// What is known for the present batch only.
+    batch: Batch,
     /// Our services with which the owner of others wants us to begin anew.
     asked: BTreeSet<ServiceKey>,
     /// What operators have decided on the peer.
@@ -91,16 +68,29 @@ struct Backend {
 enum Told {
     /// That it is there. What else is told means nothing yet.
     Name,
-    /// Some of it: so far, these are named.
-    Part(Named),
+    /// Some of it.
+    Part(Unnamed),
     /// All.
     Everything,
 }
 
+/// What there was of a service when its owner began with it, as far as it has not been named since. It only ever becomes less: what is
+/// kept is bounded by our own tables, whatever is told.
 #[derive(Clone, Debug, Default)]
-struct Named {
+struct Unnamed {
     flows: BTreeSet<FlowKey>,
     clients: BTreeSet<ClientKey>,
+}
+
+/// What is known for one batch only.
+#[derive(Clone, Debug, Default)]
+struct Batch {
+    /// Our ids of the owner's backends, by its ids, as far as it has referred to them.
+    targets: BTreeMap<u16, Option<u16>>,
+    /// What there is of the services with which the owner begins in it, by our ids.
+    begins: BTreeMap<u16, Unnamed>,
+    /// Which slots of a service may still be told of in it, by our ids: from this one on, counted from the service's first.
+    untold: BTreeMap<u16, u64>,
 }
 
 /// Why an item cannot be taken in.
@@ -114,10 +104,14 @@ pub enum ApplyError<E> {
         "expected the peer to speak of backends that it has introduced, of the same service, found number {0}"
     )]
     Backend(u16),
-    /// It introduces a backend that cannot be one.
-    #[error(
-        "expected a backend with a name of at most {NAME_LENGTH} bytes and a number above 0, found `{0}`"
-    )]
+    /// It introduces more services than a balancer can have.
+    #[error("expected a peer with at most {MAX_SERVICES} services, found one that introduces more")]
+    Services,
+    /// It introduces a backend with the id that is nobody's.
+    #[error("expected the peer to introduce backends under a number above 0, found 0")]
+    Nobody,
+    /// It introduces a backend that cannot be called so.
+    #[error("in what the peer says of a backend: {0}")]
     Name(String),
     /// It speaks of slots that there are not.
     #[error("expected slots below {slots}, found {last}")]
@@ -127,16 +121,83 @@ pub enum ApplyError<E> {
         /// The last one that it speaks of.
         last: u64,
     },
+    /// It speaks of slots again of which it has spoken in the same batch.
+    #[error(
+        "expected each slot of a service at most once in a batch, in their order, found number {first} where {untold} or more may follow"
+    )]
+    Repeated {
+        /// The first one that it speaks of.
+        first: u32,
+        /// The first one of which it has not spoken.
+        untold: u64,
+    },
     /// It could not be written.
     #[error(transparent)]
     Mirror(#[from] E),
 }
 
 impl Inbox {
+    /// Of a peer with such interfaces.
+    pub fn of(places: Places) -> Self {
+        Self {
+            places,
+            ..Self::default()
+        }
+    }
+
     /// Takes in the items of a batch.
     pub fn apply<M: Mirror>(&mut self, items: &[Item], mirror: &mut M) -> Result<(), ApplyError<M::Error>> {
-        self.targets.clear();
+        self.batch = Batch {
+            begins: self.begins(items, mirror)?,
+            ..Batch::default()
+        };
         items.iter().try_for_each(|item| self.take_in(item, mirror))
+    }
+
+    /// What there is of all services with which the owner begins in a batch. The tables are passed over once, however many these are:
+    /// it takes a tenth of a second, and an owner begins with all of its services at the same time.
+    fn begins<M: Mirror>(
+        &self,
+        items: &[Item],
+        mirror: &M,
+    ) -> Result<BTreeMap<u16, Unnamed>, ApplyError<M::Error>> {
+        let (mut introduced, mut begun) = (BTreeMap::new(), BTreeSet::new());
+        for item in items {
+            match item {
+                Item::Service { id, vip, port } => {
+                    introduced.insert(*id, ServiceKey::tcp((*vip).into(), *port));
+                }
+                Item::Begin { service } => {
+                    let known = self.services.get(service).map(|service| &service.key);
+                    let followed = introduced
+                        .get(service)
+                        .or(known)
+                        .and_then(|key| mirror.followed(key));
+                    begun.extend(followed.map(|entry| entry.id));
+                }
+                _ => {}
+            }
+        }
+        let mut begins = BTreeMap::<u16, Unnamed>::new();
+        if begun.is_empty() {
+            return Ok(begins);
+        }
+        // Sorted first: a set takes what is in order in one go.
+        let mut flows = mirror.flows_of(&begun)?;
+        flows.sort_unstable_by_key(|key| (key.service(), *key));
+        for flows in flows.chunk_by(|one, other| one.service() == other.service()) {
+            if let Some(first) = flows.first() {
+                begins.entry(first.service()).or_default().flows = flows.iter().copied().collect();
+            }
+        }
+        let mut clients = mirror.clients_of(&begun)?;
+        clients.sort_unstable_by_key(|key| (key.service(), *key));
+        for clients in clients.chunk_by(|one, other| one.service() == other.service()) {
+            if let Some(first) = clients.first() {
+                begins.entry(first.service()).or_default().clients = clients.iter().copied().collect();
+            }
+        }
+        Ok(begins)
     }
 
     /// The services of which all has been told, and is being told on.
@@ -148,17 +209,26 @@ impl Inbox {
         complete.map(|service| service.key)
     }
 
+    /// Whether all of a service has been told, and is being told on.
+    pub fn is_complete(&self, key: &ServiceKey) -> bool {
+        matches!(self.told(key), Some(Told::Everything))
+    }
+
     /// Whether the peer has said on this connection that a service is its own, and has not told everything about it yet.
     pub fn is_incomplete(&self, key: &ServiceKey) -> bool {
-        self.services
-            .values()
-            .any(|service| service.key == *key && !matches!(service.told, Told::Everything))
+        matches!(self.told(key), Some(Told::Name | Told::Part(_)))
+    }
+
+    fn told(&self, key: &ServiceKey) -> Option<&Told> {
+        let service = self.services.get(self.ids.get(key)?)?;
+        Some(&service.told)
     }
 
     /// We did not follow a service until now: what has been told of it was not taken in, and what is on its way means nothing without
     /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew.
     pub fn forget(&mut self, key: &ServiceKey) {
-        for service in self.services.values_mut().filter(|service| service.key == *key) {
+        let id = self.ids.get(key);
+        if let Some(service) = id.and_then(|id| self.services.get_mut(id)) {
             service.told = Told::Name;
         }
     }
@@ -184,9 +254,7 @@ impl Inbox {
     fn take_in<M: Mirror>(&mut self, item: &Item, mirror: &mut M) -> Result<(), ApplyError<M::Error>> {
         match item {
             Item::Service { id, vip, port } => {
-                let key = ServiceKey::tcp((*vip).into(), *port);
-                let told = Told::Name;
-                self.services.insert(*id, Followed { key, told });
+                self.introduce_service(*id, ServiceKey::tcp((*vip).into(), *port))?;
             }
             Item::Decision(word) => self.decided.push(word.clone()),
             Item::Again { vip, port } => {
@@ -207,7 +275,7 @@ impl Inbox {
                 };
                 self.introduce(*id, backend)?;
             }
-            Item::Begin { service } => self.service(*service)?.told = Told::Part(Named::default()),
+            Item::Begin { service } => self.begin(*service, mirror)?,
             Item::Complete { service } => self.complete_service(*service, mirror)?,
             Item::Slots { service, first, runs } => self.take_slots(*service, *first, runs, mirror)?,
             Item::Flow {
@@ -256,20 +324,40 @@ impl Inbox {
         let Backend {
             name, address, port, ..
         } = backend.ok_or(ApplyError::Backend(id))?;
-        if let Some(target) = self.targets.get(&id) {
+        if let Some(target) = self.batch.targets.get(&id) {
             return Ok(*target);
         }
         let target = mirror.target(entry.id, name, *address, *port)?;
-        self.targets.insert(id, target);
+        self.batch.targets.insert(id, target);
         Ok(target)
     }
 
+    /// A service has one id, and an id one service.
+    fn introduce_service<E>(&mut self, id: u16, key: ServiceKey) -> Result<(), ApplyError<E>> {
+        if let Some(before) = self.ids.insert(key, id) {
+            self.services.remove(&before);
+        }
+        let told = Told::Name;
+        if let Some(before) = self.services.insert(id, Followed { key, told })
+            && before.key != key
+        {
+            self.ids.remove(&before.key);
+        }
+        if self.services.len() > MAX_SERVICES as usize {
+            return Err(ApplyError::Services);
+        }
+        Ok(())
+    }
+
     fn introduce<E>(&mut self, id: u16, backend: Backend) -> Result<(), ApplyError<E>> {
-        if id == NO_TARGET || !(1..=NAME_LENGTH).contains(&backend.name.len()) {
-            return Err(ApplyError::Name(backend.name));
+        if id == NO_TARGET {
+            return Err(ApplyError::Nobody);
+        }
+        if !is_name(&backend.name) {
+            return Err(ApplyError::Name(bad_name(&backend.name)));
         }
         self.service(backend.service)?;
-        self.targets.remove(&id);
+        self.batch.targets.remove(&id);
         self.backends.insert(id, backend);
         Ok(())
     }
@@ -292,6 +380,14 @@ impl Inbox {
                 last: end - 1,
             });
         }
+        let untold = self.batch.untold.entry(entry.id).or_default();
+        if u64::from(first) < *untold {
+            return Err(ApplyError::Repeated {
+                first,
+                untold: *untold,
+            });
+        }
+        *untold = end;
         let now = mirror.now();
         let mut index = entry.first_slot.saturating_add(first);
         for run in runs {
@@ -329,6 +425,9 @@ impl Inbox {
             return Ok(());
         };
         let key = FlowKey::new(Address::from(client), port, entry.id);
+        if let Told::Part(unnamed) = &mut self.service(service)?.told {
+            unnamed.flows.remove(&key);
+        }
         let Some(flow) = flow else {
             return Ok(mirror.remove_flow(&key)?);
         };
@@ -344,14 +443,14 @@ impl Inbox {
                     port: flow.port,
                     reserved: [0; 3],
                 };
-                mirror.put_flow(&key, record, flow.way)?
+                let way = flow.way.map(|way| WayToClient {
+                    interface: way.interface.and_then(|theirs| self.places.of(theirs)),
+                    ..way
+                });
+                mirror.put_flow(&key, record, way)?
             }
         };
-        if was_taken {
-            if let Told::Part(named) = &mut self.service(service)?.told {
-                named.flows.insert(key);
-            }
-        } else {
+        if !was_taken {
             // What is there is of an earlier flow.
             mirror.remove_flow(&key)?;
             self.lost += 1;
@@ -370,6 +469,9 @@ impl Inbox {
             return Ok(());
         };
         let key = ClientKey::new(Address::from(client), entry.id);
+        if let Told::Part(unnamed) = &mut self.service(service)?.told {
+            unnamed.clients.remove(&key);
+        }
         let Some(home) = home else {
             return Ok(mirror.remove_client(&key)?);
         };
@@ -382,14 +484,21 @@ impl Inbox {
                 last_seen: mirror.now().wrapping_sub(home.idle),
             };
             mirror.put_client(&key, noted)?;
-            if let Told::Part(named) = &mut self.service(service)?.told {
-                named.clients.insert(key);
-            }
         } else {
             // What is noted is an earlier home.
             mirror.remove_client(&key)?;
             self.lost += 1;
         }
+        Ok(())
+    }
+
+    /// All flows and clients of a service follow.
+    fn begin<M: Mirror>(&mut self, service: u16, mirror: &M) -> Result<(), ApplyError<M::Error>> {
+        let key = self.service(service)?.key;
+        let unnamed = mirror
+            .followed(&key)
+            .and_then(|entry| self.batch.begins.remove(&entry.id));
+        self.service(service)?.told = Told::Part(unnamed.unwrap_or_default());
         Ok(())
     }
 
@@ -399,21 +508,20 @@ impl Inbox {
         service: u16,
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
-        let entry = self.followed(service, mirror)?;
-        let told = &mut self.service(service)?.told;
-        let (Some(entry), Told::Part(named)) = (entry, std::mem::replace(told, Told::Name)) else {
+        let Some(entry) = self.followed(service, mirror)? else {
+            self.service(service)?.told = Told::Name;
             return Ok(());
         };
-        *told = Told::Everything;
-        for key in mirror.flows_of(entry.id)? {
-            if !named.flows.contains(&key) {
-                mirror.remove_flow(&key)?;
-            }
+        let before = std::mem::replace(&mut self.service(service)?.told, Told::Everything);
+        let Told::Part(unnamed) = before else {
+            return Ok(());
+        };
+        // Should the service have got another id meanwhile, they are somebody else's now.
+        for key in unnamed.flows.iter().filter(|key| key.service() == entry.id) {
+            mirror.remove_flow(key)?;
         }
-        for key in mirror.clients_of(entry.id)? {
-            if !named.clients.contains(&key) {
-                mirror.remove_client(&key)?;
-            }
+        for key in unnamed.clients.iter().filter(|key| key.service() == entry.id) {
+            mirror.remove_client(key)?;
         }
         Ok(())
     }

@@ -16,18 +16,24 @@
 //!
 //! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
 
+mod allowance;
 mod changes;
 mod conversation;
 mod inbox;
+mod mirror;
 mod outbox;
+mod places;
 mod slot_set;
 mod wire;
 
 #[cfg(test)]
 mod simulation;
 
+pub use allowance::Allowance;
 pub use changes::Changes;
-pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape};
-pub use inbox::{ApplyError, Inbox, Mirror};
+pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape, brief};
+pub use inbox::{ApplyError, Inbox};
+pub use mirror::Mirror;
 pub use outbox::{Outbox, Source};
+pub use places::Places;
 pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};

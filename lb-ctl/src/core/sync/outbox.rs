@@ -174,7 +174,9 @@ impl Outbox {
     pub fn next_batch<S: Source>(&mut self, source: &mut S) -> Result<Vec<Item>, S::Error> {
         self.absorb(source.changes());
         let mut batch = Batch::default();
-        for key in std::mem::take(&mut self.asking) {
+        while !batch.is_full()
+            && let Some(key) = self.asking.pop_first()
+        {
             batch.push(Item::Again {
                 vip: key.address().into(),
                 port: key.port(),
@@ -223,10 +225,11 @@ impl Outbox {
         }
         let is_everything =
             is_settled && self.flows.is_empty() && self.clients.is_empty() && self.unlisted.is_empty();
-        if is_everything && !batch.is_full() {
-            for service in std::mem::take(&mut self.completing) {
-                batch.push(Item::Complete { service });
-            }
+        while is_everything
+            && !batch.is_full()
+            && let Some(service) = self.completing.pop_first()
+        {
+            batch.push(Item::Complete { service });
         }
         Ok(batch.items)
     }

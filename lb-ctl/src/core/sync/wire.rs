@@ -1,7 +1,7 @@
 //! The form of what crosses the wire: one message is one `postcard` value, at most [`LIMIT`] bytes long.
 //!
-//! A greeting is read whatever its version is, and so never changes but by fields at its end. Everything else is of the version
-//! that both have agreed on.
+//! A greeting is read whatever its version is, and so never changes but by fields at its end: what an older one does not say is left
+//! empty, and what a later one says beyond is not looked at. Everything else is of the version that both have agreed on.
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
@@ -57,6 +57,10 @@ pub struct Greeting {
     pub hash_seed: u64,
     /// `datapath.slots_per_service`: the same.
     pub slots_per_service: u32,
+    /// The names of `datapath.interfaces`, in their order. [Behind the others](Message::encode), since there are balancers that greet
+    /// without them.
+    #[serde(skip)]
+    pub interfaces: Vec<String>,
 }
 
 /// A piece of state. Services and backends are introduced before they are referred to, by numbers of the sender's choice that count
@@ -170,7 +174,7 @@ pub struct Flow {
 pub struct WayToClient {
     /// The MAC address of the client, or of the router before it.
     pub mac: [u8; 6],
-    /// On which of `datapath.interfaces`, counted from 0; `None`: on the one that the answer came in on.
+    /// On which of the sender's `datapath.interfaces`, counted from 0; `None`: on the one that the answer came in on.
     pub interface: Option<u8>,
 }
 
@@ -211,7 +215,13 @@ pub enum WireError {
 impl Message {
     /// The bytes of a message.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        let bytes = postcard::to_stdvec(self).map_err(|reason| WireError::Form { length: 0, reason })?;
+        let form = |reason| WireError::Form { length: 0, reason };
+        let mut bytes = postcard::to_stdvec(self).map_err(form)?;
+        if let Self::Greeting(Greeting { interfaces, .. }) = self
+            && !interfaces.is_empty()
+        {
+            bytes = postcard::to_extend(interfaces, bytes).map_err(form)?;
+        }
         match bytes.len() {
             length if length > LIMIT => Err(WireError::Length { length }),
             _ => Ok(bytes),
@@ -227,11 +237,15 @@ impl Message {
             length: bytes.len(),
             reason,
         };
-        let (message, rest) = postcard::take_from_bytes(bytes).map_err(form)?;
-        // A later version may have more to say in its greeting.
-        if !rest.is_empty() && !matches!(message, Self::Greeting(_)) {
-            return Err(WireError::Excess { excess: rest.len() });
+        let (mut message, rest) = postcard::take_from_bytes(bytes).map_err(form)?;
+        if rest.is_empty() {
+            return Ok(message);
         }
+        let Self::Greeting(greeting) = &mut message else {
+            return Err(WireError::Excess { excess: rest.len() });
+        };
+        // A later version may have more to say still.
+        (greeting.interfaces, _) = postcard::take_from_bytes(rest).map_err(form)?;
         Ok(message)
     }
 }
@@ -334,15 +348,18 @@ mod tests {
 
     fn messages() -> impl Strategy<Value = Message> {
         prop_oneof![
-            any::<(u16, u16, String, String, u64, u32)>().prop_map(
-                |(oldest, newest, node, program, hash_seed, slots_per_service)| Message::Greeting(Greeting {
-                    oldest,
-                    newest,
-                    node,
-                    program,
-                    hash_seed,
-                    slots_per_service,
-                })
+            any::<(u16, u16, String, String, u64, u32, Vec<String>)>().prop_map(
+                |(oldest, newest, node, program, hash_seed, slots_per_service, interfaces)| Message::Greeting(
+                    Greeting {
+                        oldest,
+                        newest,
+                        node,
+                        program,
+                        hash_seed,
+                        slots_per_service,
+                        interfaces,
+                    }
+                )
             ),
             ".*".prop_map(Message::Farewell),
             any::<u64>().prop_map(|number| Message::Taken { number }),
@@ -368,7 +385,18 @@ mod tests {
         fn nothing_that_is_cut_off_is_a_message(message in messages(), cut: prop::sample::Index) {
             let bytes = message.encode().unwrap();
             let cut = cut.index(bytes.len());
-            prop_assert!(Message::decode(&bytes[..cut]).is_err());
+            match Message::decode(&bytes[..cut]) {
+                Err(_) => {}
+                // Unless it is what one says that tells no interfaces.
+                Ok(Message::Greeting(found)) => {
+                    let Message::Greeting(said) = message else {
+                        panic!("{message:?}");
+                    };
+                    let interfaces = Vec::new();
+                    prop_assert_eq!(found, Greeting { interfaces, ..said });
+                }
+                Ok(found) => prop_assert!(false, "{found:?}"),
+            }
         }
 
         #[test]
@@ -380,22 +408,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_greeting_that_says_more_is_understood() {
-        let greeting = Message::Greeting(Greeting {
+    fn greeting(interfaces: &[&str]) -> Message {
+        Message::Greeting(Greeting {
             oldest: 1,
             newest: 9,
             node: "lb2".to_owned(),
             program: "9.0.0".to_owned(),
             hash_seed: 1,
             slots_per_service: 65_537,
-        });
+            interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn a_greeting_that_says_more_is_understood() {
+        let greeting = greeting(&["eth0", "eth1"]);
         let mut bytes = greeting.encode().unwrap();
         bytes.extend([1, 2, 3]);
         assert_eq!(Message::decode(&bytes), Ok(greeting));
         let mut taken = Message::Taken { number: 1 }.encode().unwrap();
         taken.push(0);
         assert_eq!(Message::decode(&taken), Err(WireError::Excess { excess: 1 }));
+    }
+
+    /// Of a balancer that does not tell its interfaces, and does not look at what is behind all else.
+    #[test]
+    fn an_older_greeting_is_understood_and_ours_begins_like_it() {
+        let older = b"\x00\x01\x09\x03lb2\x059.0.0\x01\x81\x80\x04";
+        assert_eq!(Message::decode(older), Ok(greeting(&[])));
+        let ours = greeting(&["eth0"]).encode().unwrap();
+        assert_eq!(ours, [older.as_slice(), b"\x01\x04eth0"].concat());
     }
 
     #[test]

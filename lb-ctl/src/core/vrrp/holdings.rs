@@ -6,15 +6,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU8,
 };
 
-/// An address on an interface.
+use super::VirtualInterface;
+
+/// An address on an interface, or on a virtual router's own one over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The interface's index: its name may become another's.
     pub interface: u32,
+    /// The virtual router whose own interface carries the address; `None` if the interface itself does.
+    pub virtual_router: Option<NonZeroU8>,
     /// The address.
     pub address: IpAddr,
+}
+
+impl Place {
+    /// The virtual interface that carries the address, if one does.
+    pub fn virtual_interface(&self) -> Option<VirtualInterface> {
+        self.virtual_router.map(|vrid| VirtualInterface {
+            parent: self.interface,
+            vrid,
+            is_ipv4: self.address.is_ipv4(),
+        })
+    }
 }
 
 /// An address that is on an interface.
@@ -105,6 +121,7 @@ mod tests {
     fn place(interface: u32, host: u8) -> Place {
         Place {
             interface,
+            virtual_router: None,
             address: IpAddr::from([192, 0, 2, host]),
         }
     }
@@ -160,10 +177,31 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_belongs_on_the_virtual_interface_goes_from_the_interface_itself() {
+        let itself = place(1, 10);
+        let own = Place {
+            virtual_router: NonZeroU8::new(51),
+            ..itself
+        };
+        let mut holdings = Holdings::default();
+        holdings.want(wanted(&[own]));
+        // An earlier run, without a virtual MAC address, was killed as master.
+        holdings.clear(itself, "vi");
+        let duties = holdings.duties(&present(&[(itself, true)]));
+        assert_eq!(
+            (places(&duties.add), places(&duties.remove)),
+            (vec![own], vec![itself])
+        );
+        let virtual_interface = own.virtual_interface().unwrap();
+        assert_eq!((virtual_interface.parent, virtual_interface.is_ipv4), (1, true));
+    }
+
+    #[test]
     fn the_link_local_address_of_another_link_is_another_one() {
         let mut holdings = Holdings::default();
         let at = |interface| Place {
             interface,
+            virtual_router: None,
             address: "fe80::10".parse().unwrap(),
         };
         holdings.want(wanted(&[at(1)]));

@@ -15,6 +15,7 @@
 //! - `notice`: what the operator's own programs are told.
 //! - `source`: the address that packets come from.
 //! - `holdings`: which addresses belong on which interfaces; `taking`: what follows when they cannot be put there.
+//! - `virtual_interface`: the MAC address that moves with the addresses, as an option, and the interface that has it.
 //!
 //! Where the RFC says "active" these files say *master*, as most people and keepalived do.
 
@@ -32,6 +33,7 @@ mod taking;
 mod tracking;
 mod transition;
 mod untold;
+mod virtual_interface;
 
 pub use acceptance::{Acceptor, Audience, Heard, Received, Rejected};
 pub use advertisement::{
@@ -42,13 +44,14 @@ pub use group::{Action, Conditions, Group, MemberView, NotMaster, OWNER, Policy,
 pub use holdings::{Duties, Holdings, Place, Present};
 pub use interval::Interval;
 pub use notice::{Hook, Notice, Outbox, Posted};
-pub use packet::{of_ipv4, with_ip_header};
+pub use packet::{multicast_frame, of_ipv4, with_ip_header};
 pub use script::{Script, Standing};
 pub use source::{Candidate, Kind, NoSource, Requirements, Unusable};
 pub use taking::Taking;
 pub use tracking::{Effect, Shortage, Subject, Track, is_share};
 pub use transition::{Cause, State, Transition};
 pub use untold::Untold;
+pub use virtual_interface::{Existing, VirtualInterface, is_silenced, unwanted, virtual_mac};
 
 #[cfg(test)]
 mod simulation;

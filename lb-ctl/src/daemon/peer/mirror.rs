@@ -1,6 +1,6 @@
 //! Where what the peer tells is written.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, Service, ServiceKey, Slot, TargetName};
 
@@ -97,12 +97,12 @@ impl Mirror for TableMirror<'_> {
         Ok(self.tables.remove_client(key)?)
     }
 
-    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, MirrorError> {
-        Ok(self.tables.flows_of(service)?)
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, MirrorError> {
+        Ok(self.tables.flows_of(services)?)
     }
 
-    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, MirrorError> {
-        Ok(self.tables.clients_of(service)?)
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, MirrorError> {
+        Ok(self.tables.clients_of(services)?)
     }
 
     fn now(&self) -> u32 {

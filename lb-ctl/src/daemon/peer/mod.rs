@@ -33,14 +33,15 @@ use crate::{
     },
     core::{
         cause::chain,
-        config::{Config, Peer},
+        config::{self, Config, Peer},
         failures::Work,
         operator::Decisions,
         placement::Placement,
         plan::PlannedService,
         role::{GRACE, Role},
         status::PeerStatus,
-        sync::{Inbox, Item, Shape},
+        sync::{Inbox, Item, Places, Shape, brief},
+        time::milliseconds,
     },
 };
 
@@ -66,6 +67,8 @@ pub(super) struct Pair {
     of_peer: BTreeSet<ServiceKey>,
     /// What operators have decided, as far as the peer has been told.
     told: Decisions,
+    /// Which [generation](super::operator::Operator::generation) of decisions that is, if the peer has been told any.
+    told_generation: Option<u64>,
     /// Since when there has been no connection, or one on which not everything may have been introduced yet.
     apart_since: Option<Instant>,
 }
@@ -110,7 +113,7 @@ impl Pair {
         let lag = behind_since.map(|since| since.elapsed()).unwrap_or_default();
         Some(PeerStatus {
             connected,
-            lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+            lag_ms: milliseconds(lag),
             node,
             version,
             trouble: trouble.filter(|_| !connected),
@@ -125,7 +128,7 @@ impl Pair {
             Role::Owner
         } else if !placement.is_followed(service.entry.id) {
             Role::Alone
-        } else if self.inbox.complete().any(|key| key == service.key) {
+        } else if self.inbox.is_complete(&service.key) {
             Role::Following
         } else {
             Role::Behind
@@ -178,6 +181,28 @@ impl Controller {
         self.tell_owned()
     }
 
+    /// The names of our interfaces, in their order.
+    fn names_of_interfaces(&self) -> Vec<String> {
+        let interfaces = self.config.datapath.interfaces.iter();
+        interfaces.map(|interface| interface.name.clone()).collect()
+    }
+
+    /// Which of our interfaces the peer's are, by what these are called.
+    fn places(&self, theirs: &[String]) -> Places {
+        let ours = self.names_of_interfaces();
+        Places::by_name(theirs, &ours).unwrap_or_else(|| {
+            // Between one and one there is nothing to mix up.
+            if ours.len().max(theirs.len()) > 1 {
+                tracing::info!(
+                    ours = ours.join(","),
+                    theirs = brief(&theirs.join(",")),
+                    "the peer's interfaces have other names than ours, or it does not tell them: the first is taken for the first, and so on"
+                );
+            }
+            Places::Same
+        })
+    }
+
     fn identity(&self, key: &Key) -> Identity {
         let Config { node, datapath, .. } = &self.config;
         Identity {
@@ -187,6 +212,7 @@ impl Controller {
                 hash_seed: datapath.hash_seed,
                 slots_per_service: datapath.slots_per_service,
             },
+            interfaces: self.names_of_interfaces(),
             key: key.clone(),
         }
     }
@@ -203,7 +229,7 @@ impl Controller {
             .iter()
             .filter(|it| self.config.is_carried(it.vip))
         {
-            let key = ServiceKey::tcp(service.vip.into(), service.port);
+            let key = service.key();
             if let Some(id) = self.placement.service(&key).map(|entry| entry.id) {
                 self.placement.follow(id);
             }
@@ -213,9 +239,9 @@ impl Controller {
     /// Takes in what has happened on the connection.
     pub(super) async fn on_peer(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Connected { ready } => {
-                self.pair.inbox = Inbox::default();
-                self.pair.told = Decisions::default();
+            Event::Connected { interfaces, ready } => {
+                self.pair.inbox = Inbox::of(self.places(&interfaces));
+                (self.pair.told, self.pair.told_generation) = (Decisions::default(), None);
                 self.tell_decisions();
                 self.pair.telling = self.pair.owned.keys().copied().collect();
                 self.tell_services();
@@ -225,14 +251,23 @@ impl Controller {
                 self.tell_behind()
             }
             Event::Items { items, taken } => {
+                let begun = Instant::now();
                 let result = self.take_in(&items);
-                let answer = result.as_ref().map_err(|error| chain(error.as_ref())).copied();
-                let _ = taken.send(answer);
                 let decided = self.pair.inbox.take_decided();
-                if !decided.is_empty() {
-                    self.hear_decisions(&decided).await?;
-                }
-                result.and(self.tell_behind())
+                let heard = if decided.is_empty() {
+                    Ok(())
+                } else {
+                    self.hear_decisions(&decided).await
+                };
+                // Nothing else changes our part in a service; what the time changes is looked at when everything is compared anew.
+                let told = if items.iter().any(may_change_roles) {
+                    self.tell_behind()
+                } else {
+                    Ok(())
+                };
+                let answer = result.as_ref().map_err(|error| chain(error.as_ref()));
+                let _ = taken.send(answer.map(|()| begun.elapsed()));
+                result.and(heard).and(told)
             }
             Event::Gone => {
                 self.pair.inbox = Inbox::default();
@@ -282,15 +317,14 @@ impl Controller {
 
     /// Tells the peer what operators have decided since it was told last.
     pub(super) fn tell_decisions(&mut self) {
+        let generation = Some(self.operator.generation());
         if let Some(Running { link, .. }) = &self.pair.running
-            && self.operator.decisions() != &self.pair.told
+            && self.pair.told_generation != generation
         {
-            link.decide(
-                self.operator
-                    .decisions()
-                    .words_since(&self.pair.told, unix_milliseconds()),
-            );
-            self.pair.told.clone_from(self.operator.decisions());
+            let decisions = self.operator.decisions();
+            link.decide(decisions.words_since(&self.pair.told, unix_milliseconds()));
+            self.pair.told.clone_from(decisions);
+            self.pair.told_generation = generation;
         }
     }
 
@@ -314,11 +348,13 @@ impl Controller {
             self.routes_due.get_or_insert_with(Instant::now);
         }
         applied?;
-        let asked = self.pair.inbox.take_asked();
-        if let Some(Running { link, .. }) = &self.pair.running {
-            for key in asked {
-                link.tell_again(key);
-            }
+        // What we do not tell of has an owner that does not know of it yet, or has none.
+        let mut asked = self.pair.inbox.take_asked();
+        asked.retain(|key| self.pair.telling.contains(key));
+        if let Some(Running { link, .. }) = &self.pair.running
+            && !asked.is_empty()
+        {
+            link.tell_again(asked);
         }
         Ok(())
     }
@@ -346,29 +382,24 @@ impl Controller {
         }
     }
 
+    /// All our services, as they are in the tables.
+    fn entries(&self) -> impl Iterator<Item = (ServiceKey, Service)> {
+        let services = self.plan.services.iter();
+        services.map(|planned| (planned.key, planned.entry))
+    }
+
     /// Has the peer told about the services that it is to be told about.
     fn tell_services(&self) {
         if let Some(Running { link, .. }) = &self.pair.running {
-            let entries = self
-                .plan
-                .services
-                .iter()
-                .map(|planned| (planned.key, planned.entry));
-            link.own(
-                entries
-                    .filter(|(key, _)| self.pair.telling.contains(key))
-                    .collect(),
-            );
+            let told = self.entries().filter(|(key, _)| self.pair.telling.contains(key));
+            link.own(told.collect());
         }
     }
 
     /// Tells the peer no more about services that a configuration does not have: how they end here is none of its business. If it owns them
     /// from now on it has said so, or has not in the time that it was [given](Self::see_handover_through).
     pub(super) fn disown_all_but(&mut self, config: &Config) {
-        let services = config.services.iter();
-        let stays: BTreeSet<ServiceKey> = services
-            .map(|service| ServiceKey::tcp(service.vip.into(), service.port))
-            .collect();
+        let stays: BTreeSet<ServiceKey> = config.services.iter().map(config::Service::key).collect();
         self.pair.telling.retain(|key| stays.contains(key));
         self.tell_services();
     }
@@ -420,12 +451,8 @@ impl Controller {
             return;
         };
         // What the peer has told of a service that was ours, or that was not there, was not taken in.
-        let others = self
-            .plan
-            .services
-            .iter()
-            .map(|planned| (planned.key, planned.entry));
-        let others: BTreeMap<ServiceKey, Service> = others
+        let others: BTreeMap<ServiceKey, Service> = self
+            .entries()
             .filter(|(key, _)| !self.pair.owned.contains_key(key))
             .collect();
         for (key, entry) in &others {
@@ -482,4 +509,12 @@ impl Controller {
         self.next_sweep = Instant::now();
         Ok(())
     }
+}
+
+/// Whether an item may change which part we have in a service, or how much of it we have been told.
+const fn may_change_roles(item: &Item) -> bool {
+    matches!(
+        item,
+        Item::Service { .. } | Item::Begin { .. } | Item::Complete { .. }
+    )
 }

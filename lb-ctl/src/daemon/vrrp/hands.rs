@@ -25,9 +25,12 @@ use crate::{
     },
     core::{
         cause::chain,
-        vrrp::{Candidate, Holdings, Place, Present},
+        vrrp::{Candidate, Existing, Holdings, Place, Present, VirtualInterface, unwanted},
     },
-    daemon::controller::{REFRESH, until},
+    daemon::{
+        controller::{REFRESH, until},
+        virtual_interfaces::{self, Needed},
+    },
 };
 
 /// How soon what has failed is tried again, at first. The pause doubles up to [`REFRESH`].
@@ -55,6 +58,8 @@ pub(super) struct Part {
     /// Which try at its sockets this is: those of an earlier one are of no use.
     pub(super) attempt: u32,
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// Whether these are on an interface of the virtual router's own.
+    pub(super) has_virtual_mac: bool,
     /// Whether the addresses belong on the interface now.
     pub(super) holds: bool,
 }
@@ -158,6 +163,8 @@ struct Work {
     open: BTreeMap<Id, (u32, Endpoint, u32)>,
     /// The instances and interfaces that have been searched for what an earlier run has left.
     searched: BTreeSet<(Id, u32)>,
+    /// The interfaces of which virtual ones without an instance are removed: all on which there has been an instance.
+    parents: BTreeSet<u32>,
     pause: Duration,
     again: Option<Instant>,
 }
@@ -177,6 +184,7 @@ impl Work {
             holdings: Holdings::default(),
             open: BTreeMap::new(),
             searched: BTreeSet::new(),
+            parents: BTreeSet::new(),
             pause: FIRST_PAUSE,
             again: None,
         }
@@ -208,7 +216,7 @@ impl Work {
         self.again = None;
         let wanted = self.wanted.borrow_and_update().clone();
         let succeeded = match self.look(&wanted).await {
-            Ok(addresses) => self.settle(&wanted, &addresses).await,
+            Ok(seen) => self.settle(&wanted, seen).await,
             Err(error) => {
                 let (round, cause) = (wanted.round, chain(&error));
                 self.report(Report::Blind { round, cause });
@@ -221,10 +229,12 @@ impl Work {
         }
     }
 
-    /// Looks at the host, opens what is not open, and says what belongs where. Returns the addresses that there are.
-    async fn look(&mut self, wanted: &Wanted) -> Result<Vec<Address>, NetlinkError> {
+    /// Looks at the host, opens what is not open, and says what belongs where.
+    async fn look(&mut self, wanted: &Wanted) -> Result<Seen, NetlinkError> {
         let surroundings = Surroundings::of(&self.netlink, wanted.interfaces()).await?;
+        let existing = self.netlink.virtual_interfaces().await?;
         let mut places = BTreeMap::new();
+        let mut needed = Vec::new();
         let mut opened = Vec::new();
         self.open.retain(|id, _| wanted.instances.contains_key(id));
         self.searched.retain(|(id, _)| wanted.instances.contains_key(id));
@@ -234,17 +244,24 @@ impl Work {
                 continue;
             };
             let index = link.interface.index;
+            self.parents.insert(index);
             let place = |&address: &IpAddr| Place {
                 interface: index,
+                virtual_router: None,
                 address,
             };
-            if part.holds {
-                places.extend(part.addresses.iter().map(place).map(|it| (it, part.name.clone())));
-            }
             if self.searched.insert((id, index)) {
                 for place in part.addresses.iter().map(place) {
                     self.holdings.clear(place, &part.name);
                 }
+            }
+            if part.holds {
+                let place = |address| Place {
+                    virtual_router: part.has_virtual_mac.then_some(part.endpoint.vrid),
+                    ..place(address)
+                };
+                places.extend(part.addresses.iter().map(place).map(|it| (it, part.name.clone())));
+                needed.extend(part.virtual_interface(link));
             }
             let sockets = (index, part.endpoint, part.attempt);
             if link.interface.mac.is_some() && self.open.get(&id) != Some(&sockets) {
@@ -258,38 +275,89 @@ impl Work {
         self.holdings.want(places);
         let addresses = surroundings.addresses.clone();
         self.report(Report::Looked { surroundings, opened });
-        Ok(addresses)
+        Ok(Seen {
+            addresses,
+            existing,
+            needed,
+        })
     }
 
     /// Puts on and takes off. All of it is tried. Returns whether nothing is left to do.
-    async fn settle(&mut self, wanted: &Wanted, addresses: &[Address]) -> bool {
-        let present: Vec<Present> = addresses.iter().map(present).collect();
+    async fn settle(&mut self, wanted: &Wanted, mut seen: Seen) -> bool {
+        let present: Vec<Present> = seen.addresses.iter().map(|it| seen.present(it)).collect();
         let duties = self.holdings.duties(&present);
         let (mut there, mut not_added, mut not_removed) = (duties.there, BTreeMap::new(), BTreeMap::new());
         // First what somebody is waiting for: that an address is at two hosts for a moment does less harm than that it is at none.
+        let mut raised = BTreeMap::new();
+        for needed in &seen.needed {
+            if self.is_outdated(wanted) {
+                return true;
+            }
+            let index = virtual_interfaces::raise(&self.netlink, needed, &mut seen.existing).await;
+            raised.insert(needed.of, index.map_err(|error| chain(&error)));
+        }
         for (place, instance) in duties.add {
             if self.is_outdated(wanted) {
                 return true;
             }
-            let Place { interface, address } = place;
-            match self.netlink.add_vip(interface, address).await {
+            let carrier = match place.virtual_interface() {
+                None => Ok(place.interface),
+                // Of each place that is wanted, the virtual interface is needed.
+                Some(of) => raised.get(&of).cloned().unwrap_or_else(|| Err(of.name())),
+            };
+            let address = place.address;
+            let added = match carrier {
+                Ok(interface) => {
+                    let added = self.netlink.add_vip(interface, address).await;
+                    added.map_err(|error| chain(&error))
+                }
+                Err(cause) => Err(cause),
+            };
+            match added {
                 Ok(()) => {
                     tracing::info!(instance, %address, interface = wanted.interface(&instance), "added the address");
                     self.report(Report::There(place));
                     there.insert(place);
                 }
-                Err(error) => {
-                    not_added.insert(place, chain(&error));
+                Err(cause) => {
+                    not_added.insert(place, cause);
                 }
+            }
+        }
+        // What could not be made right about an interface whose addresses are there counts like an address that is not.
+        for place in &there {
+            let raised = place.virtual_interface().and_then(|of| raised.get(&of));
+            if let Some(Err(cause)) = raised {
+                not_added.insert(*place, cause.clone());
+            }
+        }
+        let mut is_clean = true;
+        for going in unwanted(&seen.existing, &seen.wanted(), &self.parents) {
+            if self.is_outdated(wanted) {
+                return true;
+            }
+            let of = going.0.of;
+            let lowered = virtual_interfaces::lower(&self.netlink, going, &seen.addresses).await;
+            if let Err(error) = lowered {
+                let cause = chain(&error);
+                tracing::debug!(interface = of.name(), cause, "the virtual interface stays");
+                is_clean = false;
+                let on_it = duties.remove.iter().map(|(place, _)| *place);
+                let on_it = on_it.filter(|place| place.virtual_interface() == Some(of));
+                not_removed.extend(on_it.map(|place| (place, cause.clone())));
             }
         }
         for (place, instance) in duties.remove {
             if self.is_outdated(wanted) {
                 return true;
             }
-            let Some(address) = addresses.iter().find(|it| present_at(it, place)) else {
+            let Some(address) = seen.addresses.iter().find(|it| seen.is_at(it, place)) else {
                 continue;
             };
+            if not_removed.contains_key(&place) {
+                continue;
+            }
+            // One that has gone with its interface is gone.
             match self.netlink.remove_address(address).await {
                 Ok(()) => {
                     self.holdings.gone(place);
@@ -300,7 +368,7 @@ impl Work {
                 }
             }
         }
-        let succeeded = not_added.is_empty() && not_removed.is_empty();
+        let succeeded = is_clean && not_added.is_empty() && not_removed.is_empty();
         self.report(Report::Settled {
             round: wanted.round,
             there,
@@ -321,18 +389,51 @@ impl Work {
     }
 }
 
-fn present(address: &Address) -> Present {
-    Present {
-        place: Place {
-            interface: address.interface,
-            address: address.address,
-        },
-        ours: address.ours,
+/// What a look at the host has shown.
+struct Seen {
+    /// All addresses of the host.
+    addresses: Vec<Address>,
+    /// All virtual interfaces of ours.
+    existing: Vec<Existing>,
+    /// Those that there have to be.
+    needed: Vec<Needed>,
+}
+
+impl Seen {
+    fn present(&self, address: &Address) -> Present {
+        let carrier = self.existing.iter().find(|it| it.index == address.interface);
+        Present {
+            place: Place {
+                interface: carrier.map_or(address.interface, |it| it.of.parent),
+                virtual_router: carrier.map(|it| it.of.vrid),
+                address: address.address,
+            },
+            ours: address.ours,
+        }
+    }
+
+    fn is_at(&self, address: &Address, place: Place) -> bool {
+        self.present(address) == Present { place, ours: true }
+    }
+
+    fn wanted(&self) -> BTreeSet<VirtualInterface> {
+        self.needed.iter().map(|needed| needed.of).collect()
     }
 }
 
-fn present_at(address: &Address, place: Place) -> bool {
-    present(address) == Present { place, ours: true }
+impl Part {
+    /// The virtual interface that it needs over this one, if any.
+    fn virtual_interface(&self, parent: &Link) -> Option<Needed> {
+        self.has_virtual_mac.then(|| Needed {
+            of: VirtualInterface {
+                parent: parent.interface.index,
+                vrid: self.endpoint.vrid,
+                is_ipv4: self.endpoint.is_ipv4,
+            },
+            instance: self.name.clone(),
+            arp_ignore: parent.arp_ignore,
+        })
+    }
 }
 
 impl Wanted {

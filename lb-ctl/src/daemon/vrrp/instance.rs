@@ -24,7 +24,7 @@ use crate::{
         interface::Mac,
         vrrp::{
             Acceptor, Advertisement, Audience, Conditions, Heard, NoSource, OWNER, Place, Rejected,
-            Requirements, Shortage, Subject, Taking, group_address, is_share,
+            Requirements, Shortage, Subject, Taking, announcement, group_address, is_share, multicast_frame,
         },
     },
 };
@@ -112,6 +112,7 @@ impl Instance {
             },
             attempt: self.failed_attempts,
             addresses: self.acceptor.addresses.clone(),
+            has_virtual_mac: self.config.has_virtual_mac,
             holds,
         }
     }
@@ -286,13 +287,21 @@ impl Instance {
             interval: self.config.settings.interval,
             addresses: self.config.addresses.clone(),
         };
-        let advertise_to = |to| {
-            let payload = advertisement.encode(source, to, self.config.checksum);
-            port.channel.send(source, to, &payload)
-        };
+        let payload_to = |to| advertisement.encode(source, to, self.config.checksum);
+        let advertise_to = |to| port.channel.send(source, to, &payload_to(to));
         // One peer that cannot be reached must not keep the others from hearing us.
         let sent: Vec<Result<(), VrrpError>> = match &self.config.audience {
-            Audience::Multicast => vec![advertise_to(group_address(self.config.is_ipv4()))],
+            Audience::Multicast => {
+                let group = group_address(self.config.is_ipv4());
+                vec![match self.config.virtual_mac() {
+                    // It is from these that switches know where it is (RFC 9568, section 7.2).
+                    Some(mac) => {
+                        let frame = multicast_frame(mac, source, group, &payload_to(group));
+                        port.announcer.send(&frame)
+                    }
+                    None => advertise_to(group),
+                }]
+            }
             Audience::Unicast { peers, .. } => peers.iter().copied().map(advertise_to).collect(),
         };
         self.complain_of_first("send", sent);
@@ -301,7 +310,10 @@ impl Instance {
     /// Whether an address belongs to it, on its interface as it is now.
     pub(super) fn has(&self, place: Place) -> bool {
         let is_here = |port: &Port| port.index == place.interface;
-        self.port.as_ref().is_some_and(is_here) && self.acceptor.addresses.contains(&place.address)
+        let own = self.config.has_virtual_mac.then_some(self.config.vrid);
+        self.port.as_ref().is_some_and(is_here)
+            && place.virtual_router == own
+            && self.acceptor.addresses.contains(&place.address)
     }
 
     /// Takes in where its addresses are while it is master, and tells the neighbours of those that have come.
@@ -338,7 +350,8 @@ impl Instance {
 
     fn announce_these(&mut self, addresses: &[IpAddr]) {
         let Some(port) = &self.port else { return };
-        let announce = |address: &IpAddr| port.announcer.announce(*address, port.mac);
+        let mac = self.config.virtual_mac().unwrap_or(port.mac);
+        let announce = |address: &IpAddr| port.announcer.send(&announcement(*address, mac));
         let announced: Vec<Result<(), VrrpError>> = addresses.iter().map(announce).collect();
         self.complain_of_first("announce", announced);
     }

@@ -445,10 +445,11 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::{running::Running, testing::config, *};
+    use super::{running::Running, *};
+    use crate::core::config::examples::with_vrrp;
 
     fn with_instance() -> Config {
-        config("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
+        with_vrrp("[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n")
     }
 
     /// Instances with a thread that does this instead of VRRP.
@@ -497,7 +498,7 @@ mod tests {
         instances.follow(&with_instance()).await.unwrap();
         assert!(!instances.lag_behind(&with_instance()));
         // A reload that has failed before it came to this.
-        assert!(instances.lag_behind(&config("")));
+        assert!(instances.lag_behind(&with_vrrp("")));
     }
 
     #[test]

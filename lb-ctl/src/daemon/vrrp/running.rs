@@ -19,6 +19,7 @@ use crate::{
     adapters::vrrp::Incoming,
     core::{
         config::Vrrp,
+        interface::format_mac,
         status::{RejectedStatus, VrrpStatus},
         vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition, Untold},
     },
@@ -393,6 +394,7 @@ impl Running {
                     addresses: addresses.clone(),
                     interface: interface.clone(),
                     vrid: vrid.get(),
+                    virtual_mac: instance.config.virtual_mac().map(format_mac),
                     group: group.clone(),
                     master: own.or(master.map(|(master, _)| master)),
                     master_priority: own.map(|_| priority).or(master.map(|(_, priority)| priority)),

@@ -49,6 +49,7 @@ fn an_instance_needs_name_vrid_and_addresses() {
         group: None,
         track: Vec::new(),
         notify: None,
+        has_virtual_mac: false,
     };
     assert_eq!(instances(LEAST), [expected]);
     assert_eq!(
@@ -64,7 +65,7 @@ fn every_key_is_taken() {
     let [instance] = instances(&format!(
         "{LEAST}interface = \"eth0\"\npriority = 254\nadvert_interval = \"10ms\"\npreempt = false\npreempt_delay = \"1h\"\n\
          start_delay = \"5s\"\nsource = \"192.0.2.2\"\nunicast_peers = [\"192.0.2.3\"]\nunicast_hop_limit = 64\nchecksum = \"rfc5798\"\ngroup = \"both\"\n\
-         notify = [\"/bin/tell\", \"a b\"]\nnotify_timeout = \"1m\"\n\
+         notify = [\"/bin/tell\", \"a b\"]\nnotify_timeout = \"1m\"\nvirtual_mac = true\n\
          [[vrrp.track]]\ninterface = \"eth1\"\nlower = 50\n[[vrrp.track]]\nservice = \"impala\"\nhealthy = 34\n"
     ))
     .try_into()
@@ -80,6 +81,7 @@ fn every_key_is_taken() {
     assert_eq!(instance.checksum, ChecksumForm::PseudoHeader);
     assert_eq!(instance.source, Some("192.0.2.2".parse().unwrap()));
     assert_eq!(instance.settings.interval, Interval::MIN);
+    assert_eq!(instance.virtual_mac(), Some([0, 0, 0x5e, 0, 1, 51]));
     assert_eq!(instance.settings.priority.get(), 254);
     assert!(!instance.policy.preempt);
     assert_eq!(instance.policy.preempt_delay, Duration::from_hours(1));
@@ -111,6 +113,25 @@ fn command(program: &str, arguments: &[&str]) -> Command {
         program: program.into(),
         arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
     }
+}
+
+/// MINIMAL has one interface. The eighth virtual MAC address is in the eighth instance, of five lines each.
+#[test]
+fn the_program_knows_eight_mac_addresses() {
+    let instance = |number: u32, more: &str| {
+        format!(
+            "[[vrrp]]\nname = \"i{number}\"\nvrid = {number}\naddresses = [\"192.0.2.{}\"]\nvirtual_mac = {more}\n",
+            100 + number
+        )
+    };
+    let seven: String = (1..8).map(|number| instance(number, "true")).collect();
+    let more = format!("{seven}{}", instance(8, "false"));
+    assert_eq!(accept(&text(&more)).virtual_macs().len(), 7);
+    assert_eq!(
+        refused(&format!("{seven}{}", instance(8, "true"))),
+        "49: vrrp[i8].virtual_mac: expected at most 8 interfaces and virtual MAC addresses together, found 1 and 8; put more \
+         addresses into one instance, or leave the key out here"
+    );
 }
 
 #[test]

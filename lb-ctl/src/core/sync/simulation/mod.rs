@@ -1,6 +1,7 @@
 //! Two balancers with ids, sizes and clocks of their own, and a connection that breaks again and again: whatever happens, the peer
 //! could take over between any two batches, and in the end knows all that the owner knows.
 
+mod malice;
 mod node;
 mod world;
 
@@ -12,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use lb_common::layout::{NO_TARGET, Slot};
+use lb_common::layout::{FlowKey, FlowRecord, NO_TARGET, Slot};
 use proptest::prelude::*;
 
-use super::{ApplyError, Conversation, Heard, Inbox, Item, Message, Outbox, Run, Shape, Source};
+use super::{Conversation, Flow, Heard, Inbox, Item, Message, Outbox, Places, Shape, Source, WayToClient};
 use crate::core::operator::{Action, Admin, Command, Decisions};
 use node::{Node, flow};
 use world::{Busy, Step, World, steps};
@@ -38,8 +39,8 @@ struct Link {
 
 impl Link {
     fn between(owner: &Node) -> Self {
-        let (mut from_owner, hello) = Conversation::begin("lb1", "1", SHAPE, Duration::ZERO);
-        let (mut from_peer, answer) = Conversation::begin("lb2", "1", SHAPE, Duration::ZERO);
+        let (mut from_owner, hello) = Conversation::begin("lb1", "1", SHAPE, &[], Duration::ZERO);
+        let (mut from_peer, answer) = Conversation::begin("lb2", "1", SHAPE, &[], Duration::ZERO);
         from_peer.hear(hello, Duration::ZERO).unwrap();
         from_owner.hear(answer, Duration::ZERO).unwrap();
         let mut outbox = Outbox::default();
@@ -176,67 +177,121 @@ fn what_changes_faster_than_it_is_told_is_told_once() {
 }
 
 #[test]
-fn a_peer_that_talks_nonsense_is_refused() {
-    let nonsense = |items: &[Item]| {
-        let mut node = Node {
+fn the_tables_are_passed_over_once_for_all_services_that_an_owner_begins_with() {
+    let mut peer = Node {
+        follows: true,
+        ..Node::of([1, 0], 40, 17)
+    };
+    let target = peer.backend(1, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
+    let record = FlowRecord {
+        target,
+        closing: 0,
+        last_seen: 0,
+        port: 0,
+        reserved: [0; 3],
+    };
+    for port in 0..3 {
+        peer.flows.insert(flow(1, port), record);
+    }
+    let introduction = |id, last| Item::Service {
+        id,
+        vip: IpAddr::from([10, 0, 0, last]),
+        port: 21050,
+    };
+    let begin = |service| Item::Begin { service };
+    let mut inbox = Inbox::default();
+    let beginning = [introduction(3, 1), begin(3), introduction(5, 2), begin(5)];
+    inbox.apply(&beginning, &mut peer).unwrap();
+    assert_eq!(peer.passes.take(), 1);
+    let backend = Item::Backend {
+        id: 9,
+        service: 3,
+        name: "impala1".to_owned(),
+        address: IpAddr::from([10, 1, 0, 1]),
+        port: 21050,
+    };
+    let told = |port, flow| Item::Flow {
+        service: 3,
+        client: IpAddr::from([10, 9, 0, 1]),
+        port,
+        flow,
+    };
+    let live = Flow {
+        backend: 9,
+        closing: false,
+        idle: 0,
+        port: 0,
+        way: None,
+    };
+    let complete = |service| Item::Complete { service };
+    // One stays, one has ended, nothing is said of the third; and one is new.
+    let rest = [
+        backend,
+        told(0, Some(live)),
+        told(1, None),
+        told(7, Some(live)),
+        complete(3),
+        complete(5),
+        complete(5),
+    ];
+    inbox.apply(&rest, &mut peer).unwrap();
+    assert_eq!(peer.passes.take(), 0);
+    assert_eq!(inbox.complete().count(), 2);
+    let left: Vec<u16> = peer.flows.keys().map(FlowKey::client_port).collect();
+    assert_eq!(left, [0, 7]);
+}
+
+#[test]
+fn a_way_to_a_client_leads_over_our_interface_of_that_name() {
+    let told = |inbox: &mut Inbox, interface| {
+        let mut peer = Node {
             follows: true,
             ..Node::of([1, 0], 40, 17)
         };
-        let mut inbox = Inbox::default();
-        let introduction = Item::Service {
-            id: 9,
-            vip: IpAddr::from([10, 0, 0, 1]),
-            port: 21050,
+        let way = WayToClient {
+            mac: [2; 6],
+            interface,
         };
-        let other = Item::Service {
-            id: 10,
-            vip: IpAddr::from([10, 0, 0, 2]),
-            port: 21050,
-        };
-        let begin = |service| Item::Begin { service };
-        let of_the_other = Item::Backend {
-            id: 6,
-            service: 10,
-            name: "impala1".to_owned(),
-            address: IpAddr::from([10, 1, 0, 1]),
-            port: 1,
-        };
-        let introductions = [introduction, other, begin(9), begin(10), of_the_other];
-        inbox.apply(&introductions, &mut node).unwrap();
-        inbox.apply(items, &mut node).unwrap_err()
+        let items = [
+            Item::Service {
+                id: 3,
+                vip: IpAddr::from([10, 0, 0, 1]),
+                port: 21050,
+            },
+            Item::Begin { service: 3 },
+            Item::Backend {
+                id: 9,
+                service: 3,
+                name: "impala1".to_owned(),
+                address: IpAddr::from([10, 1, 0, 1]),
+                port: 21050,
+            },
+            Item::Flow {
+                service: 3,
+                client: IpAddr::from([10, 9, 0, 1]),
+                port: 7,
+                flow: Some(Flow {
+                    backend: 9,
+                    closing: false,
+                    idle: 0,
+                    port: 40_000,
+                    way: Some(way),
+                }),
+            },
+        ];
+        inbox.apply(&items, &mut peer).unwrap();
+        peer.ways[&flow(1, 7)].interface
     };
-    let slots = |service, first, length, current| Item::Slots {
-        service,
-        first,
-        runs: vec![Run {
-            length,
-            settled: 0,
-            current,
-            tracked: true,
-            grace: None,
-        }],
-    };
-    assert_eq!(nonsense(&[slots(8, 0, 1, 0)]), ApplyError::Service(8));
-    assert_eq!(nonsense(&[slots(9, 0, 1, 7)]), ApplyError::Backend(7));
+    let names = |names: [&str; 2]| names.map(str::to_owned);
+    let places = Places::by_name(&names(["eth1", "eth0"]), &names(["eth0", "eth1"])).unwrap();
+    assert_eq!(told(&mut Inbox::of(places.clone()), Some(0)), Some(1));
     assert_eq!(
-        nonsense(&[slots(9, 0, 1, 6)]),
-        ApplyError::Backend(6),
-        "it is another service's"
+        told(&mut Inbox::of(places.clone()), Some(2)),
+        None,
+        "it has no third one"
     );
-    let beyond = |last| ApplyError::Slots { slots: SLOTS, last };
-    assert_eq!(nonsense(&[slots(9, 1, SLOTS, 0)]), beyond(u64::from(SLOTS)));
-    assert_eq!(
-        nonsense(&[slots(9, u32::MAX, u32::MAX, 0)]),
-        beyond(u64::from(u32::MAX) * 2 - 1)
-    );
-    let nobody = Item::Backend {
-        id: 0,
-        service: 9,
-        name: "impala1".to_owned(),
-        address: IpAddr::from([10, 1, 0, 1]),
-        port: 1,
-    };
-    assert_eq!(nonsense(&[nobody]), ApplyError::Name("impala1".to_owned()));
+    assert_eq!(told(&mut Inbox::of(places), None), None);
+    assert_eq!(told(&mut Inbox::of(Places::Same), Some(1)), Some(1));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A balancer's tables in memory.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::IpAddr,
@@ -24,12 +25,18 @@ pub(super) struct Node {
     pub(super) slots: BTreeMap<u32, Slot>,
     pub(super) flows: BTreeMap<FlowKey, FlowRecord>,
     pub(super) clients: BTreeMap<ClientKey, Affinity>,
+    /// As far as they are told.
+    pub(super) ways: BTreeMap<FlowKey, WayToClient>,
     pub(super) changes: Changes,
     pub(super) now: u32,
     /// The id that the next backend gets.
     pub(super) next: u16,
     /// Whether everything is somebody else's.
     pub(super) follows: bool,
+    /// How often what is told has had all flows listed.
+    pub(super) passes: Cell<u32>,
+    /// How many slots it has had written.
+    pub(super) stored: u32,
 }
 
 impl Node {
@@ -194,6 +201,7 @@ impl Mirror for Node {
 
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Infallible> {
         self.slots.insert(index, slot);
+        self.stored += 1;
         Ok(())
     }
 
@@ -201,9 +209,10 @@ impl Mirror for Node {
         &mut self,
         key: &FlowKey,
         record: FlowRecord,
-        _: Option<WayToClient>,
+        way: Option<WayToClient>,
     ) -> Result<bool, Infallible> {
         self.flows.insert(*key, record);
+        self.ways.extend(way.map(|way| (*key, way)));
         Ok(true)
     }
 
@@ -222,12 +231,13 @@ impl Mirror for Node {
         Ok(())
     }
 
-    fn flows_of(&self, service: u16) -> Result<Vec<FlowKey>, Infallible> {
-        Source::flows_of(self, &BTreeSet::from([service]))
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, Infallible> {
+        self.passes.set(self.passes.get() + 1);
+        Source::flows_of(self, services)
     }
 
-    fn clients_of(&self, service: u16) -> Result<Vec<ClientKey>, Infallible> {
-        Source::clients_of(self, &BTreeSet::from([service]))
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, Infallible> {
+        Source::clients_of(self, services)
     }
 
     fn now(&self) -> u32 {

@@ -1,9 +1,12 @@
 use super::*;
 use crate::{
-    core::vrrp::{State, Subject},
+    core::{
+        config::examples::with_vrrp,
+        vrrp::{State, Subject},
+    },
     daemon::vrrp::{
         programs::Overheard,
-        testing::{backup, config, instance},
+        testing::{backup, instance},
     },
 };
 
@@ -52,7 +55,7 @@ async fn hooks_wait_while_the_host_cannot_be_seen() {
 #[tokio::test]
 async fn what_a_script_says_of_which_nobody_asks_any_more_is_not_kept() {
     let (mut driver, _) = driver();
-    let tracking = config(
+    let tracking = with_vrrp(
         "[[vrrp]]\nname = \"a\"\nvrid = 1\naddresses = [\"10.0.0.99\"]\n[[vrrp.track]]\nscript = [\"/bin/false\"]\nlower = 10\n",
     );
     let Subject::Script(script) = &tracking.vrrp[0].track[0].subject else {

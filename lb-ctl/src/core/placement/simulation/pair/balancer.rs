@@ -1,0 +1,225 @@
+//! One of the two, and its tables as the stream reads and writes them.
+
+use lb_common::layout::{Affinity, ClientKey, FlowRecord, Service};
+
+use super::*;
+use crate::core::{
+    config::Forward,
+    sync::{Mirror, Source, WayToClient},
+};
+
+/// One of the two, and what the other one has to know of it.
+pub(super) struct Balancer {
+    pub(super) world: World,
+    pub(super) changes: Changes,
+    pub(super) outbox: Outbox,
+    /// Of the other one's outbox.
+    pub(super) inbox: Inbox,
+    /// The connections of services of the other one that it has told of everything about: by client, their numbers.
+    pub(super) known: BTreeMap<Client, u64>,
+}
+
+/// What a source looks at.
+pub(super) struct Tables<'a> {
+    pub(super) kernel: &'a Kernel,
+    pub(super) changes: &'a mut Changes,
+}
+
+impl Source for Tables<'_> {
+    type Error = kernel::Killed;
+
+    fn changes(&mut self) -> Changes {
+        self.changes.take()
+    }
+
+    fn slot(&self, index: u32) -> Result<Slot, kernel::Killed> {
+        Ok(self.kernel.load(index))
+    }
+
+    fn name(&self, target: u16) -> Result<Option<TargetName>, kernel::Killed> {
+        Ok(self.kernel.names.get(usize::from(target)).copied())
+    }
+
+    fn flow(&self, key: &FlowKey) -> Result<Option<FlowRecord>, kernel::Killed> {
+        Ok(self.kernel.tables.flows.get(key).copied())
+    }
+
+    fn client(&self, key: &ClientKey) -> Result<Option<Affinity>, kernel::Killed> {
+        Ok(self.kernel.tables.affinity.get(key).copied())
+    }
+
+    fn way_to_client(&self, _: &FlowKey, _: &FlowRecord) -> Result<Option<WayToClient>, kernel::Killed> {
+        Ok(None)
+    }
+
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, kernel::Killed> {
+        let flows = self.kernel.tables.flows.keys();
+        Ok(flows
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
+    }
+
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
+        let clients = self.kernel.tables.affinity.keys();
+        Ok(clients
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
+    }
+
+    fn now(&self) -> u32 {
+        self.kernel.tables.now
+    }
+}
+
+impl Mirror for World {
+    type Error = kernel::Killed;
+
+    fn followed(&self, key: &ServiceKey) -> Option<Service> {
+        let service = self.placement.service(key)?;
+        self.placement.is_followed(service.id).then_some(*service)
+    }
+
+    fn target(
+        &mut self,
+        service: u16,
+        name: &str,
+        address: std::net::IpAddr,
+        port: u16,
+    ) -> Result<Option<u16>, kernel::Killed> {
+        let Some(name) = TargetName::new(service, name, address, port) else {
+            return Ok(None);
+        };
+        let forwarding = crate::core::plan::forwarding(Forward::Dsr, (address, port), &self.config.datapath);
+        let target = self
+            .placement
+            .target_of_peer(name, forwarding, &mut self.kernel)?;
+        Ok(target.id())
+    }
+
+    fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), kernel::Killed> {
+        self.kernel.tables.slots[index as usize] = slot.to_bits();
+        Ok(())
+    }
+
+    fn put_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        _: Option<WayToClient>,
+    ) -> Result<bool, kernel::Killed> {
+        let tables = &mut self.kernel.tables;
+        if tables.flows.len() >= usize::from(ROOM) && !tables.flows.contains_key(key) {
+            return Ok(false);
+        }
+        let before = tables.flows.insert(*key, record);
+        tables.count_live(before, Some(record));
+        Ok(true)
+    }
+
+    fn remove_flow(&mut self, key: &FlowKey) -> Result<(), kernel::Killed> {
+        let before = self.kernel.tables.flows.remove(key);
+        self.kernel.tables.count_live(before, None);
+        Ok(())
+    }
+
+    fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), kernel::Killed> {
+        self.kernel.tables.affinity.insert(*key, home);
+        Ok(())
+    }
+
+    fn remove_client(&mut self, key: &ClientKey) -> Result<(), kernel::Killed> {
+        self.kernel.tables.affinity.remove(key);
+        Ok(())
+    }
+
+    fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, kernel::Killed> {
+        let flows = self.kernel.tables.flows.keys();
+        Ok(flows
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
+    }
+
+    fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
+        let clients = self.kernel.tables.affinity.keys();
+        Ok(clients
+            .filter(|key| services.contains(&key.service()))
+            .copied()
+            .collect())
+    }
+
+    fn now(&self) -> u32 {
+        self.kernel.tables.now
+    }
+}
+
+impl Balancer {
+    /// Notes what has changed in the tables since they were like this. That something was used is no news.
+    pub(super) fn note_changes(&mut self, before: &lb_common::testing::HostTables) {
+        let tables = &self.world.kernel.tables;
+        for (index, (old, new)) in (0..).zip(before.slots.iter().zip(&tables.slots)) {
+            let unused = |bits: u64| Slot {
+                settled_seen: 0,
+                ..Slot::from_bits(bits)
+            };
+            if unused(*old) != unused(*new) {
+                self.changes.slot(index);
+            }
+        }
+        let flow = |record: Option<&FlowRecord>| record.map(|it| (it.target, it.closing != 0));
+        for key in before.flows.keys().chain(tables.flows.keys()) {
+            if flow(before.flows.get(key)) != flow(tables.flows.get(key)) {
+                self.changes.flow(*key);
+            }
+        }
+        let client = |noted: Option<&Affinity>| noted.map(|it| it.target);
+        for key in before.affinity.keys().chain(tables.affinity.keys()) {
+            if client(before.affinity.get(key)) != client(tables.affinity.get(key)) {
+                self.changes.client(*key);
+            }
+        }
+    }
+
+    /// Says anew which services it owns.
+    pub(super) fn own(&mut self) {
+        let owns = self.world.owns.expect("there is another one");
+        let services = (0..SERVICES).filter(|service| owns[usize::from(*service)]);
+        let owned: Vec<(ServiceKey, Service)> = services
+            .filter_map(|service| {
+                let address = service_address(service);
+                let key = ServiceKey::tcp(address.ip().into(), address.port());
+                Some((key, *self.world.placement.service(&key)?))
+            })
+            .collect();
+        self.outbox.own(owned);
+    }
+
+    /// The services that it follows.
+    pub(super) fn followed(&self) -> BTreeSet<ServiceKey> {
+        let services = self.world.kernel.tables.services.keys().copied();
+        services
+            .filter(|key| self.world.followed(key).is_some())
+            .collect()
+    }
+
+    /// Asks to be told of what it follows now and did not before.
+    pub(super) fn ask(&mut self, before: &BTreeSet<ServiceKey>) {
+        for key in self.followed().difference(before) {
+            self.inbox.forget(key);
+            self.outbox.ask(*key);
+        }
+    }
+
+    /// Where the packets of a client's connection go, if there is its service.
+    pub(super) fn home(&self, client: Client) -> Option<TargetName> {
+        let (key, index) = self.world.key(client)?;
+        let slot = self.world.kernel.load(index);
+        let target = match self.world.kernel.tables.flow(&key) {
+            Some(record) if slot.tracked => record.target,
+            _ => slot.settled,
+        };
+        Some(self.world.kernel.names[usize::from(target)])
+    }
+}
