@@ -12,7 +12,7 @@ use super::pace::{self, FALL, INTERVAL, RISE, TIMEOUT};
 use super::reader::{At, TableReader};
 use super::value;
 use crate::core::command::Command;
-use crate::core::vrrp::{Effect, Script, Subject, Track};
+use crate::core::vrrp::{Effect, OWNER, Script, Subject, Track};
 
 /// Of a service's backends, how many of a hundred must be healthy.
 const HEALTHY: u8 = 50;
@@ -89,7 +89,7 @@ impl TrackKeys {
             )));
         }
         if let (Some(at), Some(priority)) = (&self.lower, priority)
-            && priority.value == NonZeroU8::MAX
+            && priority.value == OWNER
         {
             errors.push(at.origin.error(
                 "expected a priority below 255, which belongs to the addresses' owner and cannot be lowered; choose a lower one",

@@ -23,17 +23,14 @@ use crate::{
         config::Vrrp,
         interface::Mac,
         vrrp::{
-            Acceptor, Advertisement, Audience, Conditions, Heard, NoSource, Place, Rejected, Requirements,
-            Shortage, Subject, Taking, announcement, group_address, is_share, multicast_frame,
+            Acceptor, Advertisement, Audience, Conditions, Heard, NoSource, OWNER, Place, Rejected,
+            Requirements, Shortage, Subject, Taking, announcement, group_address, is_share, multicast_frame,
         },
     },
 };
 
 /// How long after the log has been told what is wrong it is told again.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
-
-/// The priority of the addresses' owner.
-const OWNER: u8 = 255;
 
 /// An instance and its sockets.
 pub(super) struct Instance {
@@ -254,7 +251,7 @@ impl Instance {
                     self.complain("checksum_form", &what);
                 }
                 let (theirs, ours) = (heard.priority, self.config.settings.priority.get());
-                if theirs == ours && ours == OWNER {
+                if theirs == ours && ours == OWNER.get() {
                     let what = format!(
                         "{} has priority 255 as well, but the addresses have one owner: of the two, the one with the higher address is \
                          master; give the other a lower priority",

@@ -6,7 +6,7 @@ use super::{Action, Time};
 use crate::core::vrrp::{acceptance::Heard, interval::Interval, transition::Cause};
 
 /// The priority of the addresses' owner. Nothing lowers it.
-const OWNER: NonZeroU8 = NonZeroU8::MAX;
+pub const OWNER: NonZeroU8 = NonZeroU8::MAX;
 
 /// What is configured for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ mod member;
 
 use std::{net::IpAddr, time::Duration};
 
-pub use member::{Conditions, Settings};
+pub use member::{Conditions, OWNER, Settings};
 
 use super::{
     acceptance::Heard,
