@@ -373,7 +373,10 @@ impl Door {
 
     /// Says what is wrong, if that is news.
     fn complain(&mut self, trouble: String) {
-        if self.complaints.are_news(Attempted::ByUs, &trouble, Instant::now()) {
+        if self
+            .complaints
+            .are_news(Attempted::ByUs, &trouble, Instant::now())
+        {
             tracing::warn!("no connection to the peer: {trouble}");
         }
         self.trouble = Some(trouble);

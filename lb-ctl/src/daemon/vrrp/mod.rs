@@ -394,7 +394,6 @@ fn grace(config: &Config) -> Option<Duration> {
     config.peer.as_ref().map(|_| GRACE)
 }
 
-
 impl Followed {
     fn of(config: &Config) -> Self {
         Self::This {
