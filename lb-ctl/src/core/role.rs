@@ -2,8 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-/// For how long a balancer that has lost its peer, a service to it, or has just started waits to be told everything, before it may
-/// replace a master. Two balancers that are well have met by then; a master that is not well has to be replaced.
+/// For how long a balancer that hears a master of lower priority waits for a peer that tells nothing of its connections, before it replaces
+/// that master. Two balancers that are well have met by then; a master that is not well has to be replaced.
 pub const GRACE: Duration = Duration::from_secs(30);
 
 /// The part.

@@ -68,6 +68,8 @@ struct Backend {
 enum Told {
     /// That it is there. What else is told means nothing yet.
     Name,
+    /// Something that [means nothing](Inbox::forget) any more. It may be nobody's, or its owner's who is not the peer: then nothing follows.
+    Forgotten,
     /// Some of it.
     Part(Unnamed),
     /// All.
@@ -214,7 +216,7 @@ impl Inbox {
         matches!(self.told(key), Some(Told::Everything))
     }
 
-    /// Whether the peer has said on this connection that a service is its own, and has not told everything about it yet.
+    /// Whether the peer has said on this connection that a service is its own, and is about to tell everything about it.
     pub fn is_incomplete(&self, key: &ServiceKey) -> bool {
         matches!(self.told(key), Some(Told::Name | Told::Part(_)))
     }
@@ -229,7 +231,7 @@ impl Inbox {
     pub fn forget(&mut self, key: &ServiceKey) {
         let id = self.ids.get(key);
         if let Some(service) = id.and_then(|id| self.services.get_mut(id)) {
-            service.told = Told::Name;
+            service.told = Told::Forgotten;
         }
     }
 
@@ -301,7 +303,7 @@ impl Inbox {
     fn followed<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
         let Followed { key, told } = self.service(id)?;
         match told {
-            Told::Name => Ok(None),
+            Told::Name | Told::Forgotten => Ok(None),
             Told::Part(_) | Told::Everything => Ok(mirror.followed(key)),
         }
     }
@@ -509,7 +511,7 @@ impl Inbox {
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
         let Some(entry) = self.followed(service, mirror)? else {
-            self.service(service)?.told = Told::Name;
+            self.service(service)?.told = Told::Forgotten;
             return Ok(());
         };
         let before = std::mem::replace(&mut self.service(service)?.told, Told::Everything);

@@ -40,7 +40,7 @@ pub use advertisement::{
     Advertisement, ChecksumForm, DecodeError, Decoded, HOP_LIMIT, LEAVING, PROTOCOL, group_address,
 };
 pub use announcement::announcement;
-pub use group::{Action, Conditions, Group, MemberView, NotMaster, OWNER, Policy, Settings};
+pub use group::{Action, Conditions, Group, MemberView, NotMaster, OWNER, Policy, Settings, Told};
 pub use holdings::{Duties, Holdings, Place, Present};
 pub use interval::Interval;
 pub use notice::{Hook, Notice, Outbox, Posted};

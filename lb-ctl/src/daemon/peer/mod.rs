@@ -11,6 +11,7 @@ mod mirror;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -38,10 +39,11 @@ use crate::{
         operator::Decisions,
         placement::Placement,
         plan::PlannedService,
-        role::{GRACE, Role},
+        role::Role,
         status::PeerStatus,
         sync::{Inbox, Item, Places, Shape, brief},
         time::milliseconds,
+        vrrp::Told,
     },
 };
 
@@ -56,8 +58,6 @@ pub(super) struct Pair {
     inbox: Inbox,
     /// The services that are ours, and since which time that we have become master of their VIPs; `None` of those that VRRP does not carry.
     owned: BTreeMap<ServiceKey, Option<Tenure>>,
-    /// When services have ceased to be ours.
-    lost_at: BTreeMap<ServiceKey, Instant>,
     /// Who was master of which VIPs when that was found out.
     seen: Tenures,
     /// Those that the peer is told about: ours, and those that were until the peer says that they are its own. Packets come through here
@@ -69,8 +69,6 @@ pub(super) struct Pair {
     told: Decisions,
     /// Which [generation](super::operator::Operator::generation) of decisions that is, if the peer has been told any.
     told_generation: Option<u64>,
-    /// Since when there has been no connection, or one on which not everything may have been introduced yet.
-    apart_since: Option<Instant>,
 }
 
 /// The thread that talks to the peer.
@@ -135,6 +133,15 @@ impl Pair {
         })
     }
 
+    /// How much we have been told of a service's connections, as far as whoever is master of its VIP may know any.
+    fn told_of(&self, service: &PlannedService, placement: &Placement) -> Told {
+        match self.role(service, placement) {
+            None | Some(Role::Owner | Role::Following) => Told::Everything,
+            Some(Role::Alone | Role::Behind) if self.inbox.is_incomplete(&service.key) => Told::Part,
+            Some(Role::Alone | Role::Behind) => Told::Nothing,
+        }
+    }
+
     /// Ends the connection and its thread.
     pub(super) async fn stop(&mut self) {
         if let Some(Running { link, events, .. }) = self.running.take() {
@@ -161,7 +168,6 @@ impl Controller {
             return self.tell_owned();
         }
         self.pair.stop().await;
-        self.pair.apart_since = Some(Instant::now());
         self.datapath.listen(false)?;
         if let Some((config, key)) = wanted {
             let (sender, events) = mpsc::channel(1);
@@ -248,7 +254,7 @@ impl Controller {
                 self.datapath.listen(true)?;
                 // If it has gone already, it says so.
                 let _ = ready.send(());
-                self.tell_behind()
+                self.tell_knowledge()
             }
             Event::Items { items, taken } => {
                 let begun = Instant::now();
@@ -259,9 +265,9 @@ impl Controller {
                 } else {
                     self.hear_decisions(&decided).await
                 };
-                // Nothing else changes our part in a service; what the time changes is looked at when everything is compared anew.
+                // Nothing else changes our part in a service.
                 let told = if items.iter().any(may_change_roles) {
-                    self.tell_behind()
+                    self.tell_knowledge()
                 } else {
                     Ok(())
                 };
@@ -271,30 +277,26 @@ impl Controller {
             }
             Event::Gone => {
                 self.pair.inbox = Inbox::default();
-                self.pair.apart_since = Some(Instant::now());
                 self.datapath.listen(false)?;
-                self.tell_behind()
+                self.tell_knowledge()
             }
         }
     }
 
-    /// Tells VRRP of which services the peer may know connections that we have not been told of: whoever is master of their VIPs had better
-    /// stay so. But for a peer that says nothing, no longer than it takes two balancers that are well to meet.
-    fn tell_behind(&mut self) -> anyhow::Result<()> {
-        let is_recent = |since: Instant| since.elapsed() < GRACE;
-        let are_apart = self.pair.apart_since.is_some_and(is_recent);
-        let services = self.config.services.iter().zip(&self.plan.services);
-        let carried = services.filter(|(service, _)| self.config.is_carried(service.vip));
-        let behind = carried.filter(|(_, planned)| {
-            let role = self.pair.role(planned, &self.placement);
-            // Between the peer's being master and its saying so a moment passes, in which nothing else shows it.
-            let lost_at = self.pair.lost_at.get(&planned.key);
-            let may_be_told = are_apart || lost_at.copied().is_some_and(is_recent);
-            matches!(role, Some(Role::Alone | Role::Behind))
-                && (may_be_told || self.pair.inbox.is_incomplete(&planned.key))
-        });
+    /// Tells VRRP how much the peer has told of the connections to each VIP: until it is everything, whoever is master had better stay so.
+    /// For how long is a matter of when that master was heard, which VRRP knows.
+    fn tell_knowledge(&mut self) -> anyhow::Result<()> {
+        let carried = self.config.vrrp.iter().flat_map(|instance| &instance.addresses);
+        // Where there is no service, there is nothing to tell.
+        let mut of_vips: BTreeMap<IpAddr, Told> = carried.map(|vip| (*vip, Told::Everything)).collect();
+        for (service, planned) in self.config.services.iter().zip(&self.plan.services) {
+            if let Some(of_vip) = of_vips.get_mut(&service.vip) {
+                let told = self.pair.told_of(planned, &self.placement);
+                *of_vip = told.max(*of_vip);
+            }
+        }
         let knowledge = Knowledge {
-            behind: behind.map(|(service, _)| service.vip).collect(),
+            of_vips,
             seen: self.pair.seen.clone(),
         };
         self.vrrp.set_knowledge(knowledge)
@@ -435,14 +437,8 @@ impl Controller {
             }
             result = result.and(taken);
         }
-        for key in before.keys().filter(|key| !self.pair.owned.contains_key(key)) {
-            self.pair.lost_at.insert(*key, Instant::now());
-        }
-        self.pair
-            .lost_at
-            .retain(|key, at| at.elapsed() < GRACE && !self.pair.owned.contains_key(key));
         self.yield_services(&before);
-        result.and(self.tell_behind())
+        result.and(self.tell_knowledge())
     }
 
     /// Follows what is not ours any more, and tells the peer what is.

@@ -57,11 +57,14 @@ pub(super) struct Driver {
     /// Groups that begin once the host has been looked at and what an earlier run has left has been taken off, and the round in which
     /// that is.
     beginning: Vec<(u64, Vec<Instance>)>,
+    /// The addresses that an operator had handed over in a group that has ended: one that has them and is about to begin leaves masters
+    /// alone as that did.
+    yielded: BTreeSet<IpAddr>,
     /// The names of the instances in the order of the configuration.
     order: Vec<String>,
     /// The VIPs of all instances and services.
     shared: BTreeSet<IpAddr>,
-    /// With a peer: for how long whoever was master leaves others alone.
+    /// With a peer: for how long a master is left alone of whose connections that tells nothing.
     grace: Option<Duration>,
     dependencies: Dependencies,
     notifier: Notifier,
@@ -153,6 +156,7 @@ impl Driver {
             epoch: Instant::now(),
             groups: Vec::new(),
             beginning: Vec::new(),
+            yielded: BTreeSet::new(),
             order: Vec::new(),
             shared: BTreeSet::new(),
             grace: None,
@@ -241,8 +245,9 @@ impl Driver {
                 self.examine();
             }
             Order::Know(knowledge) => {
+                let now = self.now();
                 for running in &mut self.groups {
-                    running.take_in_knowledge(&knowledge);
+                    running.take_in_knowledge(&knowledge, now);
                 }
                 self.dependencies.knowledge = knowledge;
             }
@@ -268,13 +273,20 @@ impl Driver {
             if let Some(place) = same {
                 running.reconfigure(groups.swap_remove(place), now);
                 running.set_grace(self.grace);
-                running.take_in_knowledge(&self.dependencies.knowledge);
+                running.take_in_knowledge(&self.dependencies.knowledge, now);
                 self.groups.push(running);
             } else {
                 running.stop(now);
+                self.yielded.extend(running.yielded());
                 self.end(running);
             }
         }
+        let begin: BTreeSet<IpAddr> = groups
+            .iter()
+            .flatten()
+            .flat_map(|config| config.addresses.iter().copied())
+            .collect();
+        self.yielded.retain(|address| begin.contains(address));
         // Those that have not begun have nothing to lose.
         for (_, mut instances) in std::mem::take(&mut self.beginning) {
             for instance in &mut instances {
@@ -309,9 +321,14 @@ impl Driver {
             let now = self.now();
             if let Some(mut running) = Running::begin(instances, self.notifier.clone(), now) {
                 running.set_grace(self.grace);
-                running.take_in_knowledge(&self.dependencies.knowledge);
+                running.take_in_knowledge(&self.dependencies.knowledge, now);
+                running.take_in_yielded(&self.yielded);
                 self.groups.push(running);
             }
+        }
+        // How it goes on with them they know by themselves.
+        if self.beginning.is_empty() {
+            self.yielded.clear();
         }
     }
 

@@ -37,7 +37,7 @@ use crate::{
         config::{Config, Vrrp},
         role::GRACE,
         status::VrrpStatus,
-        vrrp::{Script, Subject},
+        vrrp::{Script, Subject, Told},
     },
 };
 use driver::Driver;
@@ -70,8 +70,8 @@ struct Dependencies {
 /// What the controller knows of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Knowledge {
-    /// The VIPs of services of which a master may know connections that we have not been told of.
-    pub(super) behind: BTreeSet<IpAddr>,
+    /// How much the peer has told of the connections to all VIPs that instances carry.
+    pub(super) of_vips: BTreeMap<IpAddr, Told>,
     /// Who was master, as far as it had been noticed.
     pub(super) seen: Tenures,
 }
@@ -111,7 +111,7 @@ enum Order {
         instances: Vec<Vrrp>,
         /// The VIPs of all instances and services.
         shared: BTreeSet<IpAddr>,
-        /// With a peer: for how long whoever was master leaves others alone.
+        /// With a peer: for how long a master is left alone of whose connections that tells nothing.
         grace: Option<Duration>,
         /// Where to say when those that are gone have left their addresses.
         left: oneshot::Sender<Left>,
@@ -120,7 +120,7 @@ enum Order {
     HandOver(Option<String>, Answer<Vec<String>>),
     /// The health of backends has changed.
     Healthy(Healthy),
-    /// Of other services a master may know connections that we have not been told of; or something has been noticed.
+    /// Something else has been told of connections, or something has been noticed.
     Know(Knowledge),
     /// A script says something else than before.
     Script(Script, Verdict),
@@ -281,7 +281,7 @@ impl Instances {
         }
     }
 
-    /// Tells of which services a master may know connections that we have not been told of, if that is news: then we leave it alone.
+    /// Tells how much the peer has told of connections, if that is news: until it is everything, we leave masters alone.
     pub(super) fn set_knowledge(&mut self, knowledge: Knowledge) -> anyhow::Result<()> {
         if self.knowledge == knowledge {
             return Ok(());
@@ -389,7 +389,7 @@ impl Instances {
     }
 }
 
-/// For how long whoever was master leaves others alone.
+/// With a peer: for how long a master is left alone of whose connections that tells nothing.
 fn grace(config: &Config) -> Option<Duration> {
     config.peer.as_ref().map(|_| GRACE)
 }

@@ -21,7 +21,7 @@ use crate::{
         interface::format_mac,
         status::{RejectedStatus, VrrpStatus},
         time::milliseconds,
-        vrrp::{Action, Group, NotMaster, Place, State, Subject, Transition, Untold},
+        vrrp::{Action, Group, NotMaster, Place, State, Subject, Told, Transition, Untold},
     },
 };
 
@@ -59,24 +59,45 @@ impl Running {
         })
     }
 
-    /// Says for how long it leaves masters alone after it was one, if nothing is [known](Self::take_in_knowledge) by then.
+    /// Says for how long it leaves masters alone of whose connections the peer tells nothing, if there is one.
     pub(super) fn set_grace(&mut self, grace: Option<Duration>) {
         self.group.set_grace(grace);
     }
 
+    /// The addresses that an operator has handed over, for as long as somebody else is master.
+    pub(super) fn yielded(&self) -> impl Iterator<Item = IpAddr> {
+        let configs = self.configs().filter(|_| self.group.yields());
+        configs.flat_map(|config| config.addresses.iter().copied())
+    }
+
+    /// Takes in which addresses had been handed over before it began.
+    pub(super) fn take_in_yielded(&mut self, yielded: &BTreeSet<IpAddr>) {
+        let is_own = |address: &IpAddr| self.configs().any(|config| config.addresses.contains(address));
+        if yielded.iter().any(is_own) {
+            self.group.set_yields();
+        }
+    }
+
     /// Takes in what the controller knows of connections. Whether a master has to be left alone is a matter of this group's own addresses.
-    pub(super) fn take_in_knowledge(&mut self, knowledge: &Knowledge) {
-        let mut own = self.instances.iter().flat_map(|instance| {
+    pub(super) fn take_in_knowledge(&mut self, knowledge: &Knowledge, now: Duration) {
+        let own = self.instances.iter().flat_map(|instance| {
             let tenure = self.tenure(instance);
             let addresses = instance.config.addresses.iter();
             addresses.map(move |address| (address, tenure))
         });
-        let is_behind = own.clone().any(|(address, _)| knowledge.behind.contains(address));
-        let has_seen =
-            own.all(|(address, tenure)| tenure.number == 0 || knowledge.seen.get(address) == Some(&tenure));
-        // A controller that takes us for the master still, or for the one before, knows nothing of the one since.
-        if is_behind || has_seen {
-            self.group.set_behind(is_behind);
+        // A controller that takes us for the master still, or for the one before, knows nothing of the one since; nor does one that has not
+        // seen us yet of who had the addresses before.
+        let told = own
+            .map(|(address, tenure)| {
+                let known = knowledge.of_vips.get(address);
+                known
+                    .filter(|_| knowledge.seen.get(address) == Some(&tenure))
+                    .copied()
+            })
+            .collect::<Option<Vec<Told>>>();
+        if let Some(told) = told {
+            self.group
+                .set_told(told.into_iter().max().unwrap_or_default(), now);
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::layout::{FlowKey, FlowRecord, NO_TARGET, Slot};
+use lb_common::layout::{FlowKey, FlowRecord, NO_TARGET, ServiceKey, Slot};
 use proptest::prelude::*;
 
 use super::{Conversation, Flow, Heard, Inbox, Item, Message, Outbox, Places, Shape, Source, WayToClient};
@@ -327,10 +327,24 @@ fn what_came_while_both_were_owners_is_told_again_and_until_then_nothing_is_take
         link.inbox.forget(key);
         outbox.ask(*key);
     }
+    let incomplete = |link: &Link, peer: &Node| {
+        let is_incomplete = |key: &&ServiceKey| link.inbox.is_incomplete(key);
+        peer.services.keys().filter(is_incomplete).count()
+    };
     assert_eq!(link.inbox.complete().count(), 0);
+    assert_eq!(
+        incomplete(&link, &peer),
+        0,
+        "nobody may be the owner, and nothing follow"
+    );
     moved(&mut owner, 1);
     while link.tell(&mut owner, &mut peer) {}
     assert_eq!(peer.told(), before, "it means nothing without the rest");
+    // The end of what it told before may have been under way.
+    let id = *owner.services.values().map(|service| &service.id).next().unwrap();
+    let end = Item::Complete { service: id };
+    link.inbox.apply(&[end], &mut peer).unwrap();
+    assert_eq!(incomplete(&link, &peer), 0);
     assert!(!outbox.is_empty());
     let asking = outbox.next_batch(&mut peer).unwrap();
     assert!(outbox.is_empty());

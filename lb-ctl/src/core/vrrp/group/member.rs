@@ -1,8 +1,8 @@
 //! What a group keeps for each of its members.
 
-use std::{net::IpAddr, num::NonZeroU8, time::Duration};
+use std::{net::IpAddr, num::NonZeroU8};
 
-use super::{Action, Time};
+use super::{Action, Time, patience::Patience};
 use crate::core::vrrp::{acceptance::Heard, interval::Interval, transition::Cause};
 
 /// The priority of the addresses' owner. Nothing lowers it.
@@ -115,14 +115,14 @@ impl Member {
     }
 
     /// A backup hears a master.
-    pub(super) fn listen(&mut self, heard: &Heard, tolerant: bool, preempt_delay: Duration, now: Time) {
+    pub(super) fn listen(&mut self, heard: &Heard, patience: Patience, now: Time) {
         if heard.priority >= self.priority().get() {
             self.worse_since = None;
             self.follow(heard, now);
             return;
         }
         let since = *self.worse_since.get_or_insert(now);
-        if tolerant || now < since.saturating_add(preempt_delay) {
+        if patience.lasts(since, now) {
             self.follow(heard, now);
         } else {
             // It goes on until we take over: as long as its timer says, so that it is missed no sooner than a dead one.

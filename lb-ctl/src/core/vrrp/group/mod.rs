@@ -14,14 +14,17 @@
 //!   ago, does not call an election.
 //! - *Advertisements out of turn,* which answer a rival, are no more than four in an interval: a flood is not answered by one.
 //! - *A preemption can be delayed:* for so long a master of lower priority counts as one of a higher. After an operator has handed
-//!   over, for as long as there is a master.
+//!   over, for as long as there is a master. With a peer, until that has told everything about the connections: but where it tells
+//!   nothing, for a grace that counts from when such a master was heard first. So long nor does who owns the addresses begin as master.
 
 mod announcements;
 mod member;
+mod patience;
 
 use std::{net::IpAddr, time::Duration};
 
 pub use member::{Conditions, OWNER, Settings};
+pub use patience::Told;
 
 use super::{
     acceptance::Heard,
@@ -31,6 +34,7 @@ use super::{
 };
 use announcements::Announcements;
 use member::Member;
+use patience::Patience;
 
 /// A point in time.
 type Time = Duration;
@@ -100,12 +104,12 @@ pub struct Group {
     start_at: Option<Time>,
     /// An operator has handed over: whoever is master stays so.
     yields: bool,
-    /// A master may know connections that this balancer does not: whoever is master stays so.
-    is_behind: bool,
-    /// With a peer: for how long after it was master itself that is taken for granted.
+    /// With a peer: for how long a master of lower priority is left alone of whose connections that has told nothing.
     grace: Option<Duration>,
-    /// Until when it is, unless somebody knows better.
-    behind_until: Option<Time>,
+    /// With a peer: what it has told.
+    told: Told,
+    /// Since when it has told nothing, if so.
+    untold_since: Time,
     announcements: Announcements,
 }
 
@@ -121,9 +125,9 @@ impl Group {
             cause: Cause::Started,
             start_at: Some(now.saturating_add(policy.start_delay)),
             yields: false,
-            is_behind: false,
             grace: None,
-            behind_until: None,
+            told: Told::Nothing,
+            untold_since: now,
             announcements: Announcements::default(),
         }
     }
@@ -148,24 +152,41 @@ impl Group {
         self.yields
     }
 
-    /// Says whether a master may know connections that we have not been told of: by what is known since we were master last, if we were.
-    /// While it may, we leave any master alone, and not even who owns the addresses begins as master. Nobody is waited for who is silent.
-    pub fn set_behind(&mut self, is_behind: bool) {
-        self.is_behind = is_behind;
-        self.behind_until = None;
+    /// An operator had handed over the group whose addresses it has from now on.
+    pub fn set_yields(&mut self) {
+        self.yields = true;
     }
 
-    /// With a peer, whoever has been master is behind from that moment on: the next one knows more at once. For so long nobody needs to
-    /// [say so](Self::set_behind), who may be busy.
+    /// Says that there is a peer, and for how long it is waited for while it tells nothing; or that there is none. Nobody is waited for
+    /// while no master advertises.
     pub fn set_grace(&mut self, grace: Option<Duration>) {
         self.grace = grace;
-        if grace.is_none() {
-            self.behind_until = None;
+    }
+
+    /// Says what the peer has told, by what is known since we were master last, if we were: whoever has been is told nothing from that
+    /// moment on, since the next one knows more at once.
+    pub fn set_told(&mut self, told: Told, now: Time) {
+        if told == Told::Nothing && self.told != told {
+            self.untold_since = now;
+        }
+        self.told = told;
+    }
+
+    fn patience(&self) -> Patience {
+        let told = self.grace.map(|grace| (self.told, grace));
+        Patience {
+            always: !self.policy.preempt || self.yields || matches!(told, Some((Told::Part, _))),
+            delay: self.policy.preempt_delay,
+            untold: told
+                .filter(|(told, _)| *told == Told::Nothing)
+                .map(|(_, grace)| (self.untold_since, grace)),
         }
     }
 
-    fn is_behind(&self, now: Time) -> bool {
-        self.is_behind || self.behind_until.is_some_and(|until| now < until)
+    /// Whether it may begin as master: nobody who may be master already is asked.
+    fn may_begin_as_master(&self) -> bool {
+        let knows_everything = self.grace.is_none() || self.told == Told::Everything;
+        self.members.iter().all(Member::is_owner) && knows_everything && !self.yields
     }
 
     /// What can be told of a member; `None` if there is none of this number.
@@ -237,14 +258,14 @@ impl Group {
     /// An advertisement has come in for a member.
     pub fn heard(&mut self, member: usize, heard: Heard, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
-        let tolerant = !self.policy.preempt || self.yields || self.is_behind(now);
+        let patience = self.patience();
         let Some(it) = self.members.get_mut(member) else {
             return actions;
         };
         match self.state {
             State::Init | State::Fault => {}
             State::Backup if heard.priority == LEAVING => it.master_leaves(heard.from, now),
-            State::Backup => it.listen(&heard, tolerant, self.policy.preempt_delay, now),
+            State::Backup => it.listen(&heard, patience, now),
             State::Master if heard.priority == LEAVING => actions.extend(it.assert(member, now)),
             State::Master => {
                 if it.is_worse_than(&heard) {
@@ -361,7 +382,7 @@ impl Group {
         if let Some(what) = self.fault() {
             let what = Cause::Fault(what.to_owned());
             self.enter(State::Fault, what, now, actions);
-        } else if self.members.iter().all(Member::is_owner) && !self.is_behind(now) {
+        } else if self.may_begin_as_master() {
             self.become_master(Cause::Owner, now, actions);
         } else {
             self.enter_backup(cause, now, actions);
@@ -444,7 +465,7 @@ impl Group {
             cause: cause.clone(),
         }));
         if self.state == State::Master {
-            self.behind_until = self.grace.map(|grace| now.saturating_add(grace));
+            (self.told, self.untold_since) = (Told::Nothing, now);
         }
         self.state = state;
         self.since = now;

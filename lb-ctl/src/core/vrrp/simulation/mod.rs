@@ -13,7 +13,7 @@ use lb_common::hash;
 
 use super::{
     Acceptor, Action, Advertisement, Audience, Cause, ChecksumForm, Conditions, Group, HOP_LIMIT, Policy,
-    Received, Settings, State, Transition, group_address,
+    Received, Settings, State, Told, Transition, group_address,
 };
 
 /// What a network does to packets.
@@ -43,7 +43,7 @@ struct Setup {
     policy: Policy,
     /// One for each member.
     settings: Vec<Settings>,
-    /// With a peer: how long it leaves masters alone after it was one.
+    /// With a peer: for how long it leaves a master alone of whose connections that tells nothing.
     grace: Option<Duration>,
 }
 
@@ -164,6 +164,13 @@ impl World {
         change(conditions);
         let conditions = conditions.clone();
         self.with(number, |group, now| group.conditions(member, conditions, now));
+    }
+
+    /// Its peer has told so much.
+    fn tell(&mut self, number: usize, told: Told) {
+        if let Some(group) = &mut self.nodes[number].group {
+            group.set_told(told, self.now);
+        }
     }
 
     fn sleep(&mut self, number: usize, duration: Duration) {

@@ -201,6 +201,11 @@ enum Step {
     Fault(usize, usize, bool),
     Trouble(u64, u64, u64),
     Parts(usize, Vec<u8>),
+    Tell(usize, Told),
+}
+
+fn any_told() -> impl Strategy<Value = Told> {
+    prop_oneof![Just(Told::Everything), Just(Told::Nothing), Just(Told::Part)]
 }
 
 fn any_step(nodes: usize, members: usize) -> impl Strategy<Value = Step> {
@@ -215,6 +220,7 @@ fn any_step(nodes: usize, members: usize) -> impl Strategy<Value = Step> {
         1 => (0..nodes, 0..members, any::<bool>()).prop_map(|(node, member, is)| Step::Fault(node, member, is)),
         1 => (0_u64..100, 0_u64..50, 1_u64..300).prop_map(|(loss, repeats, ms)| Step::Trouble(loss, repeats, ms)),
         1 => (0..members, prop::collection::vec(0_u8..3, nodes)).prop_map(|(member, parts)| Step::Parts(member, parts)),
+        1 => (0..nodes, any_told()).prop_map(|(node, told)| Step::Tell(node, told)),
     ]
 }
 
@@ -227,6 +233,7 @@ fn any_event(nodes: usize) -> impl Strategy<Value = Step> {
         1 => (0..nodes).prop_map(Step::HandOver),
         1 => (0..nodes, 0_u8..=255).prop_map(|(node, by)| Step::Lower(node, by)),
         1 => (0..nodes, any::<bool>()).prop_map(|(node, is)| Step::Fault(node, 0, is)),
+        1 => (0..nodes, any_told()).prop_map(|(node, told)| Step::Tell(node, told)),
         2 => Just(Step::Parts(0, vec![0; nodes])),
     ]
 }
@@ -239,7 +246,7 @@ fn any_setup(members: usize) -> impl Strategy<Value = Setup> {
         prop_oneof![2 => Just(0_u64), 1 => 0_u64..1500],
         priority,
         1_u16..=20,
-        // It is over when the end is looked at.
+        // For so long is waited until the end is looked at.
         prop::option::of((0_u64..1500).prop_map(Duration::from_millis)),
     )
         .prop_map(
@@ -283,6 +290,7 @@ fn carry_out(world: &mut World, step: &Step) {
             };
         }
         Step::Parts(member, ref parts) => world.parts[member].clone_from(parts),
+        Step::Tell(node, told) => world.tell(node, told),
     }
 }
 
@@ -291,15 +299,24 @@ fn converge(world: &mut World, elections: u32) {
     // What is still under way, and who still sleeps.
     world.trouble = CALM;
     world.run(Duration::from_secs(3));
+    // Whoever is being told has been told, or the connection is lost.
+    for number in 0..world.nodes.len() {
+        let told = if number % 2 == 0 {
+            Told::Everything
+        } else {
+            Told::Nothing
+        };
+        world.tell(number, told);
+    }
     let intervals = world.nodes.iter().flat_map(|node| &node.setup.settings);
     let slowest = intervals
         .map(|settings| settings.interval.duration())
         .max()
         .unwrap();
-    let delays = world
-        .nodes
-        .iter()
-        .map(|node| node.setup.policy.preempt_delay + node.setup.policy.start_delay);
+    let delays = world.nodes.iter().map(|node| {
+        let Setup { policy, grace, .. } = &node.setup;
+        policy.preempt_delay.max(grace.unwrap_or_default()) + policy.start_delay
+    });
     world.run(slowest * 4 * elections + delays.max().unwrap() + CALM.delay * 10);
 }
 
@@ -354,7 +371,7 @@ proptest! {
         let prompt = |mut setup: Setup| {
             setup.policy = Policy { preempt: setup.policy.preempt, ..POLICY };
             // However long: a master that is left alone is one.
-            setup.grace = setup.grace.map(|_| Duration::from_secs(30));
+            setup.grace = setup.grace.map(|_| Duration::from_secs(5));
             setup
         };
         let setups: Vec<Setup> = setups.into_iter().map(prompt).collect();

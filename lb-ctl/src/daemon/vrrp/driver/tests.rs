@@ -1,3 +1,5 @@
+use std::num::NonZeroU8;
+
 use super::*;
 use crate::{
     core::{
@@ -80,4 +82,54 @@ async fn what_a_script_says_of_which_nobody_asks_any_more_is_not_kept() {
     driver.obey(verdict());
     driver.obey(follow(tracking.vrrp.clone()));
     assert!(driver.dependencies.scripts.is_empty(), "nothing is known yet");
+}
+
+#[tokio::test]
+async fn a_handover_holds_for_another_group_of_the_address_until_it_becomes_master() {
+    let (mut driver, _) = driver();
+    // What was master, and what is made of it by a reload.
+    let make_anew = |driver: &mut Driver, vrid: u8, addresses: &[[u8; 4]]| {
+        let mut config = instance("").config;
+        config.vrid = NonZeroU8::new(vrid).unwrap();
+        config.addresses = addresses.iter().map(|address| IpAddr::from(*address)).collect();
+        let (left, _) = oneshot::channel();
+        driver.obey(Order::Follow {
+            instances: vec![config],
+            shared: BTreeSet::new(),
+            grace: None,
+            left,
+        });
+        assert!(driver.groups.is_empty());
+        driver.attend();
+        driver.on_report(Report::Settled {
+            round: driver.round,
+            there: BTreeSet::new(),
+            not_added: BTreeMap::new(),
+            not_removed: BTreeMap::new(),
+        });
+        let yields = driver.groups[0].yielded().count() > 0;
+        let (running, _) = backup(instance(""), Duration::ZERO);
+        driver.groups = vec![running];
+        become_master(driver);
+        yields
+    };
+    let hand_over = |driver: &mut Driver| {
+        become_master(driver);
+        assert_eq!(driver.hand_over(None).unwrap(), ["a"]);
+    };
+    hand_over(&mut driver);
+    assert!(make_anew(&mut driver, 2, &[[10, 0, 0, 99], [10, 0, 0, 98]]));
+    assert!(
+        !make_anew(&mut driver, 2, &[[10, 0, 0, 99]]),
+        "it has been master since"
+    );
+    hand_over(&mut driver);
+    assert!(
+        !make_anew(&mut driver, 2, &[[10, 0, 0, 98]]),
+        "it is another address"
+    );
+    assert!(
+        !make_anew(&mut driver, 2, &[[10, 0, 0, 99]]),
+        "it had no address that was handed over"
+    );
 }

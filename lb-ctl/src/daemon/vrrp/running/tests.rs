@@ -100,43 +100,97 @@ fn preempts(running: &Running, began: Duration) -> bool {
     })
 }
 
-#[test]
-fn a_master_is_left_alone_by_those_groups_that_are_behind() {
-    let (mut running, _) = backup(instance("preempt_delay = \"0s\"\n"), Duration::ZERO);
-    for (address, preempted) in [([10, 0, 0, 98], true), ([10, 0, 0, 99], false)] {
-        running.take_in_knowledge(&Knowledge {
-            behind: [address.into()].into(),
-            ..Knowledge::default()
-        });
-        assert_eq!(preempts(&running, Duration::ZERO), preempted, "{address:?}");
+const GRACE: Duration = Duration::from_secs(30);
+
+/// That the peer has told so much of an address, of which the controller has seen what has become of this group.
+fn knowledge(running: &Running, address: [u8; 4], told: Told) -> Knowledge {
+    let address = IpAddr::from(address);
+    Knowledge {
+        of_vips: [(address, told)].into(),
+        seen: [(address, running.tenure(&running.instances[0]))].into(),
     }
-    running.take_in_knowledge(&Knowledge::default());
-    assert!(preempts(&running, Duration::ZERO));
+}
+
+const OWN: [u8; 4] = [10, 0, 0, 99];
+const OTHER: [u8; 4] = [10, 0, 0, 98];
+
+#[test]
+fn a_master_is_left_alone_by_those_groups_that_have_not_been_told_everything() {
+    let (mut running, _) = backup(instance("preempt_delay = \"0s\"\n"), Duration::ZERO);
+    running.set_grace(Some(GRACE));
+    let none = Knowledge::default();
+    for (known, preempted) in [
+        (none, false),
+        (knowledge(&running, OTHER, Told::Everything), false),
+        (knowledge(&running, OWN, Told::Everything), true),
+        (knowledge(&running, OTHER, Told::Part), true),
+        (knowledge(&running, OWN, Told::Part), false),
+        (knowledge(&running, OWN, Told::Everything), true),
+        (knowledge(&running, OWN, Told::Nothing), false),
+    ] {
+        running.take_in_knowledge(&known, Duration::ZERO);
+        assert_eq!(preempts(&running, Duration::ZERO), preempted, "{known:?}");
+    }
 }
 
 #[test]
-fn whoever_was_master_is_behind_until_the_controller_knows_of_it() {
+fn of_several_addresses_that_counts_of_which_the_least_is_known() {
+    let mut two = instance("preempt_delay = \"0s\"\n");
+    two.config.addresses.push(OTHER.into());
+    let (mut running, _) = backup(two, Duration::ZERO);
+    running.set_grace(Some(GRACE));
+    for (first, second) in [
+        (Told::Everything, Told::Everything),
+        (Told::Everything, Told::Nothing),
+        (Told::Part, Told::Everything),
+    ] {
+        let mut known = knowledge(&running, OWN, first);
+        let other = knowledge(&running, OTHER, second);
+        known.of_vips.extend(other.of_vips);
+        known.seen.extend(other.seen);
+        running.take_in_knowledge(&known, Duration::ZERO);
+        let expected = first == second;
+        assert_eq!(
+            preempts(&running, Duration::ZERO),
+            expected,
+            "{first:?} {second:?}"
+        );
+    }
+}
+
+#[test]
+fn whoever_was_master_has_been_told_nothing_until_the_controller_knows_of_it() {
     let (mut running, _) = backup(instance("preempt_delay = \"0s\"\n"), Duration::ZERO);
-    running.set_grace(Some(Duration::from_secs(30)));
-    let seen = |running: &Running| {
-        let tenure = running.tenure(&running.instances[0]);
-        let seen = [(IpAddr::from([10, 0, 0, 99]), tenure)].into();
-        Knowledge {
-            seen,
-            ..Knowledge::default()
-        }
-    };
+    running.set_grace(Some(GRACE));
+    let everything = |running: &Running| knowledge(running, OWN, Told::Everything);
     become_master(&mut running);
-    let as_master = seen(&running);
+    let as_master = everything(&running);
+    running.take_in_knowledge(&as_master, SOON);
     running.group.conditions(0, Conditions::default(), SOON);
     let good = running.instances[0].conditions.clone();
     running.group.conditions(0, good, SOON);
     assert_eq!(running.group.state(), State::Backup);
     for outdated in [Knowledge::default(), as_master] {
-        running.take_in_knowledge(&outdated);
+        running.take_in_knowledge(&outdated, SOON);
         assert!(!preempts(&running, SOON), "{outdated:?}");
     }
-    let knowledge = seen(&running);
-    running.take_in_knowledge(&knowledge);
+    let knowledge = everything(&running);
+    running.take_in_knowledge(&knowledge, SOON);
+    assert!(preempts(&running, SOON));
+}
+
+#[test]
+fn what_was_known_when_another_group_had_the_address_is_outdated() {
+    let (mut ended, _) = backup(instance(""), Duration::ZERO);
+    become_master(&mut ended);
+    let as_master = knowledge(&ended, OWN, Told::Everything);
+    let mut anew = instance("preempt_delay = \"0s\"\n");
+    anew.id += 1;
+    let (mut running, _) = backup(anew, SOON);
+    running.set_grace(Some(GRACE));
+    running.take_in_knowledge(&as_master, SOON);
+    assert!(!preempts(&running, SOON));
+    let knowledge = knowledge(&running, OWN, Told::Everything);
+    running.take_in_knowledge(&knowledge, SOON);
     assert!(preempts(&running, SOON));
 }
