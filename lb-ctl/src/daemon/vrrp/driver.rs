@@ -281,12 +281,6 @@ impl Driver {
                 self.end(running);
             }
         }
-        let begin: BTreeSet<IpAddr> = groups
-            .iter()
-            .flatten()
-            .flat_map(|config| config.addresses.iter().copied())
-            .collect();
-        self.yielded.retain(|address| begin.contains(address));
         // Those that have not begun have nothing to lose.
         for (_, mut instances) in std::mem::take(&mut self.beginning) {
             for instance in &mut instances {
