@@ -425,28 +425,15 @@ fn forged_packets_count_for_nothing_and_are_counted() {
         vrid: 52.try_into().unwrap(),
         ..forged
     };
-    for _ in 0..50 {
-        send(&lab.clients()[0], from, group, 254, &good);
-        for bytes in [
-            &changed(6, good[6] ^ 1),
-            &changed(0, 0x21),
-            &good[..7].to_vec(),
-            &good[..11].to_vec(),
-            &encode(&other_addresses),
-            &encode(&other_router),
-        ] {
-            send(&lab.clients()[0], from, group, 255, bytes);
-        }
-    }
-    let counts = || {
+    let counts = |each: u64| {
         let rejected = instance(&balancer).rejected;
         let counts: Vec<(String, u64)> = rejected.into_iter().map(|it| (it.reason, it.packets)).collect();
         let expected = [
-            ("addresses", 50),
-            ("checksum", 50),
-            ("hop_limit", 50),
-            ("length", 100),
-            ("version", 50),
+            ("addresses", each),
+            ("checksum", each),
+            ("hop_limit", each),
+            ("length", 2 * each),
+            ("version", each),
         ];
         let is_expected = counts
             .iter()
@@ -454,7 +441,23 @@ fn forged_packets_count_for_nothing_and_are_counted() {
             .eq(expected);
         is_expected.then_some(()).ok_or(format!("{counts:?}"))
     };
-    wait_until("all of them to be counted", PATIENCE, counts).unwrap();
+    // A few at a time: what does not fit into the socket's buffer while the machine is busy is not counted.
+    for round in 1..=5 {
+        for _ in 0..10 {
+            send(&lab.clients()[0], from, group, 254, &good);
+            for bytes in [
+                &changed(6, good[6] ^ 1),
+                &changed(0, 0x21),
+                &good[..7].to_vec(),
+                &good[..11].to_vec(),
+                &encode(&other_addresses),
+                &encode(&other_router),
+            ] {
+                send(&lab.clients()[0], from, group, 255, bytes);
+            }
+        }
+        wait_until("all of them to be counted", PATIENCE, || counts(10 * round)).unwrap();
+    }
     let status = instance(&balancer);
     assert_eq!(
         (status.state.as_str(), status.transitions["backup"]),

@@ -149,7 +149,7 @@ impl Controller {
             netlink,
             host.interfaces,
             placement.translates(),
-            config.virtual_macs(),
+            config.virtual_macs().into_iter().collect(),
         );
         Self {
             checks: Checks::new(seed),

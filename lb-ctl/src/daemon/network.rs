@@ -28,8 +28,8 @@ pub(super) struct Network {
     is_attached: bool,
     /// Whether packets to our addresses may be answers to translated connections.
     translates: bool,
-    /// The MAC addresses of virtual routers.
-    virtual_macs: BTreeSet<Mac>,
+    /// The MAC addresses of virtual routers, the most important ones first.
+    virtual_macs: Vec<Mac>,
     /// The backends of which the log says that there is no way to them.
     unresolved: BTreeSet<IpAddr>,
 }
@@ -41,7 +41,7 @@ impl Network {
         netlink: Netlink,
         interfaces: Interfaces,
         translates: bool,
-        virtual_macs: BTreeSet<Mac>,
+        virtual_macs: Vec<Mac>,
     ) -> Self {
         Self {
             netlink,
@@ -134,13 +134,14 @@ impl Network {
 
     /// Says which MAC addresses of virtual routers are ours, also while another balancer has them: what reaches us is forwarded, as with
     /// addresses that have moved on. They have to be known before anybody hears that addresses are there.
-    pub(super) fn set_virtual_macs(
-        &mut self,
-        macs: BTreeSet<Mac>,
-        datapath: &mut Datapath,
-    ) -> anyhow::Result<()> {
+    pub(super) fn set_virtual_macs(&mut self, macs: Vec<Mac>, datapath: &mut Datapath) -> anyhow::Result<()> {
         self.virtual_macs = macs;
         self.write_interfaces(datapath)
+    }
+
+    /// Those that are known.
+    pub(super) fn virtual_macs(&self) -> &[Mac] {
+        &self.virtual_macs
     }
 
     /// Writes what the program knows of our interfaces.

@@ -419,10 +419,18 @@ impl Controller {
     }
 
     async fn follow_vrrp(&mut self) -> anyhow::Result<()> {
-        // First: an instance may be master at once.
-        self.network
-            .set_virtual_macs(self.config.virtual_macs(), &mut self.datapath)?;
-        self.vrrp.follow(&self.config).await
+        // An instance may be master at once, and one that goes is reached until it has gone.
+        let macs = self.config.virtual_macs();
+        let going = self
+            .network
+            .virtual_macs()
+            .iter()
+            .filter(|mac| !macs.contains(*mac));
+        let both = macs.iter().chain(going).copied().collect();
+        self.network.set_virtual_macs(both, &mut self.datapath)?;
+        self.vrrp.follow(&self.config).await?;
+        let macs = macs.into_iter().collect();
+        self.network.set_virtual_macs(macs, &mut self.datapath)
     }
 
     /// Tells VRRP how many backends are healthy.

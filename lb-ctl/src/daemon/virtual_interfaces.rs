@@ -1,17 +1,20 @@
 //! The virtual routers' own interfaces: how one comes to be, and how it goes without a trace.
 //!
-//! The kernel answers ARP for all addresses of the host on all interfaces, unless the parameter `arp_ignore` says otherwise. A parent that
-//! answers for a virtual router's addresses, with its own MAC address, would undo what the virtual one is for. So it is silenced before
-//! its first virtual interface is up, and gets its voice back before the last one is gone. The virtual interfaces remember that, and not
-//! this process, which may be killed in between.
+//! By itself the kernel answers ARP for all addresses of the host on all interfaces, and asks in their name, unless the parameters `arp_ignore`
+//! and `arp_announce` say otherwise. A parent that speaks for a virtual router's addresses, with its own MAC address, would undo what the virtual
+//! one is for. So it is silenced before its first virtual interface is up, and gets its voice back before the last one is gone. The
+//! virtual interfaces remember that, and not only this process, which may be killed in between.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use crate::{
     adapters::netlink::{Address, Netlink, NetlinkError},
     core::{
         interface::format_mac,
-        vrrp::{Existing, VirtualInterface, is_silenced, unwanted},
+        vrrp::{Arp, Existing, Silenced, VirtualInterface, silenced_for_others, unwanted},
     },
 };
 
@@ -21,21 +24,19 @@ pub(super) struct Needed {
     pub(super) of: VirtualInterface,
     /// The instance's name.
     pub(super) instance: String,
-    /// The parent's `arp_ignore`.
-    pub(super) arp_ignore: Option<u32>,
+    /// What the parent says of addresses that are not its own.
+    pub(super) arp: Option<Arp>,
 }
 
-/// Sees to it that a virtual interface is there and as it has to be. Returns its index. `existing` are all that there are.
+/// Sees to it that a virtual interface is there and as it has to be. Returns its index. `existing` are all that there are, `silenced` is what this
+/// process has changed about parents.
 pub(super) async fn raise(
     netlink: &Netlink,
     needed: &Needed,
     existing: &mut Vec<Existing>,
+    silenced: &mut BTreeMap<u32, Silenced>,
 ) -> Result<u32, NetlinkError> {
-    let Needed {
-        of,
-        instance,
-        arp_ignore,
-    } = needed;
+    let Needed { of, instance, arp } = needed;
     let place = if let Some(place) = existing.iter().position(|it| it.of == *of) {
         place
     } else {
@@ -49,55 +50,79 @@ pub(super) async fn raise(
         existing.push(added);
         existing.len() - 1
     };
-    let must_be_silenced = of.is_ipv4 && *arp_ignore == Some(0);
-    if (must_be_silenced || is_silenced(existing, *of)) && !existing[place].silences {
-        netlink.mark_as_silencing(existing[place].index).await?;
-        existing[place].silences = true;
-    }
-    if must_be_silenced {
-        netlink.set_arp_ignore(of.parent, 1).await?;
+    if let Some(arp) = arp.filter(|_| of.is_ipv4) {
+        let change = Silenced::needed(arp);
+        let before = existing[place].silenced;
+        let own = silenced.entry(of.parent).or_default();
+        // Who has deleted the interface has not given the parent its voice back.
+        *own = before
+            .and(silenced_for_others(existing, *of))
+            .and(*own)
+            .and(change);
+        if *own != before {
+            netlink.mark_as_silencing(existing[place].index, *own).await?;
+            existing[place].silenced = *own;
+        }
+        if change != Silenced::default() {
+            let quiet = Arp {
+                ignore: arp.ignore.max(Arp::SILENT.ignore),
+                announce: arp.announce.max(Arp::SILENT.announce),
+            };
+            netlink.set_arp(of.parent, quiet).await?;
+        }
     }
     let it = &mut existing[place];
-    if !it.up {
+    if !it.is_ready {
         let description = format!("lb-ctl: VRRP instance {instance}");
         netlink.prepare_virtual_interface(it.index, &description).await?;
-        if let Err(error) = ignore_router_advertisements(&of.name()) {
+        if let Err(error) = prepare_ipv6(*of) {
             tracing::warn!(
                 instance,
-                "router advertisements count on {} too, which may give the host routes through it: accept_ra could not be set: {error}",
-                of.name()
+                interface = of.name(),
+                "router advertisements may count on the virtual interface too, and give the host routes through it, or it may have no \
+                 IPv6: net.ipv6.conf could not be set: {error}"
             );
         }
         netlink.set_up(it.index).await?;
-        it.up = true;
+        it.is_ready = true;
     }
     Ok(it.index)
 }
 
 /// Netlink can set the parameters of IPv4 only.
-fn ignore_router_advertisements(interface: &str) -> io::Result<()> {
-    match fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra"), "0") {
-        // There is no IPv6 on it.
+fn prepare_ipv6(of: VirtualInterface) -> io::Result<()> {
+    let set = |parameter: &str| match fs::write(
+        format!("/proc/sys/net/ipv6/conf/{}/{parameter}", of.name()),
+        "0",
+    ) {
+        // There is no IPv6 on this host.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
+    };
+    let ignores = set("accept_ra");
+    // New interfaces may have none, though the parent has.
+    let has_ipv6 = if of.is_ipv4 { Ok(()) } else { set("disable_ipv6") };
+    ignores.and(has_ipv6)
 }
 
-/// Removes a virtual interface with its addresses, of which `addresses` are all of the host. The last one gives its parent its `voice` back.
+/// Removes a virtual interface with its addresses, of which `addresses` are all of the host. The last one undoes what has been changed about
+/// its parent.
 ///
 /// The interface goes as a whole. Taken off one by one, addresses of IPv6 would have the kernel say goodbye to their multicast groups, from
 /// the virtual MAC address: switches would send what is for the new master to us.
 pub(super) async fn lower(
     netlink: &Netlink,
-    (it, voice): (Existing, bool),
+    (it, silenced): (Existing, Silenced),
     addresses: &[Address],
 ) -> Result<(), NetlinkError> {
-    if voice {
+    if silenced != Silenced::default() {
         // The parent must not answer for these once it has its voice back. They are of IPv4.
         for address in addresses.iter().filter(|address| address.interface == it.index) {
             netlink.remove_address(address).await?;
         }
-        netlink.set_arp_ignore(it.of.parent, 0).await?;
+        if let Some(now) = netlink.arp(it.of.parent).await? {
+            netlink.set_arp(it.of.parent, silenced.undone(now)).await?;
+        }
     }
     netlink.delete_interface(it.index).await?;
     tracing::info!(interface = it.of.name(), "removed the virtual interface");

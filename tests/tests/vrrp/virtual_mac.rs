@@ -32,10 +32,27 @@ fn virtual_interfaces(host: &Host) -> String {
         .unwrap()
 }
 
-fn arp_ignore(host: &Host) -> String {
-    let path = "/proc/sys/net/ipv4/conf/eth0/arp_ignore";
-    let value = host.enter(|| fs::read_to_string(path)).unwrap().unwrap();
-    value.trim().to_owned()
+/// What the host's interface says of addresses that are not its own: `arp_ignore` and `arp_announce`.
+fn arp(host: &Host) -> [u32; 2] {
+    ["arp_ignore", "arp_announce"].map(|name| {
+        let path = format!("/proc/sys/net/ipv4/conf/eth0/{name}");
+        let value = host.enter(|| fs::read_to_string(path)).unwrap().unwrap();
+        value.trim().parse().unwrap()
+    })
+}
+
+fn set_arp(host: &Host, values: [u32; 2]) {
+    for (name, value) in ["arp_ignore", "arp_announce"].into_iter().zip(values) {
+        set(host, &format!("ipv4/conf/eth0/{name}"), value);
+    }
+}
+
+/// Sets a kernel parameter of the host's network.
+fn set(host: &Host, parameter: &str, value: u32) {
+    let path = format!("/proc/sys/net/{parameter}");
+    host.enter(|| fs::write(path, value.to_string()))
+        .unwrap()
+        .unwrap();
 }
 
 /// Waits until the addresses are on virtual interfaces of this host, or it has nothing left of them.
@@ -57,7 +74,7 @@ fn wait_for_traces(host: &Host, vips: &[IpAddr], holds: bool) {
             } else {
                 ensure!(found.is_empty(), "{found}");
                 ensure!(vips.iter().all(|vip| carrier(host, *vip).is_none()), "addresses");
-                ensure!(arp_ignore(host) == "0", "arp_ignore is {}", arp_ignore(host));
+                ensure!(arp(host) == [0, 0], "ARP: {:?}", arp(host));
             }
             Ok(())
         },
@@ -164,9 +181,10 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 fn only_the_virtual_interface_answers_for_the_addresses_and_the_other_for_its_own() {
     let lab = Lab::builder().balancers(2).start().unwrap();
     let (host, client) = (&lab.balancers()[0], &lab.clients()[0]);
-    host.enter(|| fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1"))
-        .unwrap()
-        .unwrap();
+    set(host, "ipv4/conf/all/rp_filter", 1);
+    // What new interfaces get by themselves must not matter either.
+    set(host, "ipv4/conf/default/arp_filter", 1);
+    set(host, "ipv6/conf/default/disable_ipv6", 1);
     let mut balancer = Balancer::start(&lab, host, both_families(&lab, 0, "")).unwrap();
     wait_for_traces(host, &vips(&lab), true);
     let status = wait_for_state(&balancer, "master");
@@ -203,7 +221,9 @@ fn only_the_virtual_interface_answers_for_the_addresses_and_the_other_for_its_ow
         let expected = if about == own { host.mac().0 } else { MAC_V4 };
         assert_eq!(from, expected, "about {about}");
     }
-    // What the balancer does not forward gets to the host, which answers: nobody listens there.
+    // What the balancer does not forward gets to the host, which answers: nobody listens there. It has to ask for the client first, and
+    // must not do so in the VIP's name from its own MAC address.
+    let _ = host.run(&["ip", "neigh", "flush", "dev", "eth0"]);
     for vip in vips(&lab) {
         let refused = || {
             let from: SocketAddr = if vip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
@@ -230,6 +250,11 @@ fn only_the_virtual_interface_answers_for_the_addresses_and_the_other_for_its_ow
         };
         client.enter(refused).unwrap();
     }
+    assert!(
+        known(client, IPV4.vip(&lab)).contains(TEXT_V4),
+        "{}",
+        known(client, IPV4.vip(&lab))
+    );
     let six = client
         .run(&["ip", "neigh", "show", &IPV6.vip(&lab).to_string()])
         .unwrap();
@@ -254,7 +279,7 @@ fn what_a_killed_master_has_left_goes_with_the_next_start_or_with_detach() {
     });
     balancers[0].run(&[]).unwrap();
     wait_for_traces(&hosts[0], &vips, true);
-    assert_eq!(arp_ignore(&hosts[0]), "1");
+    assert_eq!(arp(&hosts[0]), [1, 2]);
     balancers[1].run(&[]).unwrap();
 
     balancers[0].daemon().unwrap().kill().unwrap();
@@ -272,18 +297,16 @@ fn what_a_killed_master_has_left_goes_with_the_next_start_or_with_detach() {
     wait_for_traces(&hosts[1], &vips, false);
 }
 
-/// The operator's own setting stays, and so does an interface of theirs. Without the key the addresses are on the interface itself.
+/// Without the key the addresses are on the interface itself. Connections do not notice, and an interface of the operator's stays.
 #[test]
 fn it_is_switched_on_and_off_by_a_reload() {
     let lab = Lab::builder().start().unwrap();
+    let _servers = start_servers(&lab, HS2_PORT).unwrap();
     let (host, vip) = (&lab.balancers()[0], IPV4.vip(&lab));
     let theirs = [
         "ip", "link", "add", "link", "eth0", "name", "theirs", "type", "macvlan",
     ];
     host.run(&theirs).unwrap();
-    host.enter(|| fs::write("/proc/sys/net/ipv4/conf/eth0/arp_ignore", "2"))
-        .unwrap()
-        .unwrap();
     let without = configuration_alone(&lab, "");
     let mut balancer = Balancer::start(&lab, host, without.clone()).unwrap();
     let wait_for_carrier = |expected: &str| {
@@ -295,18 +318,20 @@ fn it_is_switched_on_and_off_by_a_reload() {
         .unwrap();
     };
     wait_for_carrier("eth0");
+    let client = &lab.clients()[0];
+    let options = Steady::options(client, (vip, HS2_PORT).into(), 100);
+    let mut steady = Steady::start(client, options).unwrap();
     balancer
         .reconfigure(configuration_alone(&lab, "virtual_mac = true\n"))
         .unwrap();
-    let output = balancer
-        .lb_ctl(&["plan", "--config", &balancer.file().display().to_string()])
-        .unwrap();
+    let file = balancer.file().display().to_string();
+    let output = balancer.lb_ctl(&["plan", "--config", &file]).unwrap();
     assert!(output.stdout.contains("virtual_mac"), "{output:?}");
     let output = balancer.lb_ctl(&["reload"]).unwrap();
     assert_eq!(output.code, Some(0), "{output:?}");
     wait_for_carrier("vrrp4-51-");
-    assert_eq!(arp_ignore(host), "2");
-    // Somebody takes it away: it comes again.
+    steady.expect_unbroken().unwrap();
+    // Somebody takes it away: it comes again, and it is not forgotten what is to be undone.
     let name = carrier(host, vip).unwrap();
     host.run(&["ip", "link", "del", &name]).unwrap();
     wait_for_carrier("vrrp4-51-");
@@ -319,13 +344,80 @@ fn it_is_switched_on_and_off_by_a_reload() {
         up.then_some(()).ok_or(found)
     })
     .unwrap();
+    // As rules for new interfaces do.
+    let filter = format!("ipv4/conf/{name}/rp_filter");
+    set(host, &filter, 1);
+    wait_until("the parameters to be right again", PATIENCE, || {
+        let path = format!("/proc/sys/net/{filter}");
+        let value = host.enter(|| fs::read_to_string(path)).unwrap().unwrap();
+        (value.trim() == "2").then_some(()).ok_or(value)
+    })
+    .unwrap();
+    steady.expect_unbroken().unwrap();
     balancer.reconfigure(without).unwrap();
     let output = balancer.lb_ctl(&["reload"]).unwrap();
     assert_eq!(output.code, Some(0), "{output:?}");
     wait_for_carrier("eth0");
-    assert_eq!(arp_ignore(host), "2");
+    assert_eq!(arp(host), [0, 0]);
     let left = virtual_interfaces(host);
     assert!(left.lines().count() == 1 && left.contains("theirs"), "{left}");
+    steady.expect_unbroken().unwrap();
+    assert_eq!(steady.finish().unwrap().broken, []);
+}
+
+/// Of two on one interface one goes: the other one's neighbours are not told anything else. What an operator has set stays.
+#[test]
+fn siblings_share_what_is_to_be_undone_and_an_operators_setting_stays() {
+    let lab = Lab::builder().vips(2).start().unwrap();
+    let host = &lab.balancers()[0];
+    let vips = [lab.vips()[0].v4, lab.vips()[1].v4].map(IpAddr::from);
+    let both = configuration_alone(&lab, "virtual_mac = true\n");
+    let both = both.followed_by(&format!(
+        "\n[[vrrp]]\nname = \"second\"\nvrid = 52\naddresses = [\"{}\"]\nadvert_interval = \"100ms\"\nvirtual_mac = true\n",
+        vips[1]
+    ));
+    set_arp(host, [0, 1]);
+    let mut balancer = Balancer::start(&lab, host, both).unwrap();
+    wait_for_traces(host, &vips, true);
+    balancer
+        .reconfigure(configuration_alone(&lab, "virtual_mac = true\n"))
+        .unwrap();
+    let output = balancer.lb_ctl(&["reload"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    wait_for_traces(host, &vips[..1], true);
+    assert_eq!(arp(host), [1, 2]);
+    set_arp(host, [2, 2]);
+    balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
+    assert_eq!(virtual_interfaces(host), "");
+    assert_eq!(arp(host), [2, 1]);
+}
+
+#[test]
+fn who_cannot_have_one_is_at_fault_and_leaves_nothing() {
+    let lab = Lab::builder().balancers(2).start().unwrap();
+    let (hosts, vip) = (lab.balancers(), IPV4.vip(&lab));
+    let keys = "virtual_mac = true\npreempt = false\n";
+    let first = configuration(&lab, 0, IPV4, &format!("priority = 200\n{keys}"));
+    // Somebody else has the MAC address there.
+    let theirs = [
+        "ip", "link", "add", "link", "eth0", "name", "theirs", "address", TEXT_V4, "type", "macvlan", "mode",
+        "bridge",
+    ];
+    hosts[0].run(&theirs).unwrap();
+    hosts[0].run(&["ip", "link", "set", "theirs", "up"]).unwrap();
+    let first = Balancer::start(&lab, &hosts[0], first).unwrap();
+    let status = wait_for_state(&first, "fault");
+    assert!(status.cause.contains("setting an interface up"), "{status:?}");
+    let second = configuration(&lab, 1, IPV4, keys);
+    let _second = Balancer::start(&lab, &hosts[1], second).unwrap();
+    wait_for_traces(&hosts[1], &[vip], true);
+    wait_until("nothing to be left", PATIENCE, || {
+        let left = virtual_interfaces(&hosts[0]);
+        ensure!(left.lines().count() == 1 && left.contains("theirs"), "{left}");
+        ensure!(arp(&hosts[0]) == [0, 0], "{:?}", arp(&hosts[0]));
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// One balancer, without another.

@@ -16,12 +16,13 @@ pub enum NetlinkError {
         /// The kernel's answer.
         source: Box<rtnetlink::Error>,
     },
-    /// An interface was gone right after it had been added.
+    /// A virtual interface is not over the interface over which it was put.
     #[error(
-        "expected the interface {name}, which has just been added, found none: somebody has removed or changed it"
+        "expected an interface that can carry virtual ones, found one on which {name} did not stay where it was put: perhaps it is a macvlan \
+         itself; leave out virtual_mac"
     )]
-    Vanished {
-        /// Its name.
+    NoParent {
+        /// The virtual interface's name.
         name: String,
     },
     /// There is no way to an address.

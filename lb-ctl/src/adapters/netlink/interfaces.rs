@@ -3,8 +3,11 @@
 use futures::TryStreamExt;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached as Attached};
 
-use super::{Netlink, NetlinkError, error::errno, virtual_interfaces::arp_ignore};
-use crate::core::interface::{Interface, Mode, XdpAttached};
+use super::{Netlink, NetlinkError, error::errno, virtual_interfaces::arp};
+use crate::core::{
+    interface::{Interface, Mode, XdpAttached},
+    vrrp::Arp,
+};
 
 impl Netlink {
     /// Looks an interface up by name.
@@ -19,7 +22,7 @@ impl Netlink {
             Ok(message) => Ok(message.as_ref().map(|message| Link {
                 interface: parse(message),
                 carrier: message.header.flags.contains(LinkFlags::LowerUp),
-                arp_ignore: arp_ignore(message),
+                arp: arp(message),
             })),
             // Linux answers ENODEV to an unknown name, EINVAL or ERANGE to one that no interface can have.
             Err(error) if matches!(errno(&error), Some(19 | 22 | 34)) => Ok(None),
@@ -37,9 +40,8 @@ pub struct Link {
     pub interface: Interface,
     /// Whether anybody is at the other end.
     pub carrier: bool,
-    /// The kernel parameter `arp_ignore`: 0 if it answers ARP for all addresses of the host, whichever interface they are on; `None` if
-    /// IPv4 is not on it.
-    pub arp_ignore: Option<u32>,
+    /// What it says by itself of addresses that are not its own; `None` if IPv4 is not on it.
+    pub arp: Option<Arp>,
 }
 
 /// Takes in the kernel's description of an interface.

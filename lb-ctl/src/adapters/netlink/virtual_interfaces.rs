@@ -1,36 +1,32 @@
 //! The interfaces that virtual routers have of their own: macvlans with the virtual router's MAC address.
 //!
 //! Each is in an interface group that is our mark, as the protocol attribute is on addresses, so that it can be told from
-//! anybody else's whatever happens to the daemon. The mark also says whether the parent has been made to answer ARP for its own addresses
-//! only, which nobody else would know after a crash.
+//! anybody else's whatever happens to the daemon. The mark also says what has been changed about the parent so that it speaks ARP for its own
+//! addresses only, which nobody else would know after a crash.
 
 use futures::TryStreamExt;
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, MacVlanMode,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoKind, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use rtnetlink::{LinkMacVlan, LinkMessageBuilder, LinkUnspec};
 
 use super::{Netlink, NetlinkError, error::errno};
-use crate::core::vrrp::{Existing, VirtualInterface};
+use crate::core::vrrp::{Arp, Existing, Silenced, VirtualInterface};
 
-/// The group of our virtual interfaces: "lb" in ASCII.
+/// The first of the groups of our virtual interfaces: "lb" in ASCII. Which of them says what has been changed about the parent.
 const MARK: u32 = 0x6c62;
-
-/// The group of those on account of which the parent is silent.
-const SILENCES: u32 = MARK + 1;
 
 impl Netlink {
     /// All virtual interfaces of ours.
     pub async fn virtual_interfaces(&self) -> Result<Vec<Existing>, NetlinkError> {
         let mut request = self.handle.link().get();
-        // The kernel passes over what is no macvlan.
-        let kind = LinkInfo::Kind(InfoKind::MacVlan);
-        request
-            .message_mut()
-            .attributes
-            .push(LinkAttribute::LinkInfo(vec![kind]));
+        // The kernel passes over what is no macvlan, once it knows what that is, and leaves out what costs most.
+        request.message_mut().attributes.extend([
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::MacVlan)]),
+            LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        ]);
         let messages: Vec<LinkMessage> = request
             .execute()
             .try_collect()
@@ -39,10 +35,10 @@ impl Netlink {
         Ok(messages.iter().filter_map(ours).collect())
     }
 
-    /// Adds one, which is down. Fails if there is another interface of its name, or on the same parent with its MAC address.
+    /// Adds one, which is down. Fails if there is another interface of its name.
     pub async fn add_virtual_interface(&self, of: VirtualInterface) -> Result<Existing, NetlinkError> {
         let name = of.name();
-        // As a bridge: in the other modes, frames that another master of the same virtual router sends would be taken for our own
+        // As a bridge: in private mode, frames that another master of the same virtual router sends would be taken for our own
         // and not be handed to the parent, where VRRP listens.
         let message = LinkMessageBuilder::<LinkMacVlan>::new(&name)
             .link(of.parent)
@@ -59,25 +55,41 @@ impl Netlink {
                 "adding the virtual interface {name}"
             )))?;
         let found = self.virtual_interfaces().await?;
-        found
-            .into_iter()
-            .find(|it| it.of == of)
-            .ok_or(NetlinkError::Vanished { name })
+        if let Some(added) = found.into_iter().find(|it| it.of == of) {
+            return Ok(added);
+        }
+        // Over a macvlan the kernel puts it over what that is over.
+        if let Some(link) = self.link(&name).await? {
+            self.delete_interface(link.interface.index).await?;
+        }
+        Err(NetlinkError::NoParent { name })
     }
 
-    /// Remembers, at a virtual interface, that its parent is silent on its account.
-    pub async fn mark_as_silencing(&self, index: u32) -> Result<(), NetlinkError> {
-        let message =
-            LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::Group(SILENCES));
+    /// Remembers, at a virtual interface, what has been changed about its parent.
+    pub async fn mark_as_silencing(&self, index: u32, silenced: Silenced) -> Result<(), NetlinkError> {
+        let group = LinkAttribute::Group(MARK + silenced.number());
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(group);
         self.set_link(message, "marking a virtual interface").await
     }
 
-    /// Sets the kernel parameter `arp_ignore` of an interface: for which addresses it answers ARP. 0: for all of the host's; 1: for its
-    /// own.
-    pub async fn set_arp_ignore(&self, interface: u32, value: u32) -> Result<(), NetlinkError> {
-        let message = LinkUnspec::new_with_index(interface)
-            .append_extra_attribute(parameters(&[(IPV4_DEVCONF_ARP_IGNORE, value)]));
-        self.set_link(message, "setting arp_ignore").await
+    /// What an interface says by itself of addresses that are not its own; `None` if it is gone or IPv4 is not on it.
+    pub async fn arp(&self, interface: u32) -> Result<Option<Arp>, NetlinkError> {
+        let request = self.handle.link().get().match_index(interface);
+        match request.execute().try_next().await {
+            Ok(message) => Ok(message.as_ref().and_then(arp)),
+            Err(error) if errno(&error) == Some(ENODEV) => Ok(None),
+            Err(error) => Err(NetlinkError::request("looking up an interface")(error)),
+        }
+    }
+
+    /// Says what an interface is to say of such addresses.
+    pub async fn set_arp(&self, interface: u32, arp: Arp) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(interface).append_extra_attribute(parameters(&[
+            (IPV4_DEVCONF_ARP_IGNORE, arp.ignore),
+            (IPV4_DEVCONF_ARP_ANNOUNCE, arp.announce),
+        ]));
+        self.set_link(message, "setting arp_ignore and arp_announce")
+            .await
     }
 
     /// Sets what has to be right about a virtual interface before it is up. People see the description.
@@ -89,6 +101,8 @@ impl Netlink {
                 (IPV4_DEVCONF_ARP_IGNORE, 1),
                 // Loose: the way back to the senders of what arrives here leads through the parent.
                 (IPV4_DEVCONF_RP_FILTER, 2),
+                // For the same reason.
+                (IPV4_DEVCONF_ARPFILTER, 0),
             ]));
         self.set_link(message, "preparing a virtual interface").await?;
         // No address but the virtual router's.
@@ -134,6 +148,8 @@ const EAFNOSUPPORT: i32 = 97;
 /// Of the kernel's `linux/if_link.h` and `linux/ip.h`.
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_RP_FILTER: u16 = 8;
+const IPV4_DEVCONF_ARPFILTER: u16 = 13;
+const IPV4_DEVCONF_ARP_ANNOUNCE: u16 = 18;
 const IPV4_DEVCONF_ARP_IGNORE: u16 = 19;
 
 /// The request to set parameters of `net.ipv4.conf`: an attribute for each, unlike what the kernel says of them, which is an array.
@@ -147,8 +163,17 @@ fn parameters(parameters: &[(u16, u32)]) -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![configuration])])
 }
 
-/// The `arp_ignore` of an interface as the kernel describes it; `None` if IPv4 is not on it.
-pub(super) fn arp_ignore(message: &LinkMessage) -> Option<u32> {
+/// What an interface says by itself of addresses that are not its own, as the kernel describes it; `None` if IPv4 is not on it.
+pub(super) fn arp(message: &LinkMessage) -> Option<Arp> {
+    let parameters = ipv4_parameters(message)?;
+    Some(Arp {
+        ignore: parameters.arp_ignore.try_into().ok()?,
+        announce: parameters.arp_announce.try_into().ok()?,
+    })
+}
+
+/// The parameters of `net.ipv4.conf` of an interface.
+fn ipv4_parameters(message: &LinkMessage) -> Option<&InetDevConf> {
     let families = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::AfSpecUnspec(families) => Some(families),
         _ => None,
@@ -158,8 +183,15 @@ pub(super) fn arp_ignore(message: &LinkMessage) -> Option<u32> {
         _ => None,
     })?;
     ipv4.iter().find_map(|it| match it {
-        AfSpecInet::DevConf(parameters) => u32::try_from(parameters.arp_ignore).ok(),
+        AfSpecInet::DevConf(parameters) => Some(parameters),
         _ => None,
+    })
+}
+
+/// Whether nobody has undone what was [prepared](Netlink::prepare_virtual_interface): rules for new interfaces may, a moment later.
+fn is_prepared(message: &LinkMessage) -> bool {
+    ipv4_parameters(message).is_none_or(|parameters| {
+        parameters.arp_ignore != 0 && parameters.rp_filter != 1 && parameters.arpfilter == 0
     })
 }
 
@@ -179,12 +211,12 @@ fn ours(message: &LinkMessage) -> Option<Existing> {
             _ => {}
         }
     }
-    let group = group.filter(|group| is_macvlan && matches!(*group, MARK | SILENCES))?;
+    let mark = group.filter(|_| is_macvlan)?.checked_sub(MARK)?;
     Some(Existing {
         of: VirtualInterface::with_mac(parent?, mac?)?,
         index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        silences: group == SILENCES,
+        is_ready: message.header.flags.contains(LinkFlags::Up) && is_prepared(message),
+        silenced: Silenced::of_number(mark)?,
     })
 }
 
@@ -211,15 +243,16 @@ mod tests {
                 LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
             ]
         };
-        let found = ours(&message(attributes(SILENCES, MAC, InfoKind::MacVlan))).unwrap();
+        let found = ours(&message(attributes(MARK + 1, MAC, InfoKind::MacVlan))).unwrap();
         assert_eq!((found.index, found.of.parent, found.of.vrid.get()), (7, 3, 9));
-        assert!(found.silences && !found.of.is_ipv4 && !found.up);
+        assert!(found.silenced.ignore && !found.of.is_ipv4 && !found.is_ready);
         let elsewhere = [
             attributes(MARK, MAC, InfoKind::MacVlan),
             vec![LinkAttribute::LinkNetNsId(0)],
         ];
         for others in [
             attributes(0, MAC, InfoKind::MacVlan),
+            attributes(MARK + 6, MAC, InfoKind::MacVlan),
             attributes(MARK, [2; 6], InfoKind::MacVlan),
             attributes(MARK, MAC, InfoKind::Vlan),
             elsewhere.concat(),

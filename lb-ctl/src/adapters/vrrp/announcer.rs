@@ -1,8 +1,14 @@
 //! Sends frames of our own making: what tells neighbours whose an address is, and whatever comes from a virtual MAC address.
 
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::VrrpError;
+use crate::core::interface::Mac;
 
 /// A packet socket that only sends.
 #[derive(Debug)]
@@ -13,14 +19,21 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// On this interface.
-    pub fn open(interface: &str, index: u32) -> Result<Self, VrrpError> {
+    /// On this interface. As long as it is open the interface takes in frames to the virtual MAC address, too, if there is one: whoever is
+    /// not master, or not any more, forwards what reaches it. May wait for the kernel.
+    pub fn open(interface: &str, index: u32, virtual_mac: Option<Mac>) -> Result<Self, VrrpError> {
         // Without a protocol nothing is received.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)
             .map_err(VrrpError::of("opening a packet socket", interface))?;
         socket
             .set_nonblocking(true)
             .map_err(VrrpError::of("opening a packet socket", interface))?;
+        if let Some(mac) = virtual_mac {
+            take_in(&socket, index, mac).map_err(VrrpError::of(
+                "taking in frames to the virtual MAC address",
+                interface,
+            ))?;
+        }
         Ok(Self {
             socket,
             address: link_address(index),
@@ -44,6 +57,34 @@ impl Announcer {
             .send_to(frame, &self.address)
             .map(drop)
             .map_err(VrrpError::of("sending a frame", &self.interface))
+    }
+}
+
+/// Has an interface take in frames to this MAC address (`PACKET_MR_UNICAST`), until the socket is closed.
+fn take_in(socket: &Socket, index: u32, mac: Mac) -> io::Result<()> {
+    let mut address = [0; 8];
+    address[..mac.len()].copy_from_slice(&mac);
+    let request = libc::packet_mreq {
+        mr_ifindex: index.cast_signed(),
+        mr_type: libc::PACKET_MR_UNICAST.try_into().unwrap_or_default(),
+        mr_alen: mac.len().try_into().unwrap_or_default(),
+        mr_address: address,
+    };
+    // SAFETY: the descriptor is the socket's, which outlives the call; the option is a `packet_mreq`, to which the pointer leads and of which the
+    // length is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast(),
+            size_of_val(&request).try_into().unwrap_or_default(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -13,7 +13,7 @@ pub trait Mirror {
     /// Our own service at an address, if we have it and do not own it ourselves.
     fn followed(&self, key: &ServiceKey) -> Option<Service>;
     /// The id of a backend of our own service, which it gets if it has none; `None` if there is no room for it. Asked for again in each
-    /// [batch](Inbox::apply) that refers to the backend: ids of backends that nothing names any more become other backends'.
+    /// [batch](super::Inbox::apply) that refers to the backend: ids of backends that nothing names any more become other backends'.
     fn target(
         &mut self,
         service: u16,

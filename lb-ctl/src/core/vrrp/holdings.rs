@@ -106,10 +106,11 @@ impl Holdings {
 
 impl Present {
     /// Whether there is no need for the address at this place: it is there, or somewhere else where the operator has put it. A
-    /// link-local one elsewhere is another one.
+    /// link-local one elsewhere is another one, and elsewhere an address has not the MAC address of its virtual router.
     fn serves(&self, place: Place) -> bool {
         let is_link_local = matches!(place.address, IpAddr::V6(address) if address.is_unicast_link_local());
-        self.place == place || (self.place.address == place.address && !self.ours && !is_link_local)
+        let counts_elsewhere = !self.ours && !is_link_local && place.virtual_router.is_none();
+        self.place == place || (self.place.address == place.address && counts_elsewhere)
     }
 }
 
@@ -192,6 +193,9 @@ mod tests {
             (places(&duties.add), places(&duties.remove)),
             (vec![own], vec![itself])
         );
+        // An operator's stays, and does not do.
+        let duties = holdings.duties(&present(&[(itself, false)]));
+        assert_eq!((places(&duties.add), places(&duties.remove)), (vec![own], vec![]));
         let virtual_interface = own.virtual_interface().unwrap();
         assert_eq!((virtual_interface.parent, virtual_interface.is_ipv4), (1, true));
     }

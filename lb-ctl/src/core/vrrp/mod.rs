@@ -51,7 +51,9 @@ pub use taking::Taking;
 pub use tracking::{Effect, Shortage, Subject, Track, is_share};
 pub use transition::{Cause, State, Transition};
 pub use untold::Untold;
-pub use virtual_interface::{Existing, VirtualInterface, is_silenced, unwanted, virtual_mac};
+pub use virtual_interface::{
+    Arp, Existing, Silenced, VirtualInterface, silenced_for_others, unwanted, virtual_mac,
+};
 
 #[cfg(test)]
 mod simulation;

@@ -43,6 +43,11 @@ impl VirtualInterface {
         let family = if self.is_ipv4 { 4 } else { 6 };
         format!("vrrp{family}-{}-{:x}", self.vrid, self.parent)
     }
+
+    /// Whether an interface of this name may be one.
+    pub fn is_name(name: &str) -> bool {
+        name.starts_with("vrrp4-") || name.starts_with("vrrp6-")
+    }
 }
 
 /// The last byte but one of a virtual router's MAC address, by family.
@@ -54,6 +59,85 @@ pub const fn virtual_mac(vrid: NonZeroU8, is_ipv4: bool) -> Mac {
     [0, 0, 0x5e, 0, if is_ipv4 { IPV4 } else { IPV6 }, vrid.get()]
 }
 
+/// What an interface says by itself about addresses of IPv4 that are not its own: the kernel parameters `arp_ignore` and `arp_announce`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// 0 if it answers for all addresses of the host.
+    pub ignore: u32,
+    /// Less than 2 if it asks in the name of such addresses.
+    pub announce: u32,
+}
+
+impl Arp {
+    /// Of an interface that speaks for its own addresses only.
+    pub const SILENT: Self = Self {
+        ignore: 1,
+        announce: 2,
+    };
+}
+
+/// What has been changed about an interface's [`Arp`] so that it speaks for its own addresses only, and is to be undone: what was there
+/// before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silenced {
+    /// `arp_ignore` was 0.
+    pub ignore: bool,
+    /// `arp_announce` was this, 0 or 1.
+    pub announce: Option<u32>,
+}
+
+impl Silenced {
+    /// What has to be changed of this.
+    pub const fn needed(arp: Arp) -> Self {
+        Self {
+            ignore: arp.ignore == 0,
+            announce: if arp.announce < Arp::SILENT.announce {
+                Some(arp.announce)
+            } else {
+                None
+            },
+        }
+    }
+
+    /// Both changes; of two that contradict each other this one.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            ignore: self.ignore || other.ignore,
+            announce: self.announce.or(other.announce),
+        }
+    }
+
+    /// What there was before the changes, as far as what there is now is still the change.
+    pub fn undone(self, now: Arp) -> Arp {
+        Arp {
+            ignore: if self.ignore && now.ignore == Arp::SILENT.ignore {
+                0
+            } else {
+                now.ignore
+            },
+            announce: match self.announce {
+                Some(before) if now.announce == Arp::SILENT.announce => before,
+                _ => now.announce,
+            },
+        }
+    }
+
+    /// As a number less than 6.
+    pub fn number(self) -> u32 {
+        let announce = self.announce.map_or(0, |before| 1 + before.min(1));
+        u32::from(self.ignore) + 2 * announce
+    }
+
+    /// The inverse of [`number`](Self::number).
+    pub fn of_number(number: u32) -> Option<Self> {
+        (number < 6).then(|| Self {
+            ignore: number % 2 == 1,
+            announce: (number / 2).checked_sub(1),
+        })
+    }
+}
+
 /// A virtual interface of ours that there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Existing {
@@ -61,38 +145,39 @@ pub struct Existing {
     pub of: VirtualInterface,
     /// Its index.
     pub index: u32,
-    /// Whether it is up, which it is once everything else about it is right.
-    pub up: bool,
-    /// Whether its parent, or a sibling's, was made to answer ARP for its own addresses only, and is to answer for all of the host's again
-    /// once the last one is gone.
-    pub silences: bool,
+    /// Whether it is up, and everything else about it right.
+    pub is_ready: bool,
+    /// What has been changed about its parent, for its own sake or a sibling's, and is to be undone once the last one is gone.
+    pub silenced: Silenced,
 }
 
 impl Existing {
-    /// Whether the two have the same parent, which answers ARP or does not: IPv6 has no such thing.
+    /// Whether the two have the same parent, which speaks for other addresses or does not: IPv6 has no such thing.
     fn is_sibling(&self, other: VirtualInterface) -> bool {
         self.of.is_ipv4 && other.is_ipv4 && self.of.parent == other.parent && self.of != other
     }
 }
 
-/// Whether the parent of a new one has been silenced for the sake of one that there is.
-pub fn is_silenced(existing: &[Existing], new: VirtualInterface) -> bool {
-    existing.iter().any(|it| it.silences && it.is_sibling(new))
+/// What has been changed about the parent of a virtual interface for the sake of others.
+pub fn silenced_for_others(existing: &[Existing], it: VirtualInterface) -> Silenced {
+    let siblings = existing.iter().filter(|other| other.is_sibling(it));
+    siblings.fold(Silenced::default(), |all, other| all.and(other.silenced))
 }
 
-/// Those that are not wanted, in the order in which they are to be removed, and whether the parent is to answer ARP for all
-/// addresses again then. What is over other parents is somebody else's.
+/// Those that are not wanted, in the order in which they are to be removed, and what is to be undone about their parents then. What
+/// is over other parents is somebody else's.
 pub fn unwanted(
     existing: &[Existing],
     wanted: &BTreeSet<VirtualInterface>,
     parents: &BTreeSet<u32>,
-) -> Vec<(Existing, bool)> {
+) -> Vec<(Existing, Silenced)> {
     let mut remaining = existing.to_vec();
     let mut unwanted = Vec::new();
     for it in existing {
         if !wanted.contains(&it.of) && parents.contains(&it.of.parent) {
             remaining.retain(|other| other != it);
-            unwanted.push((*it, it.silences && !is_silenced(&remaining, it.of)));
+            let is_last = silenced_for_others(&remaining, it.of) == Silenced::default();
+            unwanted.push((*it, if is_last { it.silenced } else { Silenced::default() }));
         }
     }
     unwanted
@@ -126,36 +211,86 @@ mod tests {
 
     #[test]
     fn the_last_one_to_go_gives_the_parent_its_voice_back() {
-        let existing = |vrid, is_ipv4, silences| Existing {
+        let nothing = Silenced::default();
+        let changed = Silenced {
+            ignore: true,
+            announce: Some(1),
+        };
+        let existing = |vrid, is_ipv4, silenced| Existing {
             of: of(3, vrid, is_ipv4),
             index: 10 + u32::from(vrid),
-            up: true,
-            silences,
+            is_ready: true,
+            silenced,
         };
         let (a, b, six) = (
-            existing(1, true, true),
-            existing(2, true, true),
-            existing(1, false, false),
+            existing(1, true, changed),
+            existing(2, true, changed),
+            existing(1, false, nothing),
         );
         let parents = BTreeSet::from([3]);
         let stays = BTreeSet::from([b.of]);
         assert_eq!(
             unwanted(&[a, six, b], &stays, &parents),
-            [(a, false), (six, false)]
+            [(a, nothing), (six, nothing)]
         );
         assert_eq!(
             unwanted(&[b, six], &BTreeSet::new(), &parents),
-            [(b, true), (six, false)]
+            [(b, changed), (six, nothing)]
         );
         assert_eq!(
             unwanted(&[a, b], &BTreeSet::new(), &BTreeSet::from([4])),
             [],
             "another node's"
         );
-        assert!(is_silenced(&[a], b.of) && !is_silenced(&[a], six.of) && !is_silenced(&[six], b.of));
+        assert_eq!(silenced_for_others(&[a], b.of), changed);
+        assert_eq!(silenced_for_others(&[a], six.of), nothing);
+        assert_eq!(silenced_for_others(&[six], b.of), nothing);
+    }
+
+    #[test]
+    fn what_an_operator_has_set_meanwhile_stays() {
+        let changed = Silenced::needed(Arp {
+            ignore: 0,
+            announce: 1,
+        });
+        assert_eq!(
+            changed.undone(Arp::SILENT),
+            Arp {
+                ignore: 0,
+                announce: 1
+            }
+        );
+        let (theirs, mixed) = (
+            Arp {
+                ignore: 2,
+                announce: 0,
+            },
+            Arp {
+                ignore: 8,
+                announce: 2,
+            },
+        );
+        assert_eq!(changed.undone(theirs), theirs);
+        assert_eq!(
+            changed.undone(mixed),
+            Arp {
+                ignore: 8,
+                announce: 1
+            }
+        );
+        assert_eq!(Silenced::needed(mixed), Silenced::default());
+        assert_eq!(Silenced::default().undone(Arp::SILENT), Arp::SILENT);
     }
 
     proptest! {
+        #[test]
+        fn what_has_been_changed_can_be_read_from_its_number(ignore in 0_u32..3, announce in 0_u32..3) {
+            let changed = Silenced::needed(Arp { ignore, announce });
+            prop_assert!(changed.number() < 6);
+            prop_assert_eq!(Silenced::of_number(changed.number()), Some(changed));
+            prop_assert_eq!(Silenced::of_number(6 + ignore), None);
+        }
+
         #[test]
         fn whose_it_is_can_be_read_from_the_mac_address(parent: u32, vrid in 1_u8.., is_ipv4: bool) {
             let it = of(parent, vrid, is_ipv4);
@@ -167,6 +302,7 @@ mod tests {
             let name = |(parent, vrid, is_ipv4)| of(parent, vrid, is_ipv4).name();
             prop_assert!(name(a).len() <= 15, "{}", name(a));
             prop_assert_eq!(a == b, name(a) == name(b));
+            prop_assert!(VirtualInterface::is_name(&name(a)));
         }
     }
 }

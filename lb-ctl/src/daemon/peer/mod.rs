@@ -196,7 +196,15 @@ impl Controller {
     /// Which of our interfaces the peer's are, by what these are called.
     fn places(&self, theirs: &[String]) -> Places {
         let ours = self.names_of_interfaces();
-        Places::by_name(theirs, &ours).unwrap_or_else(|| {
+        let by_name = Places::by_name(theirs, &ours);
+        if by_name.is_some() && theirs != ours {
+            tracing::warn!(
+                ours = ours.join(","),
+                theirs = brief(&theirs.join(",")),
+                "the peer has the same interfaces in another order: each is taken for the one of its name, so names have to mean the same networks on both"
+            );
+        }
+        by_name.unwrap_or_else(|| {
             // Between one and one there is nothing to mix up.
             if ours.len().max(theirs.len()) > 1 {
                 tracing::info!(

@@ -30,7 +30,7 @@ use crate::{
     core::{
         cause::chain,
         config::{Vrrp, same_routers, vrrp_groups},
-        vrrp::Place,
+        vrrp::{Place, VirtualInterface},
     },
     daemon::controller::{REFRESH, until},
 };
@@ -451,6 +451,8 @@ impl Driver {
                 // A link that is lost is lost now.
                 if self.interfaces().contains(&interface.name) {
                     self.look();
+                } else if VirtualInterface::is_name(&interface.name) {
+                    self.look_soon();
                 }
             }
             // Addresses come and go with their routes.

@@ -25,7 +25,8 @@ use crate::{
     },
     core::{
         cause::chain,
-        vrrp::{Candidate, Existing, Holdings, Place, Present, VirtualInterface, unwanted},
+        interface::Mac,
+        vrrp::{Candidate, Existing, Holdings, Place, Present, Silenced, VirtualInterface, unwanted},
     },
     daemon::{
         controller::{REFRESH, until},
@@ -35,6 +36,10 @@ use crate::{
 
 /// How soon what has failed is tried again, at first. The pause doubles up to [`REFRESH`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long after a virtual interface has come the host is looked at once more: whoever configures new interfaces on this host, from udev's
+/// rules for example, sets kernel parameters that we have set, a moment later, and without that anybody is told.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// An instance, from its begin to its end.
 pub(super) type Id = u64;
@@ -58,8 +63,8 @@ pub(super) struct Part {
     /// Which try at its sockets this is: those of an earlier one are of no use.
     pub(super) attempt: u32,
     pub(super) addresses: BTreeSet<IpAddr>,
-    /// Whether these are on an interface of the virtual router's own.
-    pub(super) has_virtual_mac: bool,
+    /// The MAC address that moves with these, if one does. Then they are on an interface of the virtual router's own.
+    pub(super) virtual_mac: Option<Mac>,
     /// Whether the addresses belong on the interface now.
     pub(super) holds: bool,
 }
@@ -165,6 +170,12 @@ struct Work {
     searched: BTreeSet<(Id, u32)>,
     /// The interfaces of which virtual ones without an instance are removed: all on which there has been an instance.
     parents: BTreeSet<u32>,
+    /// What has been changed about those so that they speak for their own addresses only.
+    silenced: BTreeMap<u32, Silenced>,
+    /// Whether there have been virtual interfaces when the host was looked at last, or nobody has looked yet.
+    may_have_virtual: bool,
+    /// A virtual interface has just come: whoever configures new interfaces may not have seen it yet.
+    has_added: bool,
     pause: Duration,
     again: Option<Instant>,
 }
@@ -185,6 +196,9 @@ impl Work {
             open: BTreeMap::new(),
             searched: BTreeSet::new(),
             parents: BTreeSet::new(),
+            silenced: BTreeMap::new(),
+            may_have_virtual: true,
+            has_added: false,
             pause: FIRST_PAUSE,
             again: None,
         }
@@ -226,13 +240,15 @@ impl Work {
         if !succeeded {
             self.again = Some(Instant::now() + self.pause);
             self.pause = (self.pause * 2).min(REFRESH);
+        } else if std::mem::take(&mut self.has_added) {
+            self.again = Some(Instant::now() + SECOND_LOOK);
         }
     }
 
     /// Looks at the host, opens what is not open, and says what belongs where.
     async fn look(&mut self, wanted: &Wanted) -> Result<Seen, NetlinkError> {
         let surroundings = Surroundings::of(&self.netlink, wanted.interfaces()).await?;
-        let existing = self.netlink.virtual_interfaces().await?;
+        let existing = self.virtual_interfaces(wanted).await?;
         let mut places = BTreeMap::new();
         let mut needed = Vec::new();
         let mut opened = Vec::new();
@@ -257,7 +273,7 @@ impl Work {
             }
             if part.holds {
                 let place = |address| Place {
-                    virtual_router: part.has_virtual_mac.then_some(part.endpoint.vrid),
+                    virtual_router: part.virtual_mac.map(|_| part.endpoint.vrid),
                     ..place(address)
                 };
                 places.extend(part.addresses.iter().map(place).map(|it| (it, part.name.clone())));
@@ -265,7 +281,7 @@ impl Work {
             }
             let sockets = (index, part.endpoint, part.attempt);
             if link.interface.mac.is_some() && self.open.get(&id) != Some(&sockets) {
-                let new = Opened::open(&part.interface, index, part.endpoint);
+                let new = Opened::open(part, index);
                 if new.is_ok() {
                     self.open.insert(id, sockets);
                 }
@@ -282,24 +298,48 @@ impl Work {
         })
     }
 
+    /// The virtual interfaces that there are. Where none is needed nobody depends on the answer.
+    async fn virtual_interfaces(&mut self, wanted: &Wanted) -> Result<Vec<Existing>, NetlinkError> {
+        let is_needed = wanted.instances.values().any(|part| part.virtual_mac.is_some());
+        // A parent that is new may carry what an earlier run has left.
+        let is_new = |id: &Id| !self.searched.iter().any(|(it, _)| it == id);
+        if !is_needed && !self.may_have_virtual && !wanted.instances.keys().any(is_new) {
+            return Ok(Vec::new());
+        }
+        match self.netlink.virtual_interfaces().await {
+            Ok(existing) => {
+                self.may_have_virtual = !existing.is_empty();
+                Ok(existing)
+            }
+            Err(error) if is_needed => Err(error),
+            Err(error) => {
+                tracing::warn!("{}", chain(&error));
+                Ok(Vec::new())
+            }
+        }
+    }
+
     /// Puts on and takes off. All of it is tried. Returns whether nothing is left to do.
     async fn settle(&mut self, wanted: &Wanted, mut seen: Seen) -> bool {
         let present: Vec<Present> = seen.addresses.iter().map(|it| seen.present(it)).collect();
         let duties = self.holdings.duties(&present);
         let (mut there, mut not_added, mut not_removed) = (duties.there, BTreeMap::new(), BTreeMap::new());
         // First what somebody is waiting for: that an address is at two hosts for a moment does less harm than that it is at none.
+        // Of these, what needs nothing else.
+        let (at_once, on_virtual) = duties
+            .add
+            .into_iter()
+            .partition::<Vec<_>, _>(|(place, _)| place.virtual_router.is_none());
         let mut raised = BTreeMap::new();
-        for needed in &seen.needed {
+        let steps = at_once.into_iter().map(Some).chain([None]);
+        for step in steps.chain(on_virtual.into_iter().map(Some)) {
             if self.is_outdated(wanted) {
                 return true;
             }
-            let index = virtual_interfaces::raise(&self.netlink, needed, &mut seen.existing).await;
-            raised.insert(needed.of, index.map_err(|error| chain(&error)));
-        }
-        for (place, instance) in duties.add {
-            if self.is_outdated(wanted) {
-                return true;
-            }
+            let Some((place, instance)) = step else {
+                raised = self.raise(&mut seen).await;
+                continue;
+            };
             let carrier = match place.virtual_interface() {
                 None => Ok(place.interface),
                 // Of each place that is wanted, the virtual interface is needed.
@@ -336,8 +376,11 @@ impl Work {
             if self.is_outdated(wanted) {
                 return true;
             }
-            let of = going.0.of;
+            let (of, undoes) = (going.0.of, going.1 != Silenced::default());
             let lowered = virtual_interfaces::lower(&self.netlink, going, &seen.addresses).await;
+            if undoes && lowered.is_ok() {
+                self.silenced.remove(&of.parent);
+            }
             if let Err(error) = lowered {
                 let cause = chain(&error);
                 tracing::debug!(interface = of.name(), cause, "the virtual interface stays");
@@ -376,6 +419,19 @@ impl Work {
             not_removed,
         });
         succeeded
+    }
+
+    /// Sees to it that the virtual interfaces are there that have to be. Returns their indices, or why they are not.
+    async fn raise(&mut self, seen: &mut Seen) -> BTreeMap<VirtualInterface, Result<u32, String>> {
+        let before = seen.existing.len();
+        let mut raised = BTreeMap::new();
+        for needed in &seen.needed {
+            let index =
+                virtual_interfaces::raise(&self.netlink, needed, &mut seen.existing, &mut self.silenced);
+            raised.insert(needed.of, index.await.map_err(|error| chain(&error)));
+        }
+        self.has_added |= seen.existing.len() > before;
+        raised
     }
 
     /// Whether something else is wanted of the instances by now: that goes first.
@@ -424,14 +480,14 @@ impl Seen {
 impl Part {
     /// The virtual interface that it needs over this one, if any.
     fn virtual_interface(&self, parent: &Link) -> Option<Needed> {
-        self.has_virtual_mac.then(|| Needed {
+        self.virtual_mac.map(|_| Needed {
             of: VirtualInterface {
                 parent: parent.interface.index,
                 vrid: self.endpoint.vrid,
                 is_ipv4: self.endpoint.is_ipv4,
             },
             instance: self.name.clone(),
-            arp_ignore: parent.arp_ignore,
+            arp: parent.arp,
         })
     }
 }
@@ -450,11 +506,12 @@ impl Wanted {
 }
 
 impl Opened {
-    fn open(interface: &str, index: u32, endpoint: Endpoint) -> Result<Self, VrrpError> {
+    fn open(part: &Part, index: u32) -> Result<Self, VrrpError> {
+        let interface = part.interface.as_str();
         Ok(Self {
             index,
-            sockets: Sockets::open(interface, index, endpoint)?,
-            announcer: Announcer::open(interface, index)?,
+            sockets: Sockets::open(interface, index, part.endpoint)?,
+            announcer: Announcer::open(interface, index, part.virtual_mac)?,
         })
     }
 }

@@ -112,7 +112,7 @@ impl Instance {
             },
             attempt: self.failed_attempts,
             addresses: self.acceptor.addresses.clone(),
-            has_virtual_mac: self.config.has_virtual_mac,
+            virtual_mac: self.config.virtual_mac(),
             holds,
         }
     }
