@@ -64,11 +64,7 @@ pub(super) async fn raise(
             existing[place].silenced = *own;
         }
         if change != Silenced::default() {
-            let quiet = Arp {
-                ignore: arp.ignore.max(Arp::SILENT.ignore),
-                announce: arp.announce.max(Arp::SILENT.announce),
-            };
-            netlink.set_arp(of.parent, quiet).await?;
+            netlink.set_arp(of.parent, arp.silenced()).await?;
         }
     }
     let it = &mut existing[place];

@@ -74,6 +74,15 @@ impl Arp {
         ignore: 1,
         announce: 2,
     };
+
+    /// The least change after which it does.
+    #[must_use]
+    pub fn silenced(self) -> Self {
+        Self {
+            ignore: self.ignore.max(Self::SILENT.ignore),
+            announce: self.announce.max(Self::SILENT.announce),
+        }
+    }
 }
 
 /// What has been changed about an interface's [`Arp`] so that it speaks for its own addresses only, and is to be undone: what was there

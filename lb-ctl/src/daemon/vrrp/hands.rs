@@ -5,19 +5,19 @@
 //! what is [wanted](Wanted), as a whole, and gets [reports](Report). The latest word counts, and what was said before and has not been
 //! done yet is never done.
 
+mod work;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
+    num::NonZeroU8,
 };
 
 use anyhow::Context;
-use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::sync::{mpsc, watch};
 
-use super::pulse::{BEAT, Pulse};
+use self::work::Work;
+use super::pulse::Pulse;
 use crate::{
     adapters::{
         netlink::{Address, Link, Netlink, NetlinkError},
@@ -26,20 +26,10 @@ use crate::{
     core::{
         cause::chain,
         interface::Mac,
-        vrrp::{Candidate, Existing, Holdings, Place, Present, Silenced, VirtualInterface, unwanted},
+        vrrp::{Candidate, Place, VirtualInterface},
     },
-    daemon::{
-        controller::{REFRESH, until},
-        virtual_interfaces::{self, Needed},
-    },
+    daemon::virtual_interfaces::Needed,
 };
-
-/// How soon what has failed is tried again, at first. The pause doubles up to [`REFRESH`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-
-/// How long after a virtual interface has come the host is looked at once more: whoever configures new interfaces on this host, from udev's
-/// rules for example, sets kernel parameters that we have set, a moment later, and without that anybody is told.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// An instance, from its begin to its end.
 pub(super) type Id = u64;
@@ -157,327 +147,21 @@ impl Hands {
     }
 }
 
-/// The thread's own.
-struct Work {
-    netlink: Netlink,
-    wanted: watch::Receiver<Wanted>,
-    reports: mpsc::UnboundedSender<Report>,
-    pulse: Pulse,
-    holdings: Holdings,
-    /// What has been opened: on which interface, and in which try.
-    open: BTreeMap<Id, (u32, Endpoint, u32)>,
-    /// The instances and interfaces that have been searched for what an earlier run has left.
-    searched: BTreeSet<(Id, u32)>,
-    /// The interfaces of which virtual ones without an instance are removed: all on which there has been an instance.
-    parents: BTreeSet<u32>,
-    /// What has been changed about those so that they speak for their own addresses only.
-    silenced: BTreeMap<u32, Silenced>,
-    /// Whether there have been virtual interfaces when the host was looked at last, or nobody has looked yet.
-    may_have_virtual: bool,
-    /// A virtual interface has just come: whoever configures new interfaces may not have seen it yet.
-    has_added: bool,
-    pause: Duration,
-    again: Option<Instant>,
-}
-
-impl Work {
-    fn new(
-        netlink: Netlink,
-        wanted: watch::Receiver<Wanted>,
-        reports: mpsc::UnboundedSender<Report>,
-        pulse: Pulse,
-    ) -> Self {
-        Self {
-            netlink,
-            wanted,
-            reports,
-            pulse,
-            holdings: Holdings::default(),
-            open: BTreeMap::new(),
-            searched: BTreeSet::new(),
-            parents: BTreeSet::new(),
-            silenced: BTreeMap::new(),
-            may_have_virtual: true,
-            has_added: false,
-            pause: FIRST_PAUSE,
-            again: None,
-        }
-    }
-
-    /// Works until nobody wants anything any more.
-    async fn run(mut self, mut to_close: mpsc::UnboundedReceiver<Opened>) {
-        let mut beat = interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.pulse.beat();
-            let again = self.again;
-            tokio::select! {
-                changed = self.wanted.changed() => match changed {
-                    Ok(()) => {
-                        self.pause = FIRST_PAUSE;
-                        self.round().await;
-                    }
-                    Err(_) => return,
-                },
-                () = until(again) => self.round().await,
-                Some(opened) = to_close.recv() => drop(opened),
-                _ = beat.tick() => {}
-            }
-        }
-    }
-
-    async fn round(&mut self) {
-        self.again = None;
-        let wanted = self.wanted.borrow_and_update().clone();
-        let succeeded = match self.look(&wanted).await {
-            Ok(seen) => self.settle(&wanted, seen).await,
-            Err(error) => {
-                let (round, cause) = (wanted.round, chain(&error));
-                self.report(Report::Blind { round, cause });
-                false
-            }
-        };
-        if !succeeded {
-            self.again = Some(Instant::now() + self.pause);
-            self.pause = (self.pause * 2).min(REFRESH);
-        } else if std::mem::take(&mut self.has_added) {
-            self.again = Some(Instant::now() + SECOND_LOOK);
-        }
-    }
-
-    /// Looks at the host, opens what is not open, and says what belongs where.
-    async fn look(&mut self, wanted: &Wanted) -> Result<Seen, NetlinkError> {
-        let surroundings = Surroundings::of(&self.netlink, wanted.interfaces()).await?;
-        let existing = self.virtual_interfaces(wanted).await?;
-        let mut places = BTreeMap::new();
-        let mut needed = Vec::new();
-        let mut opened = Vec::new();
-        self.open.retain(|id, _| wanted.instances.contains_key(id));
-        self.searched.retain(|(id, _)| wanted.instances.contains_key(id));
-        for (&id, part) in &wanted.instances {
-            let Some(link) = surroundings.link(&part.interface) else {
-                self.open.remove(&id);
-                continue;
-            };
-            let index = link.interface.index;
-            self.parents.insert(index);
-            let place = |&address: &IpAddr| Place {
-                interface: index,
-                virtual_router: None,
-                address,
-            };
-            if self.searched.insert((id, index)) {
-                for place in part.addresses.iter().map(place) {
-                    self.holdings.clear(place, &part.name);
-                }
-            }
-            if part.holds {
-                let place = |address| Place {
-                    virtual_router: part.virtual_mac.map(|_| part.endpoint.vrid),
-                    ..place(address)
-                };
-                places.extend(part.addresses.iter().map(place).map(|it| (it, part.name.clone())));
-                needed.extend(part.virtual_interface(link));
-            }
-            let sockets = (index, part.endpoint, part.attempt);
-            if link.interface.mac.is_some() && self.open.get(&id) != Some(&sockets) {
-                let new = Opened::open(part, index);
-                if new.is_ok() {
-                    self.open.insert(id, sockets);
-                }
-                opened.push((id, new));
-            }
-        }
-        self.holdings.want(places);
-        let addresses = surroundings.addresses.clone();
-        self.report(Report::Looked { surroundings, opened });
-        Ok(Seen {
-            addresses,
-            existing,
-            needed,
+impl Part {
+    /// Where its addresses are on an interface, or on the virtual router's own one over it.
+    fn places(&self, interface: u32, virtual_router: Option<NonZeroU8>) -> impl Iterator<Item = Place> {
+        self.addresses.iter().map(move |&address| Place {
+            interface,
+            virtual_router,
+            address,
         })
     }
 
-    /// The virtual interfaces that there are. Where none is needed nobody depends on the answer.
-    async fn virtual_interfaces(&mut self, wanted: &Wanted) -> Result<Vec<Existing>, NetlinkError> {
-        let is_needed = wanted.instances.values().any(|part| part.virtual_mac.is_some());
-        // A parent that is new may carry what an earlier run has left.
-        let is_new = |id: &Id| !self.searched.iter().any(|(it, _)| it == id);
-        if !is_needed && !self.may_have_virtual && !wanted.instances.keys().any(is_new) {
-            return Ok(Vec::new());
-        }
-        match self.netlink.virtual_interfaces().await {
-            Ok(existing) => {
-                self.may_have_virtual = !existing.is_empty();
-                Ok(existing)
-            }
-            Err(error) if is_needed => Err(error),
-            Err(error) => {
-                tracing::warn!("{}", chain(&error));
-                Ok(Vec::new())
-            }
-        }
+    /// The virtual router, if it has an interface of its own.
+    fn virtual_router(&self) -> Option<NonZeroU8> {
+        self.virtual_mac.map(|_| self.endpoint.vrid)
     }
 
-    /// Puts on and takes off. All of it is tried. Returns whether nothing is left to do.
-    async fn settle(&mut self, wanted: &Wanted, mut seen: Seen) -> bool {
-        let present: Vec<Present> = seen.addresses.iter().map(|it| seen.present(it)).collect();
-        let duties = self.holdings.duties(&present);
-        let (mut there, mut not_added, mut not_removed) = (duties.there, BTreeMap::new(), BTreeMap::new());
-        // First what somebody is waiting for: that an address is at two hosts for a moment does less harm than that it is at none.
-        // Of these, what needs nothing else.
-        let (at_once, on_virtual) = duties
-            .add
-            .into_iter()
-            .partition::<Vec<_>, _>(|(place, _)| place.virtual_router.is_none());
-        let mut raised = BTreeMap::new();
-        let steps = at_once.into_iter().map(Some).chain([None]);
-        for step in steps.chain(on_virtual.into_iter().map(Some)) {
-            if self.is_outdated(wanted) {
-                return true;
-            }
-            let Some((place, instance)) = step else {
-                raised = self.raise(&mut seen).await;
-                continue;
-            };
-            let carrier = match place.virtual_interface() {
-                None => Ok(place.interface),
-                // Of each place that is wanted, the virtual interface is needed.
-                Some(of) => raised.get(&of).cloned().unwrap_or_else(|| Err(of.name())),
-            };
-            let address = place.address;
-            let added = match carrier {
-                Ok(interface) => {
-                    let added = self.netlink.add_vip(interface, address).await;
-                    added.map_err(|error| chain(&error))
-                }
-                Err(cause) => Err(cause),
-            };
-            match added {
-                Ok(()) => {
-                    tracing::info!(instance, %address, interface = wanted.interface(&instance), "added the address");
-                    self.report(Report::There(place));
-                    there.insert(place);
-                }
-                Err(cause) => {
-                    not_added.insert(place, cause);
-                }
-            }
-        }
-        // What could not be made right about an interface whose addresses are there counts like an address that is not.
-        for place in &there {
-            let raised = place.virtual_interface().and_then(|of| raised.get(&of));
-            if let Some(Err(cause)) = raised {
-                not_added.insert(*place, cause.clone());
-            }
-        }
-        let mut is_clean = true;
-        for going in unwanted(&seen.existing, &seen.wanted(), &self.parents) {
-            if self.is_outdated(wanted) {
-                return true;
-            }
-            let (of, undoes) = (going.0.of, going.1 != Silenced::default());
-            let lowered = virtual_interfaces::lower(&self.netlink, going, &seen.addresses).await;
-            if undoes && lowered.is_ok() {
-                self.silenced.remove(&of.parent);
-            }
-            if let Err(error) = lowered {
-                let cause = chain(&error);
-                tracing::debug!(interface = of.name(), cause, "the virtual interface stays");
-                is_clean = false;
-                let on_it = duties.remove.iter().map(|(place, _)| *place);
-                let on_it = on_it.filter(|place| place.virtual_interface() == Some(of));
-                not_removed.extend(on_it.map(|place| (place, cause.clone())));
-            }
-        }
-        for (place, instance) in duties.remove {
-            if self.is_outdated(wanted) {
-                return true;
-            }
-            let Some(address) = seen.addresses.iter().find(|it| seen.is_at(it, place)) else {
-                continue;
-            };
-            if not_removed.contains_key(&place) {
-                continue;
-            }
-            // One that has gone with its interface is gone.
-            match self.netlink.remove_address(address).await {
-                Ok(()) => {
-                    self.holdings.gone(place);
-                    tracing::info!(instance, address = %place.address, interface = wanted.interface(&instance), "removed the address");
-                }
-                Err(error) => {
-                    not_removed.insert(place, chain(&error));
-                }
-            }
-        }
-        let succeeded = is_clean && not_added.is_empty() && not_removed.is_empty();
-        self.report(Report::Settled {
-            round: wanted.round,
-            there,
-            not_added,
-            not_removed,
-        });
-        succeeded
-    }
-
-    /// Sees to it that the virtual interfaces are there that have to be. Returns their indices, or why they are not.
-    async fn raise(&mut self, seen: &mut Seen) -> BTreeMap<VirtualInterface, Result<u32, String>> {
-        let before = seen.existing.len();
-        let mut raised = BTreeMap::new();
-        for needed in &seen.needed {
-            let index =
-                virtual_interfaces::raise(&self.netlink, needed, &mut seen.existing, &mut self.silenced);
-            raised.insert(needed.of, index.await.map_err(|error| chain(&error)));
-        }
-        self.has_added |= seen.existing.len() > before;
-        raised
-    }
-
-    /// Whether something else is wanted of the instances by now: that goes first.
-    fn is_outdated(&self, wanted: &Wanted) -> bool {
-        self.wanted.borrow().instances != wanted.instances
-    }
-
-    fn report(&self, report: Report) {
-        // Whoever wanted to know has ended; so shall we.
-        let _ = self.reports.send(report);
-    }
-}
-
-/// What a look at the host has shown.
-struct Seen {
-    /// All addresses of the host.
-    addresses: Vec<Address>,
-    /// All virtual interfaces of ours.
-    existing: Vec<Existing>,
-    /// Those that there have to be.
-    needed: Vec<Needed>,
-}
-
-impl Seen {
-    fn present(&self, address: &Address) -> Present {
-        let carrier = self.existing.iter().find(|it| it.index == address.interface);
-        Present {
-            place: Place {
-                interface: carrier.map_or(address.interface, |it| it.of.parent),
-                virtual_router: carrier.map(|it| it.of.vrid),
-                address: address.address,
-            },
-            ours: address.ours,
-        }
-    }
-
-    fn is_at(&self, address: &Address, place: Place) -> bool {
-        self.present(address) == Present { place, ours: true }
-    }
-
-    fn wanted(&self) -> BTreeSet<VirtualInterface> {
-        self.needed.iter().map(|needed| needed.of).collect()
-    }
-}
-
-impl Part {
     /// The virtual interface that it needs over this one, if any.
     fn virtual_interface(&self, parent: &Link) -> Option<Needed> {
         self.virtual_mac.map(|_| Needed {
