@@ -1,13 +1,10 @@
 //! Sends frames of our own making: what tells neighbours whose an address is, and whatever comes from a virtual MAC address.
 
-use std::{
-    io,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::io;
 
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
-use super::VrrpError;
+use super::{VrrpError, socket_option};
 use crate::core::interface::Mac;
 
 /// A packet socket that only sends.
@@ -70,22 +67,8 @@ fn take_in(socket: &Socket, index: u32, mac: Mac) -> io::Result<()> {
         mr_alen: mac.len().try_into().unwrap_or_default(),
         mr_address: address,
     };
-    // SAFETY: the descriptor is the socket's, which outlives the call; the option is a `packet_mreq`, to which the pointer leads and of which the
-    // length is told.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            (&raw const request).cast(),
-            size_of_val(&request).try_into().unwrap_or_default(),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // SAFETY: the option takes a `packet_mreq`, which has the address itself in it.
+    unsafe { socket_option::set(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request) }
 }
 
 /// The address of an interface, for frames that have their header.

@@ -12,7 +12,6 @@ use std::{
     mem::MaybeUninit,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
     num::NonZeroU8,
-    os::fd::{AsFd, AsRawFd},
     slice,
 };
 
@@ -22,7 +21,7 @@ use socket2::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::VrrpError;
+use super::{VrrpError, socket_option};
 use crate::core::vrrp::{PROTOCOL, Received, group_address, of_ipv4, with_ip_header};
 
 /// The longest packet that can be an advertisement: 255 IPv6 addresses, and an IPv4 header with options.
@@ -303,22 +302,8 @@ fn only(vrid: NonZeroU8, is_ipv4: bool) -> [SockFilter; 5] {
 /// Has the kernel say to which address a packet came (`IPV6_RECVPKTINFO`).
 fn receive_packet_info(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let length = size_of_val(&on);
-    // SAFETY: the descriptor is the socket's, which outlives the call; the option is an int, to which the pointer leads.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_IPV6,
-            libc::IPV6_RECVPKTINFO,
-            (&raw const on).cast(),
-            length.try_into().unwrap_or_default(),
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // SAFETY: the option takes an int.
+    unsafe { socket_option::set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, &on) }
 }
 
 /// What the kernel says of an IPv6 packet beside its payload.

@@ -2,6 +2,7 @@
 
 mod announcer;
 mod channel;
+mod socket_option;
 
 pub use announcer::Announcer;
 pub use channel::{Channel, Endpoint, Incoming, Sockets};
