@@ -184,20 +184,11 @@ impl Inbox {
         if begun.is_empty() {
             return Ok(begins);
         }
-        // Sorted first: a set takes what is in order in one go.
-        let mut flows = mirror.flows_of(&begun)?;
-        flows.sort_unstable_by_key(|key| (key.service(), *key));
-        for flows in flows.chunk_by(|one, other| one.service() == other.service()) {
-            if let Some(first) = flows.first() {
-                begins.entry(first.service()).or_default().flows = flows.iter().copied().collect();
-            }
+        for (service, flows) in by_service(mirror.flows_of(&begun)?, FlowKey::service) {
+            begins.entry(service).or_default().flows = flows;
         }
-        let mut clients = mirror.clients_of(&begun)?;
-        clients.sort_unstable_by_key(|key| (key.service(), *key));
-        for clients in clients.chunk_by(|one, other| one.service() == other.service()) {
-            if let Some(first) = clients.first() {
-                begins.entry(first.service()).or_default().clients = clients.iter().copied().collect();
-            }
+        for (service, clients) in by_service(mirror.clients_of(&begun)?, ClientKey::service) {
+            begins.entry(service).or_default().clients = clients;
         }
         Ok(begins)
     }
@@ -527,4 +518,13 @@ impl Inbox {
         }
         Ok(())
     }
+}
+/// Keys by the service that they are of.
+fn by_service<K: Copy + Ord>(mut keys: Vec<K>, service: impl Fn(&K) -> u16) -> BTreeMap<u16, BTreeSet<K>> {
+    // Sorted first: a set takes what is in order in one go.
+    keys.sort_unstable_by_key(|key| (service(key), *key));
+    let services = keys.chunk_by(|one, other| service(one) == service(other));
+    let with_keys =
+        services.filter_map(|keys| Some((service(keys.first()?), keys.iter().copied().collect())));
+    with_keys.collect()
 }

@@ -25,6 +25,16 @@ pub(super) struct Tables<'a> {
     pub(super) changes: &'a mut Changes,
 }
 
+fn flows_of(kernel: &Kernel, services: &BTreeSet<u16>) -> Vec<FlowKey> {
+    let flows = kernel.tables.flows.keys().copied();
+    flows.filter(|key| services.contains(&key.service())).collect()
+}
+
+fn clients_of(kernel: &Kernel, services: &BTreeSet<u16>) -> Vec<ClientKey> {
+    let clients = kernel.tables.affinity.keys().copied();
+    clients.filter(|key| services.contains(&key.service())).collect()
+}
+
 impl Source for Tables<'_> {
     type Error = kernel::Killed;
 
@@ -53,19 +63,11 @@ impl Source for Tables<'_> {
     }
 
     fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, kernel::Killed> {
-        let flows = self.kernel.tables.flows.keys();
-        Ok(flows
-            .filter(|key| services.contains(&key.service()))
-            .copied()
-            .collect())
+        Ok(flows_of(self.kernel, services))
     }
 
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
-        let clients = self.kernel.tables.affinity.keys();
-        Ok(clients
-            .filter(|key| services.contains(&key.service()))
-            .copied()
-            .collect())
+        Ok(clients_of(self.kernel, services))
     }
 
     fn now(&self) -> u32 {
@@ -135,19 +137,11 @@ impl Mirror for World {
     }
 
     fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, kernel::Killed> {
-        let flows = self.kernel.tables.flows.keys();
-        Ok(flows
-            .filter(|key| services.contains(&key.service()))
-            .copied()
-            .collect())
+        Ok(flows_of(&self.kernel, services))
     }
 
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
-        let clients = self.kernel.tables.affinity.keys();
-        Ok(clients
-            .filter(|key| services.contains(&key.service()))
-            .copied()
-            .collect())
+        Ok(clients_of(&self.kernel, services))
     }
 
     fn now(&self) -> u32 {
