@@ -1,10 +1,6 @@
 //! Which part a balancer has in a service that a pair shares.
 
-use std::{fmt, time::Duration};
-
-/// For how long a balancer that hears a master of lower priority waits for a peer that tells nothing of its connections, before it replaces
-/// that master. Two balancers that are well have met by then; a master that is not well has to be replaced.
-pub const GRACE: Duration = Duration::from_secs(30);
+use std::fmt;
 
 /// The part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,6 @@ use crate::{
     core::{
         cause::chain,
         config::{Config, Vrrp},
-        role::GRACE,
         status::VrrpStatus,
         vrrp::{Script, Subject, Told},
     },
@@ -52,6 +51,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The same for its hands, which have to wait for the kernel, but not for ever.
 const HANDS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// For how long a balancer that hears a master of lower priority waits for a peer that tells nothing of its connections, before it replaces
+/// that master. Two balancers that are well have met by then; a master that is not well has to be replaced.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How many backends of each service there are, and how many of them are healthy.
 pub(super) type Healthy = BTreeMap<String, (usize, usize)>;

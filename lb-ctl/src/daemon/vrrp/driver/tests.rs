@@ -3,7 +3,7 @@ use std::num::NonZeroU8;
 use super::*;
 use crate::{
     core::{
-        config::examples::with_vrrp,
+        config::{Vrrp, examples::with_vrrp},
         vrrp::{State, Subject},
     },
     daemon::vrrp::{
