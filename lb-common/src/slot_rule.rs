@@ -179,7 +179,7 @@ pub fn home(slot: Slot, key: &FlowKey, records: &impl Records) -> u16 {
 
 /// Whether a record decides alone: neither closing nor idle.
 #[inline(always)]
-pub(crate) const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
+pub const fn is_in_use(record: &FlowRecord, now: u32) -> bool {
     record.closing == 0 && clock::since(now, record.last_seen) <= IDLE
 }
 

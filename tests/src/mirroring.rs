@@ -111,6 +111,9 @@ impl Owner {
             let items = self.outbox.next_batch(&mut self.source)?;
             if items.is_empty() {
                 ensure!(self.outbox.is_empty(), "something is left, and is not told");
+                while inbox.has_more() {
+                    inbox.go_on(follower)?;
+                }
                 return Ok(told);
             }
             told.messages += 1;
@@ -233,6 +236,10 @@ impl Mirror for Follower {
         Ok(known.map(|(id, _)| *id))
     }
 
+    fn slot(&self, index: u32) -> Result<Slot, DatapathError> {
+        self.kernel.slot(index)
+    }
+
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), DatapathError> {
         self.kernel.write_slot(index, slot)
     }
@@ -246,12 +253,29 @@ impl Mirror for Follower {
         self.tables.put_flow(key, record, way)
     }
 
+    fn add_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, DatapathError> {
+        self.tables.add_flow(key, record, way)
+    }
+
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
         self.tables.remove_flow(key)
     }
 
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), DatapathError> {
+        self.tables.remove_unused_flow(key, since)
+    }
+
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), DatapathError> {
         self.tables.put_client(key, home)
+    }
+
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), DatapathError> {
+        self.tables.add_client(key, home)
     }
 
     fn remove_client(&mut self, key: &ClientKey) -> Result<(), DatapathError> {

@@ -219,7 +219,7 @@ fn clients_are_at_home_with_the_follower_where_they_are_with_the_owner() {
     tables.put_client(&other, old).unwrap();
     // Later than what the program has noted.
     let now = ticks().wrapping_add(1000);
-    tables.refresh_clients(service, now).unwrap();
+    tables.refresh_clients(&[service].into(), now).unwrap();
     let noted = |key| pair.follower.kernel.affinity(key).unwrap();
     assert_eq!(noted(key(1)), None);
     assert_eq!(
@@ -358,6 +358,63 @@ fn a_port_has_one_connection() {
     tables.remove_flow(&stranger).unwrap();
     assert!(tables.put_flow(&one, record(id, 5001, 0), Some(WAY)).unwrap());
     assert_eq!(kernel.way_back(return_key(5001)).unwrap().unwrap().flow(), one);
+}
+
+#[test]
+fn what_has_come_here_stays_when_the_former_owner_tells_on() {
+    let mut pair = Pair::new(FLOWS);
+    let id = theirs(NAT_TARGET);
+    let [one, other] = [1, 2].map(|number| pair.flow(client(NAT, number, 1000), NAT));
+    let now = ticks();
+    let record = |port, closing| FlowRecord {
+        last_seen: now,
+        ..record(id, port, closing)
+    };
+    let tables = &mut pair.follower.tables;
+    assert!(tables.add_flow(&one, record(5000, 0), Some(WAY)).unwrap());
+    let kernel = &pair.follower.kernel;
+    assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 0)));
+    assert_eq!(kernel.way_back(return_key(5000)).unwrap().unwrap().flow(), one);
+    assert_eq!(kernel.live(id).established, 1);
+    // It has a record, and another has its port.
+    assert!(tables.add_flow(&one, record(5001, 9), Some(WAY)).unwrap());
+    assert!(!tables.add_flow(&other, record(5000, 0), Some(WAY)).unwrap());
+    assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 0)));
+    assert_eq!(kernel.flow_record(other).unwrap(), None);
+    assert_eq!(kernel.ways_back().unwrap().len(), 1);
+    assert_eq!(kernel.live(id).established, 1);
+    // But its end has been seen there, and then another connection from the same port.
+    assert!(tables.add_flow(&one, record(5000, 9), Some(WAY)).unwrap());
+    assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 9)));
+    assert_eq!(kernel.live(id).established, 0);
+    assert!(tables.add_flow(&one, record(5001, 0), Some(WAY)).unwrap());
+    assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5001, 0)));
+    assert_eq!(kernel.live(id).established, 1);
+    let present = [5000, 5001].map(|port| kernel.way_back(return_key(port)).unwrap().is_some());
+    assert_eq!(present, [false, true]);
+    // A way back that no record names is nobody's.
+    let way_back = kernel.way_back(return_key(5001)).unwrap().unwrap();
+    tables.remove_flow(&one).unwrap();
+    pair.follower
+        .kernel
+        .write_way_back(return_key(5001), way_back)
+        .unwrap();
+    let tables = &mut pair.follower.tables;
+    assert!(tables.add_flow(&other, record(5001, 0), Some(WAY)).unwrap());
+    let kernel = &pair.follower.kernel;
+    assert_eq!(kernel.way_back(return_key(5001)).unwrap().unwrap().flow(), other);
+
+    let home = |target, last_seen| Affinity {
+        target,
+        reserved: 0,
+        last_seen,
+    };
+    let client = ClientKey::new(CLIENT.ip().into(), one.service());
+    let tables = &mut pair.follower.tables;
+    for (told, expected) in [(home(1, 7), home(1, 7)), (home(2, 9), home(1, 7))] {
+        tables.add_client(&client, told).unwrap();
+        assert_eq!(pair.follower.kernel.affinity(client).unwrap(), Some(expected));
+    }
 }
 
 #[test]

@@ -7,6 +7,12 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
+#[path = "pair/arrival.rs"]
+mod arrival;
+#[path = "pair/given_up.rs"]
+mod given_up;
+#[path = "pair/handover.rs"]
+mod handover;
 #[path = "pair/homes.rs"]
 mod homes;
 #[path = "pair/killed.rs"]
@@ -260,7 +266,8 @@ fn a_takeover_back_is_one_also_if_nobody_has_seen_the_loss() {
     scene.pair.wait_for_master(1).unwrap();
     host.run(&["ip", "link", "set", "eth0", "up"]).unwrap();
     let vip = scene.lab.vips()[0].v4.into();
-    order(&scene.pair.balancers[1], &["failover"]);
+    // The controller that would have to take it in is busy, so nobody knows what the other one knows.
+    order(&scene.pair.balancers[1], &["failover", "--force"]);
     wait_until("the address to be back", PATIENCE, || {
         anyhow::ensure!(holds(&host, vip)?, "it is not there");
         Ok(())
@@ -426,82 +433,6 @@ fn each_owns_a_vip_and_takes_over_the_others() {
                 .context(format!("{number} is back"))
                 .unwrap();
         }
-    }
-    for connections in steady {
-        assert_eq!(connections.finish().unwrap().broken, []);
-    }
-}
-
-/// A service goes from one balancer, with the address that only it needs, and the other one goes on with its connections.
-#[test]
-fn connections_of_a_service_that_one_balancer_gives_up_live_on_at_the_other() {
-    let lab = Lab::builder().balancers(2).backends(2).vips(2).start().unwrap();
-    let _servers = start_servers(&lab, HS2_PORT).unwrap();
-    let vips = [lab.vips()[0].v4, lab.vips()[1].v4];
-    let services = |configuration: Configuration| {
-        let first = configuration.service("first", vips[0].into(), &backends(&lab));
-        first.service("second", vips[1].into(), &backends(&lab))
-    };
-    let mut pair = Pair::prepare(&lab, INTERVAL_MS, &vips.map(IpAddr::from), services).unwrap();
-    for balancer in &mut pair.balancers {
-        let mut configuration = balancer.configuration().clone();
-        for _ in &vips {
-            configuration = configuration.with("group = \"all\"\n", "").unwrap();
-        }
-        balancer.reconfigure(configuration).unwrap();
-        balancer.run(&[]).unwrap();
-        wait_until("a VRRP state", PATIENCE, || {
-            let states = balancer.status()?.vrrp.into_iter().map(|instance| instance.state);
-            anyhow::ensure!(
-                states
-                    .into_iter()
-                    .all(|state| state == "master" || state == "backup")
-            );
-            Ok(())
-        })
-        .unwrap();
-    }
-    pair.wait_for_owner(0).unwrap();
-    let client = &lab.clients()[0];
-    let hold = |vip| {
-        Steady::start(
-            client,
-            Steady::options(client, SocketAddr::from((vip, HS2_PORT)), 200),
-        )
-    };
-    let mut steady = vips.map(|vip| hold(vip).unwrap());
-    order(&pair.balancers[0], &["drain", lab.backends()[1].name()]);
-    wait_for_admin(&pair.balancers[1], 1, "draining");
-
-    let configuration = pair.balancers[0].configuration().clone();
-    let part = |from: &str, to: &str| {
-        let text = configuration.text();
-        let (begin, end) = (text.find(from).unwrap(), text.find(to).unwrap());
-        text[begin..end].to_owned()
-    };
-    let service = part("[[service]]\nname = \"first\"", "[[service]]\nname = \"second\"");
-    let instance = part("[[vrrp]]\nname = \"vip0\"", "[[vrrp]]\nname = \"vip1\"");
-    let without = configuration.clone().with(&service, "").unwrap();
-    let without = without.with(&instance, "").unwrap();
-    pair.balancers[0].reconfigure(without).unwrap();
-    order(&pair.balancers[0], &["reload"]);
-    wait_until("each to own one", PATIENCE, || {
-        for (balancer, expected) in pair
-            .balancers
-            .iter()
-            .zip([&["owner"][..], &["owner", "following"]])
-        {
-            let services = balancer.status()?.services;
-            let roles: Vec<String> = services.into_iter().filter_map(|service| service.role).collect();
-            anyhow::ensure!(roles == expected, "{roles:?}");
-        }
-        Ok(())
-    })
-    .unwrap();
-    let is_held = [0, 1].map(|number| holds(&lab.balancers()[number], vips[0].into()).unwrap());
-    assert_eq!(is_held, [false, true]);
-    for connections in &mut steady {
-        connections.expect_unbroken().unwrap();
     }
     for connections in steady {
         assert_eq!(connections.finish().unwrap().broken, []);

@@ -7,6 +7,8 @@
     reason = "clippy takes only the test functions for tests, not their helpers"
 )]
 
+#[path = "vrrp/owner.rs"]
+mod owner;
 #[path = "vrrp/trouble.rs"]
 mod trouble;
 #[path = "vrrp/virtual_mac.rs"]

@@ -207,6 +207,28 @@ fn a_script_of_several_instances_runs_once_and_its_failure_is_a_fault() {
     assert_eq!(count(), before);
 }
 
+/// A master must not give up what it holds because nobody has looked yet.
+#[test]
+fn an_interface_on_which_a_reload_has_an_instance_depend_counts_once_it_has_been_looked_at() {
+    let lab = lab(1);
+    let host = &lab.balancers()[0];
+    let alone = pair(&lab, 200);
+    let mut balancer = Balancer::start(&lab, host, configuration(&lab, 0, &alone)).unwrap();
+    wait_for_state(&balancer, "master");
+    let track = |interface| format!("{alone}[[vrrp.track]]\ninterface = \"{interface}\"\n");
+    balancer
+        .reconfigure(configuration(&lab, 0, &track("lo")))
+        .unwrap();
+    assert_eq!(balancer.lb_ctl(&["reload"]).unwrap().code, Some(0));
+    let master = wait_for_state(&balancer, "master");
+    assert_eq!(master.transitions["fault"], 0, "{master:?}");
+    balancer
+        .reconfigure(configuration(&lab, 0, &track("nowhere")))
+        .unwrap();
+    assert_eq!(balancer.lb_ctl(&["reload"]).unwrap().code, Some(0));
+    wait_for_state(&balancer, "fault");
+}
+
 /// The processes of the machine whose command line contains this.
 fn processes_with(text: &str) -> Vec<String> {
     let of = |entry: std::io::Result<fs::DirEntry>| {

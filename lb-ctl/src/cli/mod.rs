@@ -142,10 +142,14 @@ enum Action {
     },
     /// Let another balancer be master of the addresses that this one holds.
     ///
-    /// It is left alone until it leaves, fails or is handed over itself. If nobody takes over, this one goes on.
+    /// It is left alone until it leaves, fails or is handed over itself. If nobody takes over, this one goes on. With a [peer] that
+    /// does not know all connections it refuses, because some would break.
     Failover {
         /// A VRRP instance, with the group that it is in [default: all that are master here].
         instance: Option<String>,
+        /// Also if the peer is not connected, or has not been told of all connections yet.
+        #[arg(long)]
+        force: bool,
     },
     /// Remove the XDP program, its maps and the VIPs that a daemon left behind.
     Detach {
@@ -212,7 +216,7 @@ fn perform(command: &Command) -> anyhow::Result<()> {
             flows::flows(command.socket(), &query, *json)
         }
         Action::Vrrp { json } => vrrp::vrrp(command.socket(), *json),
-        Action::Failover { instance } => vrrp::failover(command.socket(), instance.clone()),
+        Action::Failover { instance, force } => vrrp::failover(command.socket(), instance.clone(), *force),
         Action::Drain(arguments) => operate::drain(command.socket(), arguments),
         Action::Undrain(subject) => operate::undrain(command.socket(), subject),
         Action::Disable(arguments) => operate::disable(command.socket(), arguments),

@@ -19,8 +19,8 @@ pub(super) fn vrrp(socket: &Path, json: bool) -> anyhow::Result<()> {
     }
 }
 
-pub(super) fn failover(socket: &Path, instance: Option<String>) -> anyhow::Result<()> {
-    let query = HandOverQuery { instance };
+pub(super) fn failover(socket: &Path, instance: Option<String>, force: bool) -> anyhow::Result<()> {
+    let query = HandOverQuery { instance, force };
     let handed_over = runtime()?.block_on(client::hand_over(socket, &query))?;
     let lines: Vec<String> = handed_over
         .iter()

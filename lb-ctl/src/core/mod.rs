@@ -19,6 +19,7 @@ pub mod maglev;
 pub mod metrics;
 pub mod next_hops;
 pub mod operator;
+pub mod ownership;
 pub mod placement;
 pub mod plan;
 pub mod prefix;

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Role {
     /// It decides where connections go, and tells the other one.
     Owner,
+    /// It has become master a moment ago, and is the owner in a moment: the other one may still tell what has come there.
+    Arriving,
     /// The other one decides, has told everything, and tells what changes.
     Following,
     /// The other one decides, and has told something: what it knows now is not, or not yet, known here.
@@ -17,12 +19,19 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Owner, Self::Following, Self::Behind, Self::Alone];
+    pub const ALL: [Self; 5] = [
+        Self::Owner,
+        Self::Arriving,
+        Self::Following,
+        Self::Behind,
+        Self::Alone,
+    ];
 
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Owner => "owner",
+            Self::Arriving => "arriving",
             Self::Following => "following",
             Self::Behind => "behind",
             Self::Alone => "alone",

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use lb_common::layout::TargetName;
+use lb_common::layout::{ServiceKey, TargetName};
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -44,6 +44,8 @@ use crate::{
         operator::stands_on_as,
         placement::Placement,
         plan::Plan,
+        status::VrrpStatus,
+        vrrp::State,
     },
 };
 
@@ -210,7 +212,7 @@ impl Controller {
         loop {
             self.tell_decisions();
             let (is_sweeping, checks_due) = (self.sweeping.is_some(), self.checks.due());
-            let deadline = self.operator.due();
+            let (deadline, arrived) = (self.operator.due(), self.pair.due());
             let (work, result) = tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::End => return Ok(()),
@@ -233,6 +235,7 @@ impl Controller {
                 event = self.pair.next_event() => (Work::Peer, self.on_peer(event).await),
                 // The sender lives as long as we do.
                 Ok(()) = tenures.changed() => (Work::Peer, self.tell_owned()),
+                () = until(arrived) => (Work::Peer, self.tell_owned()),
                 () = until(self.routes_due) => (Work::Routes, self.refresh_routes().await),
                 () = sleep_until(self.next_sweep), if !is_sweeping => (Work::Pass, self.begin_sweep()),
                 census = end_of(&mut self.sweeping) => (Work::Records, self.on_census(census)),
@@ -288,8 +291,37 @@ impl Controller {
             Request::Flows(query, answer) => inspect::flows(self, query, answer),
             Request::Operate(command, answer) => self.operate(&command, answer).await,
             Request::Drains(query, answer) => drains::drains(self, &query, answer),
-            Request::HandOver(query, answer) => self.vrrp.hand_over(query.instance, answer),
+            Request::HandOver(query, answer) => {
+                let services = self.carried_by(query.instance.as_deref());
+                match self.pair.objection(&services).filter(|_| !query.force) {
+                    Some(why) => drop(answer.send(Err(Refusal::Declined(why)))),
+                    None => self.vrrp.hand_over(query.instance, answer),
+                }
+            }
         }
+    }
+
+    /// The services on the addresses of a VRRP instance and those that move with it, or of all, as far as they are master here.
+    fn carried_by(&self, instance: Option<&str>) -> BTreeSet<ServiceKey> {
+        let instances = self.vrrp.status();
+        let group = instances
+            .iter()
+            .find(|it| Some(it.name.as_str()) == instance)
+            .and_then(|it| it.group.clone());
+        let is_meant = |it: &VrrpStatus| {
+            let is_it = instance.is_none_or(|name| it.name == name);
+            is_it || group.is_some() && it.group == group
+        };
+        let masters = instances
+            .iter()
+            .filter(|it| it.state == State::Master.to_string() && is_meant(it));
+        let addresses: BTreeSet<IpAddr> = masters.flat_map(|it| it.addresses.iter().copied()).collect();
+        let services = self
+            .config
+            .services
+            .iter()
+            .filter(|it| addresses.contains(&it.vip));
+        services.map(Service::key).collect()
     }
 
     pub(super) async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ use crate::{
     core::{
         cause::chain,
         changes::Changes,
-        config::{Config, Service, needs_restart, refuse_fixed, same_routers},
+        config::{Config, Service, needs_restart, once_given_away, refuse_fixed},
         failures::Work,
         health::Health,
         metrics::ReloadResult,
@@ -108,7 +108,13 @@ impl Controller {
         let (mut prepared, mut peer_key) = self.prepare_file(config.clone()).await?;
         if self.give_away(&prepared.wanted.config).await.map_err(failed)? {
             // What the peer has told meanwhile may have taken ids that were free.
-            (prepared, peer_key) = self.prepare_file(config).await?;
+            match self.prepare_file(config).await {
+                Ok(again) => (prepared, peer_key) = again,
+                Err(refusal) => {
+                    self.take_back().await;
+                    return Err(refusal);
+                }
+            }
         }
         let changes = self.follow_prepared(prepared, Arrivals::Awaited).await?;
         if query.now {
@@ -125,6 +131,9 @@ impl Controller {
     /// Has VRRP leave the addresses that a configuration gives up together with services on them, while packets to these are forwarded
     /// still: whoever is master of them next goes on with their connections, which our kernel would reset as soon as we have the address, but
     /// not the service. Returns whether there are such.
+    ///
+    /// An instance that keeps others is master of these still. A peer that has all of them in its list misses it, since lists have to be alike,
+    /// and takes over all of them: the one that is given away for good, the others as long as the lists differ.
     async fn give_away(&mut self, next: &Config) -> anyhow::Result<bool> {
         let has = |services: &[Service], it: &Service| {
             services
@@ -133,22 +142,28 @@ impl Controller {
         };
         let (present, tenures) = (&self.config, self.vrrp.tenures());
         let is_ours = |vip| tenures.get(&vip).is_some_and(|tenure| tenure.lasts);
-        let goes = |it: &Service| {
+        let goes = |it: &&Service| {
             !has(&next.services, it)
                 && present.is_carried(it.vip)
                 && !next.is_carried(it.vip)
                 && is_ours(it.vip)
         };
-        if !present.services.iter().any(goes) {
+        let given_away: BTreeSet<IpAddr> = present.services.iter().filter(goes).map(|it| it.vip).collect();
+        if given_away.is_empty() {
             return Ok(false);
         }
         let mut staying = present.clone();
-        staying
-            .vrrp
-            .retain(|instance| next.vrrp.iter().any(|it| same_routers([instance], [it])));
+        staying.vrrp = once_given_away(&present.vrrp, &next.vrrp, &given_away);
         self.vrrp.follow(&staying).await?;
         self.see_handover_through().await;
         Ok(true)
+    }
+
+    /// Has VRRP follow what is followed again: the configuration for which something has been given away is refused after all.
+    async fn take_back(&mut self) {
+        // What fails is tried again when everything is compared anew.
+        let caught_up = self.catch_up_vrrp().await;
+        self.account.take_in(Work::Refresh, caught_up);
     }
 
     /// What a reload with a configuration would do. Changes nothing.

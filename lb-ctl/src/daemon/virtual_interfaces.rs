@@ -3,7 +3,7 @@
 //! By itself the kernel answers ARP for all addresses of the host on all interfaces, and asks in their name, unless the parameters `arp_ignore`
 //! and `arp_announce` say otherwise. A parent that speaks for a virtual router's addresses, with its own MAC address, would undo what the virtual
 //! one is for. So it is silenced before its first virtual interface is up, and gets its voice back before the last one is gone. The
-//! virtual interfaces remember that, and not only this process, which may be killed in between.
+//! virtual interfaces remember that, since this process may be killed in between, and so does this process, since somebody may delete them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,13 +116,23 @@ pub(super) async fn lower(
         for address in addresses.iter().filter(|address| address.interface == it.index) {
             netlink.remove_address(address).await?;
         }
-        if let Some(now) = netlink.arp(it.of.parent).await? {
-            netlink.set_arp(it.of.parent, silenced.undone(now)).await?;
-        }
+        unsilence(netlink, it.of.parent, silenced).await?;
     }
     netlink.delete_interface(it.index).await?;
     tracing::info!(interface = it.of.name(), "removed the virtual interface");
     Ok(())
+}
+
+/// Undoes what has been changed about a parent, if it is there still.
+pub(super) async fn unsilence(
+    netlink: &Netlink,
+    parent: u32,
+    silenced: Silenced,
+) -> Result<(), NetlinkError> {
+    match netlink.arp(parent).await? {
+        Some(now) if silenced != Silenced::default() => netlink.set_arp(parent, silenced.undone(now)).await,
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Removes those over these parents.

@@ -11,7 +11,7 @@ use lab::steady::client::Options;
 use lab::steady::report::Outcome;
 use lab::steady::{Server, Steady, start_servers};
 use lab::{Host, Lab, wait_until};
-use lb_ctl::core::sync::VERSIONS;
+use lb_ctl::core::sync::{Item, Message, VERSIONS};
 
 use super::visitor::{Visitor, greeting, has_ended};
 use super::{INTERVAL_MS, backends, order, wait_for_admin};
@@ -240,4 +240,77 @@ fn a_peer_that_greets_and_hangs_is_given_up_for_one_that_does_not() {
     scene.pair.wait_for_owner(0).unwrap();
     scene.expect_peer();
     scene.finish();
+}
+
+/// It has the key, and says the same again and again.
+#[test]
+fn a_peer_that_never_stops_talking_keeps_nobody_waiting() {
+    let mut scene = Scene::start();
+    scene.pair.balancers[1]
+        .daemon()
+        .unwrap()
+        .terminate(PATIENCE)
+        .unwrap();
+    let mut visitor = Visitor::go(&scene.lab.balancers()[1], scene.port);
+    visitor.say(&greeting(*VERSIONS.start(), *VERSIONS.end()));
+    let (is_over, taken) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let talking = thread::spawn({
+        let (is_over, taken) = (Arc::clone(&is_over), Arc::clone(&taken));
+        move || {
+            let mut number = 0;
+            let mut talk = |visitor: &mut Visitor| {
+                let items = idle_talk();
+                visitor.say(&Message::Batch { number, items }.encode().unwrap());
+                number += 1;
+            };
+            talk(&mut visitor);
+            talk(&mut visitor);
+            while !is_over.load(Ordering::Relaxed) {
+                // What it is told it does not take in.
+                if matches!(visitor.hear(), Message::Taken { .. }) {
+                    taken.fetch_add(1, Ordering::Relaxed);
+                    talk(&mut visitor);
+                }
+            }
+        }
+    });
+    let wait_for_more = || {
+        let before = taken.load(Ordering::Relaxed);
+        wait_until("it to go on", PATIENCE, || {
+            let more = taken.load(Ordering::Relaxed) - before;
+            (more > 200).then_some(()).ok_or(more)
+        })
+        .unwrap();
+    };
+    wait_for_more();
+    scene.expect_queries("while the peer never stops");
+    let backend = scene.lab.backends()[0].name();
+    for (command, admin) in [("drain", "draining"), ("undrain", "enabled")] {
+        order(&scene.pair.balancers[0], &[command, backend]);
+        wait_for_admin(&scene.pair.balancers[0], 0, admin);
+        wait_for_more();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    talking.join().unwrap();
+    scene.pair.balancers[1].run(&[]).unwrap();
+    scene.pair.wait_for_owner(0).unwrap();
+    scene.expect_peer();
+    scene.finish();
+}
+
+/// A batch that is nearly as long as it may be, about a service that nobody else has.
+fn idle_talk() -> Vec<Item> {
+    let service = Item::Service {
+        id: 1,
+        vip: [203, 0, 113, 1].into(),
+        port: HS2_PORT,
+    };
+    let backends = (1..1_000).map(|id| Item::Backend {
+        id,
+        service: 1,
+        name: format!("impala{id}"),
+        address: [203, 0, 113, 2].into(),
+        port: HS2_PORT,
+    });
+    [service].into_iter().chain(backends).collect()
 }

@@ -13,7 +13,7 @@ use lab::{ETH_P_ALL, Halted, Host, Lab, wait_until};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    Dialect, IPV4, configuration, holds, instance, pair, wait_for_both, wait_for_holder, wait_for_state,
+    Dialect, IPV4, IPV6, configuration, holds, instance, pair, wait_for_both, wait_for_holder, wait_for_state,
 };
 
 pub(super) const ARP: [u8; 2] = [0x08, 0x06];
@@ -446,4 +446,57 @@ pub(super) fn ask(client: &Host, address: Ipv4Addr) {
         })
         .unwrap();
     sleep(Duration::from_millis(100));
+}
+
+/// The kernel forgets the multicast groups of an interface with its IPv6, which a small MTU ends, and does not join them again.
+#[test]
+fn a_backup_that_has_been_without_ipv6_hears_the_master_again() {
+    go_without_ipv6(|_| {});
+}
+
+/// The second time while its link-local address cannot be used yet, and it has joined the groups already.
+#[test]
+fn a_backup_that_has_been_without_ipv6_twice_hears_the_master_again() {
+    go_without_ipv6(|host| {
+        wait_until("the group to be joined", PATIENCE, || {
+            let groups = host
+                .run(&["ip", "-6", "maddress", "show", "dev", "eth0"])
+                .unwrap();
+            groups.contains("ff02::12").then_some(()).ok_or(groups)
+        })
+        .unwrap();
+        for mtu in ["1200", "1500"] {
+            host.run(&["ip", "link", "set", "eth0", "mtu", mtu]).unwrap();
+        }
+    });
+}
+
+/// A backup loses IPv6, and then this happens while it comes back.
+fn go_without_ipv6(meanwhile: impl FnOnce(&Host)) {
+    let lab = Lab::builder().balancers(2).start().unwrap();
+    let hosts = lab.balancers();
+    let balancers = [(0, 200), (1, 100)].map(|(number, priority)| {
+        let ours = configuration(&lab, number, IPV6, &format!("priority = {priority}\n"));
+        let balancer = Balancer::start(&lab, &hosts[number], ours).unwrap();
+        wait_for_state(&balancer, ["master", "backup"][number]);
+        balancer
+    });
+    // From now on it takes a while until an address can be used.
+    for parameter in ["accept_dad=1", "dad_transmits=3"] {
+        let parameter = format!("net.ipv6.conf.default.{parameter}");
+        hosts[1].run(&["sysctl", "-w", &parameter]).unwrap();
+    }
+    let set_mtu = |mtu| hosts[1].run(&["ip", "link", "set", "eth0", "mtu", mtu]).unwrap();
+    set_mtu("1200");
+    wait_for_state(&balancers[1], "fault");
+    set_mtu("1500");
+    meanwhile(&hosts[1]);
+    wait_until("the master to be heard", PATIENCE, || {
+        let status = instance(&balancers[1]);
+        assert_ne!(status.state, "master", "{status:?}");
+        (status.state == "backup" && status.master.is_some())
+            .then_some(())
+            .ok_or(format!("{status:?}"))
+    })
+    .unwrap();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use lab::balancing::{Balancer, Configuration, HS2_PORT, PATIENCE, Pair};
 use lab::steady::{Steady, start_servers};
-use lab::{Host, Lab, wait_until};
+use lab::{Halted, Host, Lab, wait_until};
 
 use super::trouble::{ARP, Frames, ask};
 use super::{Dialect, IPV4, IPV6, Keepalived, configuration, wait_for_state};
@@ -390,6 +390,38 @@ fn siblings_share_what_is_to_be_undone_and_an_operators_setting_stays() {
     balancer.daemon().unwrap().terminate(PATIENCE).unwrap();
     assert_eq!(virtual_interfaces(host), "");
     assert_eq!(arp(host), [2, 1]);
+}
+
+/// And the instance is not master any more before it can be there again.
+#[test]
+fn the_parent_gets_its_voice_back_though_somebody_has_deleted_the_virtual_interface() {
+    let lab = Lab::builder().balancers(2).start().unwrap();
+    let (hosts, vip) = (lab.balancers(), IPV4.vip(&lab));
+    set_arp(&hosts[0], [0, 1]);
+    let mut balancers = [0, 1].map(|number| {
+        let ours = configuration(&lab, number, IPV4, "virtual_mac = true\npreempt = false\n");
+        let balancer = Balancer::start(&lab, &hosts[number], ours).unwrap();
+        wait_for_state(&balancer, ["master", "backup"][number]);
+        balancer
+    });
+    wait_until("the virtual interface", PATIENCE, || {
+        carrier(&hosts[0], vip).is_some_and(|it| it.starts_with("vrrp"))
+    })
+    .unwrap();
+    assert_eq!(arp(&hosts[0]), [1, 2]);
+    let halted = Halted::of(balancers[0].daemon().unwrap().id(), "vrrp-hands").unwrap();
+    let name = carrier(&hosts[0], vip).unwrap();
+    hosts[0].run(&["ip", "link", "del", &name]).unwrap();
+    let output = balancers[0].lb_ctl(&["failover"]).unwrap();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    wait_for_state(&balancers[1], "master");
+    drop(halted);
+    wait_until("the parent to have its voice back", PATIENCE, || {
+        ensure!(arp(&hosts[0]) == [0, 1], "{:?}", arp(&hosts[0]));
+        ensure!(virtual_interfaces(&hosts[0]).is_empty());
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

@@ -141,7 +141,8 @@ pub async fn hand_over(socket: &Path, query: &HandOverQuery) -> Result<Vec<Strin
         .instance
         .iter()
         .map(|instance| ("instance", instance.clone()));
-    ask(socket, Method::POST, &with_parameters("/failover", instance)).await
+    let parameters = instance.chain([("force", query.force.to_string())]);
+    ask(socket, Method::POST, &with_parameters("/failover", parameters)).await
 }
 
 /// A path with a query of these names and values.

@@ -61,6 +61,9 @@ pub struct HandOverQuery {
     /// The instance, with the group that it is in; all that are master if there is none.
     #[serde(default)]
     pub instance: Option<String>,
+    /// Also if the peer does not know all connections.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// How to reload.

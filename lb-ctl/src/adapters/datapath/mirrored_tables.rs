@@ -10,11 +10,12 @@ use std::{
 
 use aya::maps::{Array, MapData};
 use lb_common::{
+    clock,
     layout::{
         Affinity, ClientKey, FlowKey, FlowRecord, Return, ReturnKey, Service, ServiceKey, Target, forward,
         map,
     },
-    translation,
+    slot_rule, translation,
 };
 
 use super::{
@@ -26,7 +27,10 @@ use super::{
     pod::Raw,
     service_ids::services_by_id,
 };
-use crate::core::{census::taken_over, sync::WayToClient};
+use crate::{
+    adapters::kernel_clock,
+    core::{census::taken_over, sync::WayToClient},
+};
 
 /// The tables that follow those of the other balancer.
 pub struct MirroredTables {
@@ -101,9 +105,68 @@ impl MirroredTables {
         Ok(true)
     }
 
+    /// The same of a flow whose packets may have come to us. A record that is in use stays, and so does the way back of another flow that has its
+    /// port; but that the flow's end has been seen is noted, which the program takes back should it go on. Returns whether it has a record now.
+    pub fn add_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, DatapathError> {
+        if let Some(present) = self.flows.get(key)? {
+            let is_same = (present.target, present.port) == (record.target, record.port);
+            if is_same && record.closing != 0 && present.closing == 0 {
+                return self.put_flow(key, record, way);
+            }
+            if is_same || slot_rule::is_in_use(&present, kernel_clock::ticks()) {
+                return Ok(true);
+            }
+            // An earlier connection's.
+            self.remove_flow(key)?;
+        }
+        let way_back = self.way_back(key, &record, way)?;
+        if let Some((return_key, way_back)) = &way_back
+            && !self.add_way_back(return_key, way_back)?
+        {
+            return Ok(false);
+        }
+        match self.flows.put(key, &record, Update::NoEntry) {
+            Ok(true) => {
+                self.live.count_written(&record);
+                if let Some((return_key, way_back)) = &way_back {
+                    // As in `put_flow`.
+                    self.returns.put(return_key, way_back, Update::NoEntry)?;
+                }
+            }
+            // The program has been faster. Should our way back not be its own, a pass deletes it.
+            Ok(false) => {}
+            Err(error) if error.is_full() => {
+                if let Some((return_key, _)) = way_back {
+                    self.remove_way_back(key, &return_key)?;
+                }
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
     /// Deletes the record of a flow, and its way back, if it has them.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
-        if let Some(record) = self.flows.take(key)? {
+        let deleted = self.flows.take(key)?;
+        self.count_deleted(key, deleted)
+    }
+
+    /// The same if the record has not been used since then, in ticks.
+    pub fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), DatapathError> {
+        let is_unused = |record: FlowRecord| clock::since(since, record.last_seen) > 0;
+        let deleted = self.flows.delete_if(key, is_unused)?.deleted;
+        self.count_deleted(key, deleted)
+    }
+
+    /// The record of a flow has been deleted, if it had one.
+    fn count_deleted(&mut self, key: &FlowKey, record: Option<FlowRecord>) -> Result<(), DatapathError> {
+        if let Some(record) = record {
             self.live.count_deleted(&record);
             self.forget_way_back(key, &record)?;
         }
@@ -113,6 +176,11 @@ impl MirroredTables {
     /// Notes where a client is at home.
     pub fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), DatapathError> {
         self.clients.put(key, &home, Update::Any).map(drop)
+    }
+
+    /// The same of a client who may have been there: then what is noted stays.
+    pub fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), DatapathError> {
+        self.clients.put(key, &home, Update::NoEntry).map(drop)
     }
 
     /// Deletes what is noted of a client, if anything is.
@@ -130,11 +198,14 @@ impl MirroredTables {
         self.clients.keys(|key| services.contains(&key.service()))
     }
 
-    /// Has all clients of a service of whom something is noted have been there now. For whoever takes over: how long they have been silent is
-    /// told when they get a home, and then no more.
-    pub fn refresh_clients(&mut self, service: u16, now: u32) -> Result<(), DatapathError> {
+    /// Has all clients of these services of whom something is noted have been there now. For whoever takes over: how long they have been silent is
+    /// told when they get a home, and then no more. The whole table is passed over.
+    pub fn refresh_clients(&mut self, services: &BTreeSet<u16>, now: u32) -> Result<(), DatapathError> {
         self.clients.for_each(|key, noted| {
-            if let Some(seen) = taken_over(&key, &noted, service, now) {
+            let service = key.service();
+            if services.contains(&service)
+                && let Some(seen) = taken_over(&key, &noted, service, now)
+            {
                 // Not if a pass has deleted it meanwhile: its target may be about to stand for somebody else.
                 self.clients.put(&key, &seen, Update::Existing)?;
             }
@@ -180,10 +251,7 @@ impl MirroredTables {
             && other.flow() != way_back.flow()
         {
             let flow = other.flow();
-            let record = self.flows.get(&flow)?;
-            let is_needed = record.is_some_and(|record| {
-                translation::is_way_back_of(return_key, &other, record.target, record.port)
-            });
+            let is_needed = self.is_needed(return_key, &other)?;
             if is_needed && flow.service() != way_back.service {
                 return Ok(false);
             }
@@ -194,6 +262,35 @@ impl MirroredTables {
         match self.returns.put(return_key, way_back, Update::Any) {
             Err(error) if error.is_full() => Ok(false),
             other => other,
+        }
+    }
+
+    /// Whether the flow of a way back has a record that names it.
+    fn is_needed(&self, return_key: &ReturnKey, way_back: &Return) -> Result<bool, DatapathError> {
+        let record = self.flows.get(&way_back.flow())?;
+        Ok(record.is_some_and(|record| {
+            translation::is_way_back_of(return_key, way_back, record.target, record.port)
+        }))
+    }
+
+    /// Writes a way back where no flow that has a record has one. Returns whether it is there.
+    fn add_way_back(&self, return_key: &ReturnKey, way_back: &Return) -> Result<bool, DatapathError> {
+        let other = self.returns.get(return_key)?;
+        if let Some(other) = other.filter(|other| other.flow() != way_back.flow()) {
+            if self.is_needed(return_key, &other)? {
+                return Ok(false);
+            }
+            self.remove_way_back(&other.flow(), return_key)?;
+        }
+        match self.returns.put(return_key, way_back, Update::NoEntry) {
+            Ok(true) => Ok(true),
+            // It is there, or the program has been faster.
+            Ok(false) => {
+                let present = self.returns.get(return_key)?;
+                Ok(present.is_some_and(|present| present.flow() == way_back.flow()))
+            }
+            Err(error) if error.is_full() => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -23,14 +23,18 @@ use super::{
 };
 use crate::core::{
     operator::Word,
-    sync::{
-        Allowance, Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source,
-    },
+    sync::{Conversation, ConversationError, Heard, Item, Message, Outbox, PATIENCE, Shape, Source},
 };
 
 /// How often is looked for what has changed. The kernel program wakes nobody, so this is what the peer is behind, with what the network
 /// takes; while nothing happens it costs a few microseconds each time.
 pub const LOOK: Duration = Duration::from_millis(4);
+
+/// The same while services are handed over: what the peer has not been told of when a client hears of the new owner, breaks.
+const LOOK_CLOSELY: Duration = Duration::from_millis(1);
+
+/// For how long. The peer may not be who takes them over.
+const HANDING_OVER: Duration = Duration::from_secs(5);
 
 /// How many messages of the peer's wait to be looked at. It may have sent so many batches, and said so often that it has taken one in.
 const WAITING: usize = 16;
@@ -96,8 +100,12 @@ impl ExchangeError {
 /// What the controller wants of a connection.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// These services are ours, and no others: the peer is told about them.
-    Own(Vec<(ServiceKey, Service)>),
+    /// The peer is told about these services, and no others: they are ours, or have been.
+    Tell {
+        services: Vec<(ServiceKey, Service)>,
+        /// How many of them are not ours any more.
+        handed_over: usize,
+    },
     /// The peer is to begin anew with a service: we follow it from now on.
     Ask(ServiceKey),
     /// We are to begin anew with services: the peer asks for it.
@@ -118,12 +126,12 @@ pub enum Event {
         /// To be answered.
         ready: oneshot::Sender<()>,
     },
-    /// The peer has told this. The answer is how long it took to take it in, or why it cannot be.
+    /// The peer has told this. The answer is that it has been taken in, or why it cannot be.
     Items {
-        /// In their order.
+        /// In their order. None says that nothing is left to tell.
         items: Vec<Item>,
         /// To be answered.
-        taken: oneshot::Sender<Result<Duration, String>>,
+        taken: oneshot::Sender<Result<(), String>>,
     },
     /// There is none any more.
     Gone,
@@ -142,6 +150,8 @@ pub struct Connection {
     pub trouble: Option<String>,
     /// Since when the peer lacks something that it has been told.
     pub behind_since: Option<Instant>,
+    /// Whether the peer knows everything of what is ours, but for what has changed a moment ago.
+    pub is_up_to_date: bool,
 }
 
 impl Board {
@@ -240,16 +250,12 @@ pub(super) struct Desk<S> {
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) board: Board,
-    /// How much of the controller's time the peer has taken; beginning anew does not help it.
-    pub(super) allowance: Allowance,
-    /// From when on that is counted.
-    pub(super) began: Instant,
 }
 
 /// A batch of the peer's that the controller takes in.
 struct Taking {
     number: u64,
-    taken: oneshot::Receiver<Result<Duration, String>>,
+    taken: oneshot::Receiver<Result<(), String>>,
 }
 
 /// A connection at work.
@@ -259,9 +265,18 @@ struct Exchange<'a, S> {
     conversation: Conversation,
     epoch: Instant,
     outbox: Outbox,
+    /// How many services are handed over.
+    handed_over: usize,
+    /// Since when the last of them is.
+    hands_over_since: Option<Instant>,
     /// Batches of the peer's that wait for the controller.
     batches: VecDeque<(u64, Vec<Item>)>,
     taking: Option<Taking>,
+    /// Whether the controller knows that the peer has nothing left to tell.
+    is_quiet: bool,
+    /// The number of the batch after the last one that has more in it than what had changed a moment ago. `None` as long as we do not know what
+    /// is ours.
+    caught_up: Option<u64>,
 }
 
 impl<S: Source<Error: Display>> Desk<S> {
@@ -286,8 +301,12 @@ impl<S: Source<Error: Display>> Desk<S> {
             conversation,
             epoch,
             outbox: Outbox::default(),
+            handed_over: 0,
+            hands_over_since: None,
             batches: VecDeque::new(),
             taking: None,
+            is_quiet: true,
+            caught_up: None,
         };
         let Err(error) = exchange.run(receiver).await;
         if matches!(error, ExchangeError::Stopped) {
@@ -314,15 +333,13 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
         let mut reading = JoinSet::new();
         reading.spawn(read(receiver, arrived));
         let events = self.desk.events.clone();
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.tell().await?;
+            let next_look = Instant::now() + self.until_next_look();
+            self.publish();
             self.take_signs_of_life().await?;
             let due = self.epoch + self.conversation.due();
-            // Looked at again with the next look for changes.
-            let may_take = self.desk.allowance.pause(self.desk.began.elapsed()).is_zero();
-            let can_give = may_take && self.taking.is_none() && !self.batches.is_empty();
+            let can_give = self.taking.is_none() && !self.batches.is_empty();
             tokio::select! {
                 order = self.desk.orders.recv() => {
                     self.obey(order)?;
@@ -339,23 +356,32 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
                 permit = events.reserve(), if can_give => {
                     let permit = permit.map_err(|_| ExchangeError::Stopped)?;
                     if let Some((number, items)) = self.batches.pop_front() {
+                        self.is_quiet = items.is_empty();
                         let (answer, taken) = oneshot::channel();
                         permit.send(Event::Items { items, taken: answer });
                         self.taking = Some(Taking { number, taken });
                     }
                 }
-                _ = look.tick() => {}
+                () = sleep_until(next_look) => {}
                 () = sleep_until(due) => if self.conversation.check(self.epoch.elapsed())? {
-                    // A sign of life.
+                    // A sign of life. There is room, so nothing is left to tell but what has changed this very moment.
                     self.send_batch(Vec::new()).await?;
                 },
             }
         }
     }
 
+    fn until_next_look(&self) -> Duration {
+        match self.hands_over_since {
+            Some(since) if self.handed_over > 0 && since.elapsed() < HANDING_OVER => LOOK_CLOSELY,
+            _ => LOOK,
+        }
+    }
+
     /// Tells what there is to tell, as far as the peer takes it in.
     async fn tell(&mut self) -> Result<(), ExchangeError> {
         while self.conversation.has_room() {
+            let has_backlog = self.outbox.has_backlog();
             let items = self
                 .outbox
                 .next_batch(&mut self.desk.source)
@@ -364,6 +390,9 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
                 break;
             }
             self.send_batch(items).await?;
+            if has_backlog {
+                self.caught_up = Some(self.conversation.next());
+            }
         }
         Ok(())
     }
@@ -383,7 +412,17 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
 
     fn obey(&mut self, order: Option<Order>) -> Result<(), ExchangeError> {
         match order {
-            Some(Order::Own(services)) => self.outbox.own(services),
+            Some(Order::Tell {
+                services,
+                handed_over,
+            }) => {
+                self.outbox.own(services);
+                self.caught_up.get_or_insert_default();
+                if handed_over > self.handed_over {
+                    self.hands_over_since = Some(Instant::now());
+                }
+                self.handed_over = handed_over;
+            }
             Some(Order::Ask(key)) => self.outbox.ask(key),
             Some(Order::TellAgain(keys)) => keys.iter().for_each(|key| self.outbox.tell_again(key)),
             Some(Order::Decide(words)) => self.outbox.decide(words),
@@ -395,16 +434,17 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
     fn on_message(&mut self, message: Message) -> Result<(), ExchangeError> {
         match self.conversation.hear(message, self.epoch.elapsed())? {
             Heard::Items { number, items } => self.batches.push_back((number, items)),
-            Heard::Taken => self.publish(),
             // There is one greeting.
-            Heard::Peer { .. } => {}
+            Heard::Taken | Heard::Peer { .. } => {}
         }
         Ok(())
     }
 
-    /// Answers batches in which there is nothing. They are none of the controller's business, however many come.
+    /// Answers batches in which there is nothing. The first says that the peer has nothing left to tell; the others are none of the
+    /// controller's business, however many come.
     async fn take_signs_of_life(&mut self) -> Result<(), ExchangeError> {
-        while self.taking.is_none()
+        while self.is_quiet
+            && self.taking.is_none()
             && let Some((number, _)) = self.batches.pop_front_if(|(_, items)| items.is_empty())
         {
             let message = self.conversation.taken(number, self.epoch.elapsed());
@@ -413,11 +453,9 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
         Ok(())
     }
 
-    async fn on_taken(&mut self, taken: Result<Duration, String>) -> Result<(), ExchangeError> {
+    async fn on_taken(&mut self, taken: Result<(), String>) -> Result<(), ExchangeError> {
         if let Some(Taking { number, .. }) = self.taking.take() {
-            let time = taken.map_err(ExchangeError::Refused)?;
-            let Desk { allowance, began, .. } = &mut *self.desk;
-            allowance.take(time, began.elapsed());
+            taken.map_err(ExchangeError::Refused)?;
             let message = self.conversation.taken(number, self.epoch.elapsed());
             self.send(&message).await?;
         }
@@ -428,7 +466,12 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
         let now = self.epoch.elapsed();
         let behind = self.conversation.lag(now);
         let since = (!behind.is_zero()).then(|| self.epoch + now.saturating_sub(behind));
-        self.desk.board.write(|known| known.behind_since = since);
+        let is_taken = |number| self.conversation.has_taken_before(number);
+        let is_up_to_date = !self.outbox.has_backlog() && self.caught_up.is_some_and(is_taken);
+        self.desk.board.write(|known| {
+            known.behind_since = since;
+            known.is_up_to_date = is_up_to_date;
+        });
     }
 }
 
@@ -443,7 +486,7 @@ async fn read(mut receiver: Receiver<TcpStream>, arrived: mpsc::Sender<Result<Me
 }
 
 /// Waits until the controller has taken a batch in; for ever if there is none.
-async fn end_of(taking: &mut Option<Taking>) -> Result<Duration, String> {
+async fn end_of(taking: &mut Option<Taking>) -> Result<(), String> {
     match taking {
         Some(taking) => (&mut taking.taken)
             .await

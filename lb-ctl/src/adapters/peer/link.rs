@@ -1,7 +1,7 @@
 //! The thread that keeps a connection to the peer: it listens, it goes there, and of two connections it keeps one.
 //!
-//! A peer that is slow costs this thread's time and a few messages of memory, and one that says too much also a share of the
-//! controller's time. Whoever has not shown that it has the key can keep one of a few places busy for some seconds.
+//! A peer that is slow costs this thread's time and a few messages of memory, and one that says too much the time that the controller has
+//! nothing else to do with. Whoever has not shown that it has the key can keep one of a few places busy for some seconds.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -27,7 +27,7 @@ use super::{
 use crate::core::{
     cause::chain,
     operator::Word,
-    sync::{Allowance, PATIENCE, Source},
+    sync::{PATIENCE, Source},
 };
 
 /// How many connections may be in their handshake.
@@ -81,8 +81,6 @@ impl Link {
             orders: received,
             events,
             board: board.clone(),
-            allowance: Allowance::default(),
-            began: Instant::now(),
         };
         let handle = std::thread::Builder::new().name("peer".into()).spawn(move || {
             runtime.block_on(async {
@@ -100,9 +98,12 @@ impl Link {
         })
     }
 
-    /// From now on these services are ours, and no others: the peer is told about them.
-    pub fn own(&self, services: Vec<(ServiceKey, Service)>) {
-        self.order(Order::Own(services));
+    /// From now on the peer is told about these services, and no others: they are ours, but for so many that have been until now.
+    pub fn tell(&self, services: Vec<(ServiceKey, Service)>, handed_over: usize) {
+        self.order(Order::Tell {
+            services,
+            handed_over,
+        });
     }
 
     /// Has the peer begin anew with a service, which we follow from now on.
@@ -214,6 +215,7 @@ async fn serve<S: Source<Error: std::fmt::Display>>(
     board.write(|known| {
         known.peer = None;
         known.behind_since = None;
+        known.is_up_to_date = false;
     });
     match ended {
         Ok(next) => End::Replaced(Box::new(next)),

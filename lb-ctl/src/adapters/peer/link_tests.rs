@@ -143,7 +143,7 @@ impl Side {
     }
 
     fn begin(&self, ready: oneshot::Sender<()>) {
-        self.link.own(self.owned.clone());
+        self.link.tell(self.owned.clone(), 0);
         // Of two connections that meet, the one that is given up may have ended meanwhile.
         let _ = ready.send(());
     }
@@ -155,7 +155,7 @@ impl Side {
             let is_over = is_it(&event);
             match event {
                 // The connection may have ended meanwhile here too.
-                Event::Items { taken, .. } => drop(taken.send(Ok(Duration::ZERO))),
+                Event::Items { taken, .. } => drop(taken.send(Ok(()))),
                 Event::Connected { ready, .. } => self.begin(ready),
                 Event::Gone => {}
             }
@@ -204,6 +204,56 @@ async fn what_one_owns_the_other_hears_and_again_after_it_was_gone() {
     second.until(|event| matches!(event, Event::Gone)).await;
     assert_eq!(second.link.board().read().peer, None);
     second.link.stop().await;
+}
+
+#[tokio::test]
+async fn whether_the_other_one_knows_everything_is_known() {
+    let one = free_address().await;
+    let mut first = side("lb1", key("1"), Some(one), None);
+    let mut second = side("lb2", key("1"), None, Some(one));
+    let board = first.link.board().clone();
+    assert!(!board.read().is_up_to_date, "nobody is there");
+    first.owned.push(service());
+    assert_eq!(first.connected().await, "lb2");
+    assert_eq!(second.connected().await, "lb1");
+    let known = |is: bool| {
+        let board = board.clone();
+        async move {
+            while board.read().is_up_to_date != is {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    // As long as the other one has not taken it in, it counts for nothing that it has been told.
+    let Event::Items { items, taken } = second.event().await else {
+        panic!("it has been told nothing");
+    };
+    assert!(
+        items
+            .iter()
+            .any(|item| matches!(item, Item::Complete { service: 3 }))
+    );
+    assert!(!board.read().is_up_to_date);
+    taken.send(Ok(())).unwrap();
+    timeout(LONG, known(true)).await.expect("it to know everything");
+    // What changes is told at once. It is not waited for.
+    first.tables.0.lock().unwrap().slot(5);
+    let Event::Items { taken, .. } = second.event().await else {
+        panic!("it has been told nothing");
+    };
+    assert!(board.read().is_up_to_date && board.read().behind_since.is_some());
+    taken.send(Ok(())).unwrap();
+    // What is told anew is.
+    first.link.tell_again(BTreeSet::from([service().0]));
+    timeout(LONG, known(false)).await.expect("it to be told anew");
+    tokio::select! {
+        () = first.until(|_| false) => {}
+        () = second.until(|_| false) => {}
+        ended = timeout(LONG, known(true)) => ended.expect("it to know everything"),
+    }
+    second.link.stop().await;
+    timeout(LONG, known(false)).await.expect("it to be missed");
+    first.link.stop().await;
 }
 
 #[tokio::test]
@@ -276,6 +326,24 @@ async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
     let answer = receiver.receive().await.unwrap();
     conversation.hear(answer, Duration::ZERO).unwrap();
     assert_eq!(first.connected().await, "lb2");
+    // That nothing follows what was told is its business, once.
+    let again = Item::Again {
+        vip: [10, 0, 0, 1].into(),
+        port: 21050,
+    };
+    for items in [vec![again], Vec::new()] {
+        sender
+            .send(&conversation.batch(items.clone(), Duration::ZERO))
+            .await
+            .unwrap();
+        match first.event().await {
+            Event::Items { items: found, taken } => {
+                assert_eq!(found, items);
+                taken.send(Ok(())).unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
     // From now on the controller looks at nothing.
     let all = async {
         for _ in 0..20 {

@@ -109,6 +109,16 @@ impl Sockets {
             sender: file(),
         }
     }
+
+    /// Such that nothing ever arrives at them, and nothing can be sent.
+    pub(crate) fn of_a_pair() -> Self {
+        let (receiver, sender) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+        Self {
+            receiver,
+            sender,
+            ..Self::of_a_file()
+        }
+    }
 }
 
 impl Channel {

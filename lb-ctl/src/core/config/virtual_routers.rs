@@ -1,6 +1,6 @@
 //! Which instances move together, and which of them are the same virtual routers in another configuration.
 
-use std::{collections::BTreeSet, num::NonZeroU8};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8};
 
 use super::Vrrp;
 
@@ -26,6 +26,20 @@ pub fn same_routers<'v>(
     others: impl IntoIterator<Item = &'v Vrrp>,
 ) -> bool {
     routers(some) == routers(others)
+}
+
+/// What is left of instances that are about to be followed by others, once these addresses have been given away: those that stay the same
+/// virtual routers, without the addresses. One that has no other address keeps them, since there is no virtual router without.
+pub fn once_given_away(present: &[Vrrp], next: &[Vrrp], given_away: &BTreeSet<IpAddr>) -> Vec<Vrrp> {
+    let stays = |instance: &&Vrrp| next.iter().any(|it| same_routers([*instance], [it]));
+    let mut left: Vec<Vrrp> = present.iter().filter(stays).cloned().collect();
+    for instance in &mut left {
+        let has_others = instance.addresses.iter().any(|it| !given_away.contains(it));
+        instance
+            .addresses
+            .retain(|address| !has_others || !given_away.contains(address));
+    }
+    left
 }
 
 fn routers<'v>(
@@ -84,6 +98,38 @@ mod tests {
         for other in &others {
             assert!(!same_routers(&before, other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn who_stays_gives_away_addresses_but_not_its_last_one() {
+        let two = instance("two", 1, "10.0.0.2", "").replace("10.0.0.2\"", "10.0.0.2\", \"10.0.0.12\"");
+        let other = instance("other", 2, "10.0.0.3", "");
+        let goes = instance("goes", 3, "10.0.0.4", "");
+        let present = instances(&format!("{two}{other}{goes}"));
+        // Both have another address from now on, which is none of the others' business yet.
+        let next = instances(
+            &format!("{two}{other}")
+                .replace("10.0.0.2", "10.0.0.7")
+                .replace("10.0.0.3", "10.0.0.8"),
+        );
+        let left = |given_away: &[&str]| -> Vec<String> {
+            let given_away = given_away
+                .iter()
+                .map(|address| address.parse().unwrap())
+                .collect();
+            let left = once_given_away(&present, &next, &given_away);
+            left.iter()
+                .map(|it| format!("{} {:?}", it.name, it.addresses))
+                .collect()
+        };
+        assert_eq!(
+            left(&["10.0.0.4"]),
+            ["two [10.0.0.2, 10.0.0.12]", "other [10.0.0.3]"]
+        );
+        assert_eq!(
+            left(&["10.0.0.2", "10.0.0.3"]),
+            ["two [10.0.0.12]", "other [10.0.0.3]"]
+        );
     }
 
     #[test]

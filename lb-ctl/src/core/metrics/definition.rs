@@ -130,7 +130,7 @@ metrics! {
     ServiceGuardActive = Gauge "lb_service_guard_active" ["service"]
         "1 while the guard against mass removal keeps backends in use, else 0.";
     ServiceRole = Gauge "lb_service_role" ["service", "role"]
-        "1 for the part that this balancer has in a service, 0 for the others: owner, following, behind, alone; absent without a peer.";
+        "1 for the part that this balancer has in a service, 0 for the others: owner, arriving, following, behind, alone; absent without a peer.";
     ServiceSlots = Gauge "lb_service_slots" ["service"]
         "How many slots of a service give their new flows to a backend: all of them, or none when no backend is left.";
     ServiceTrackedSlots = Gauge "lb_service_tracked_slots" ["service"]

@@ -1,45 +1,33 @@
-//! How much of the controller's time the peer may take.
+//! How much of the controller's time the peer may take from others.
 //!
-//! What a batch makes the controller do is bounded, but not how many batches there are. So that one that sends them without end does not
-//! keep the controller from its checks and its operators, it gets a share of the time, and beyond it waits: its batches are taken in later, and
-//! it is told so later. All that two balancers have to say when they meet is no reason to wait.
+//! While the controller has nothing else to do, all of its time is the peer's: what two balancers have to say when they meet is said as
+//! fast as it can be taken in. What a batch makes the controller do is bounded, but not how many batches there are. So whatever else waits
+//! goes before the next one, for so long that the peer gets a share of the time and no more; then it is one of many, so that it is not
+//! kept waiting for ever either.
 
 use std::time::Duration;
 
-/// How much may be taken at once: longer than it takes to be told everything by the largest owner.
-const AT_ONCE: Duration = Duration::from_secs(5);
-
-/// One part in so many of the time may be taken for ever.
+/// One part in so many of the time may be taken while something else waits.
 const SHARE: u32 = 4;
 
-/// For how long is waited at most: the peer, which may not say more before it is answered, must not be given up for its silence. So the
-/// share holds for batches that take no longer than a third of this: more than nearly all do.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// For how long the others go first at most. So the share holds for batches that take no longer than a third of this: more than nearly all do.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// What the peer has taken of the controller's time, as far as it counts. Times are since any moment that stays the same.
+/// When the peer's turn comes though others wait. Times are since any moment that stays the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowance {
-    taken: Duration,
-    as_of: Duration,
+    due: Duration,
 }
 
 impl Allowance {
     /// It has taken so much, until now.
     pub fn take(&mut self, time: Duration, now: Duration) {
-        self.taken = self.taken_by(now).saturating_add(time);
-        self.as_of = now;
+        self.due = now.saturating_add(time.saturating_mul(SHARE - 1).min(LONGEST_WAIT));
     }
 
-    /// How long it has to wait for more.
-    pub fn pause(&self, now: Duration) -> Duration {
-        let excess = self.taken_by(now).saturating_sub(AT_ONCE);
-        // Beginning with the end of what it took last.
-        let longest = (self.as_of + LONGEST_PAUSE).saturating_sub(now);
-        excess.saturating_mul(SHARE).min(longest)
-    }
-
-    fn taken_by(&self, now: Duration) -> Duration {
-        self.taken.saturating_sub(now.saturating_sub(self.as_of) / SHARE)
+    /// Whether its turn has come, whoever else waits.
+    pub fn is_due(&self, now: Duration) -> bool {
+        now >= self.due
     }
 }
 
@@ -49,45 +37,36 @@ mod tests {
 
     use super::*;
 
-    /// Takes batch after batch, each as soon as it may. Returns how long the peer had the controller, and until when.
-    fn spend(batches: &[Duration]) -> (Duration, Duration) {
-        let (mut allowance, mut now) = (Allowance::default(), Duration::from_secs(100));
-        let begun = now;
-        for batch in batches {
-            now += allowance.pause(now);
-            assert_eq!(allowance.pause(now), Duration::ZERO);
-            now += *batch;
-            allowance.take(*batch, now);
+    proptest! {
+        #[test]
+        fn who_never_stops_takes_no_more_than_a_share_from_others(
+            batches in prop::collection::vec((1..333_u64, 1..50_u64), 1..200)
+        ) {
+            let milliseconds = Duration::from_millis;
+            let (mut allowance, begun) = (Allowance::default(), milliseconds(100_000));
+            let (mut now, mut taken) = (begun, Duration::ZERO);
+            for (batch, other) in batches {
+                // Something else always waits, and takes that long each time.
+                let since = now;
+                while !allowance.is_due(now) {
+                    now += milliseconds(other);
+                    prop_assert!(now.saturating_sub(since) < LONGEST_WAIT + milliseconds(50));
+                }
+                let last = milliseconds(batch);
+                taken += last;
+                now += last;
+                allowance.take(last, now);
+                // What it took last is waited for only by the next one.
+                prop_assert!(taken <= last + now.saturating_sub(begun) / SHARE, "{taken:?} until {now:?}");
+            }
         }
-        (batches.iter().sum(), now.saturating_sub(begun))
     }
 
     #[test]
-    fn who_has_much_to_say_once_does_not_wait() {
-        let batches = [Duration::from_millis(50); 100];
-        assert_eq!(spend(&batches), (AT_ONCE, AT_ONCE));
-    }
-
-    proptest! {
-        #[test]
-        fn who_never_stops_gets_a_share(batches in prop::collection::vec(1..300_u64, 1..2_000)) {
-            let batches: Vec<Duration> = batches.into_iter().map(Duration::from_millis).collect();
-            let (taken, passed) = spend(&batches);
-            // What it took last is waited for only by the next one.
-            let last = Duration::from_millis(300);
-            prop_assert!(taken <= AT_ONCE + last + passed / SHARE, "{taken:?} of {passed:?}");
-        }
-
-        #[test]
-        fn a_pause_ends(times in prop::collection::vec((0..100_000_u64, 0..100_000_u64), 1..20)) {
-            let (mut allowance, mut now) = (Allowance::default(), Duration::ZERO);
-            for (time, later) in times {
-                now += Duration::from_millis(later);
-                allowance.take(Duration::from_millis(time), now);
-                let pause = allowance.pause(now);
-                prop_assert!(pause <= LONGEST_PAUSE);
-                prop_assert_eq!(allowance.pause(now + pause), Duration::ZERO);
-            }
-        }
+    fn a_batch_that_has_taken_long_is_waited_for_no_longer_than_a_second() {
+        let mut allowance = Allowance::default();
+        allowance.take(Duration::MAX, Duration::ZERO);
+        assert!(!allowance.is_due(LONGEST_WAIT / 2));
+        assert!(allowance.is_due(LONGEST_WAIT));
     }
 }

@@ -229,6 +229,16 @@ impl Conversation {
         self.has_greeted && self.on_the_way.len() < WINDOW
     }
 
+    /// The number of the batch that is sent next.
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whether the peer has taken in all batches before the one with this number.
+    pub fn has_taken_before(&self, number: u64) -> bool {
+        self.on_the_way.front().is_none_or(|(sent, _)| *sent >= number)
+    }
+
     /// The message that carries a batch, which is sent now.
     pub fn batch(&mut self, items: Vec<Item>, now: Duration) -> Message {
         let number = self.next;
@@ -404,11 +414,13 @@ mod tests {
             .hear(Message::Taken { number: 1 }, second(4))
             .unwrap();
         assert!(conversation.has_room());
+        assert!(conversation.has_taken_before(2) && !conversation.has_taken_before(3));
         assert_eq!(conversation.lag(second(4)), Duration::from_secs(2));
         conversation
             .hear(Message::Taken { number: 3 }, second(4))
             .unwrap();
         assert_eq!(conversation.lag(second(9)), Duration::ZERO);
+        assert!(conversation.has_taken_before(conversation.next()));
     }
 
     #[test]

@@ -16,8 +16,11 @@ use lb_common::{
 };
 
 use super::{
+    apply_error::ApplyError,
+    by_service::by_service,
     mirror::Mirror,
     places::Places,
+    told::{Told, Unnamed},
     wire::{Flow, Home, Item, Run, WayToClient},
 };
 use crate::core::{
@@ -38,6 +41,8 @@ pub struct Inbox {
     backends: BTreeMap<u16, Backend>,
     /// What is known for the present batch only.
     batch: Batch,
+    /// Services whose packets come to us, though their owner tells of them still.
+    arriving: BTreeSet<ServiceKey>,
     /// Our services with which the owner of others wants us to begin anew.
     asked: BTreeSet<ServiceKey>,
     /// What operators have decided on the peer.
@@ -63,27 +68,6 @@ struct Backend {
     port: u16,
 }
 
-/// How much of a service has been told.
-#[derive(Clone, Debug)]
-enum Told {
-    /// That it is there. What else is told means nothing yet.
-    Name,
-    /// Something that [means nothing](Inbox::forget) any more. It may be nobody's, or its owner's who is not the peer: then nothing follows.
-    Forgotten,
-    /// Some of it.
-    Part(Unnamed),
-    /// All.
-    Everything,
-}
-
-/// What there was of a service when its owner began with it, as far as it has not been named since. It only ever becomes less: what is
-/// kept is bounded by our own tables, whatever is told.
-#[derive(Clone, Debug, Default)]
-struct Unnamed {
-    flows: BTreeSet<FlowKey>,
-    clients: BTreeSet<ClientKey>,
-}
-
 /// What is known for one batch only.
 #[derive(Clone, Debug, Default)]
 struct Batch {
@@ -93,49 +77,6 @@ struct Batch {
     begins: BTreeMap<u16, Unnamed>,
     /// Which slots of a service may still be told of in it, by our ids: from this one on, counted from the service's first.
     untold: BTreeMap<u16, u64>,
-}
-
-/// Why an item cannot be taken in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError<E> {
-    /// It refers to a service that has not been introduced.
-    #[error("expected the peer to speak of services that it has introduced, found number {0}")]
-    Service(u16),
-    /// It refers to a backend that has not been introduced as one of that service.
-    #[error(
-        "expected the peer to speak of backends that it has introduced, of the same service, found number {0}"
-    )]
-    Backend(u16),
-    /// It introduces more services than a balancer can have.
-    #[error("expected a peer with at most {MAX_SERVICES} services, found one that introduces more")]
-    Services,
-    /// It introduces a backend with the id that is nobody's.
-    #[error("expected the peer to introduce backends under a number above 0, found 0")]
-    Nobody,
-    /// It introduces a backend that cannot be called so.
-    #[error("in what the peer says of a backend: {0}")]
-    Name(String),
-    /// It speaks of slots that there are not.
-    #[error("expected slots below {slots}, found {last}")]
-    Slots {
-        /// How many there are.
-        slots: u32,
-        /// The last one that it speaks of.
-        last: u64,
-    },
-    /// It speaks of slots again of which it has spoken in the same batch.
-    #[error(
-        "expected each slot of a service at most once in a batch, in their order, found number {first} where {untold} or more may follow"
-    )]
-    Repeated {
-        /// The first one that it speaks of.
-        first: u32,
-        /// The first one of which it has not spoken.
-        untold: u64,
-    },
-    /// It could not be written.
-    #[error(transparent)]
-    Mirror(#[from] E),
 }
 
 impl Inbox {
@@ -148,7 +89,16 @@ impl Inbox {
     }
 
     /// Takes in the items of a batch.
+    ///
+    /// One in which there are none says that the owner had nothing left to tell. If it has not told everything of a service by then, it does
+    /// not tell of it any more: a reload may have taken the service from it. So nobody may wait for the end.
     pub fn apply<M: Mirror>(&mut self, items: &[Item], mirror: &mut M) -> Result<(), ApplyError<M::Error>> {
+        if items.is_empty() {
+            let services = self.services.values_mut();
+            for service in services.filter(|it| matches!(it.told, Told::Name | Told::Part(_))) {
+                service.told = Told::Forgotten;
+            }
+        }
         self.batch = Batch {
             begins: self.begins(items, mirror)?,
             ..Batch::default()
@@ -209,7 +159,7 @@ impl Inbox {
 
     /// Whether the peer has said on this connection that a service is its own, and is about to tell everything about it.
     pub fn is_incomplete(&self, key: &ServiceKey) -> bool {
-        matches!(self.told(key), Some(Told::Name | Told::Part(_)))
+        matches!(self.told(key), Some(Told::Name | Told::Part(_) | Told::AllBut(_)))
     }
 
     fn told(&self, key: &ServiceKey) -> Option<&Told> {
@@ -224,6 +174,12 @@ impl Inbox {
         if let Some(service) = id.and_then(|id| self.services.get_mut(id)) {
             service.told = Told::Forgotten;
         }
+    }
+
+    /// These services [arrive](crate::core::ownership), and no others: their owner tells what has gone through it, and our tables say what has come
+    /// to us. So nothing that is in them is replaced or deleted for what it tells: that may be older.
+    pub fn arrive(&mut self, services: impl IntoIterator<Item = ServiceKey>) {
+        self.arriving = services.into_iter().collect();
     }
 
     /// The services with which the peer has asked us to begin anew: for our [outbox](super::Outbox::tell_again).
@@ -290,12 +246,18 @@ impl Inbox {
         self.services.get_mut(&id).ok_or(ApplyError::Service(id))
     }
 
+    /// Whether a service that has been introduced arrives.
+    fn arrives<E>(&mut self, id: u16) -> Result<bool, ApplyError<E>> {
+        let key = self.service(id)?.key;
+        Ok(self.arriving.contains(&key))
+    }
+
     /// Our own entry of a service that has been introduced; `None` if we have none or own it, or its owner has to begin anew.
     fn followed<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
         let Followed { key, told } = self.service(id)?;
         match told {
             Told::Name | Told::Forgotten => Ok(None),
-            Told::Part(_) | Told::Everything => Ok(mirror.followed(key)),
+            Told::Part(_) | Told::AllBut(_) | Told::Everything => Ok(mirror.followed(key)),
         }
     }
 
@@ -381,13 +343,18 @@ impl Inbox {
             });
         }
         *untold = end;
-        let now = mirror.now();
+        let (now, arrives) = (mirror.now(), self.arrives(service)?);
         let mut index = entry.first_slot.saturating_add(first);
         for run in runs {
             let settled = self.target(run.settled, service, &entry, mirror)?;
             let current = self.target(run.current, service, &entry, mirror)?;
-            let (Some(settled), Some(current)) = (settled, current) else {
+            if settled.is_none() || current.is_none() {
                 self.lost += u64::from(run.length);
+            }
+            // Whoever gets new flows is for us to say when we own it. Where those without a record live is not: that of some the record ends
+            // because the slot says the same is told next.
+            let current = current.or(settled.filter(|target| *target != NO_TARGET));
+            let (Some(settled), Some(current)) = (settled, current) else {
                 index = index.saturating_add(run.length);
                 continue;
             };
@@ -399,7 +366,10 @@ impl Inbox {
                 grace: run.grace.map_or(0, |age| slot_moves::grace_of(age, now)),
             };
             for _ in 0..run.length {
-                mirror.store_slot(index, slot)?;
+                let ours = arrives.then(|| mirror.slot(index)).transpose()?;
+                if let Some(slot) = ours.map_or(Some(slot), |ours| arriving(ours, slot)) {
+                    mirror.store_slot(index, slot)?;
+                }
                 index = index.saturating_add(1);
             }
         }
@@ -418,11 +388,17 @@ impl Inbox {
             return Ok(());
         };
         let key = FlowKey::new(Address::from(client), port, entry.id);
-        if let Told::Part(unnamed) = &mut self.service(service)?.told {
+        if let Some(unnamed) = self.service(service)?.told.unnamed() {
             unnamed.flows.remove(&key);
         }
+        let arrives = self.arrives(service)?;
         let Some(flow) = flow else {
-            return Ok(mirror.remove_flow(&key)?);
+            // It may have begun anew here. If not, it is over when it has been idle for long enough.
+            return if arrives {
+                Ok(())
+            } else {
+                Ok(mirror.remove_flow(&key)?)
+            };
         };
         let now = mirror.now();
         let last_seen = now.wrapping_sub(flow.idle);
@@ -440,12 +416,18 @@ impl Inbox {
                     interface: way.interface.and_then(|theirs| self.places.of(theirs)),
                     ..way
                 });
-                mirror.put_flow(&key, record, way)?
+                if arrives {
+                    mirror.add_flow(&key, record, way)?
+                } else {
+                    mirror.put_flow(&key, record, way)?
+                }
             }
         };
         if !was_taken {
-            // What is there is of an earlier flow.
-            mirror.remove_flow(&key)?;
+            if !arrives {
+                // What is there is of an earlier flow.
+                mirror.remove_flow(&key)?;
+            }
             self.lost += 1;
         }
         Ok(())
@@ -462,11 +444,16 @@ impl Inbox {
             return Ok(());
         };
         let key = ClientKey::new(Address::from(client), entry.id);
-        if let Told::Part(unnamed) = &mut self.service(service)?.told {
+        if let Some(unnamed) = self.service(service)?.told.unnamed() {
             unnamed.clients.remove(&key);
         }
+        let arrives = self.arrives(service)?;
         let Some(home) = home else {
-            return Ok(mirror.remove_client(&key)?);
+            return if arrives {
+                Ok(())
+            } else {
+                Ok(mirror.remove_client(&key)?)
+            };
         };
         if let Some(target) = self.target(home.backend, service, &entry, mirror)?
             && target != NO_TARGET
@@ -476,10 +463,16 @@ impl Inbox {
                 reserved: 0,
                 last_seen: mirror.now().wrapping_sub(home.idle),
             };
-            mirror.put_client(&key, noted)?;
+            if arrives {
+                mirror.add_client(&key, noted)?;
+            } else {
+                mirror.put_client(&key, noted)?;
+            }
         } else {
-            // What is noted is an earlier home.
-            mirror.remove_client(&key)?;
+            if !arrives {
+                // What is noted is an earlier home.
+                mirror.remove_client(&key)?;
+            }
             self.lost += 1;
         }
         Ok(())
@@ -495,36 +488,74 @@ impl Inbox {
         Ok(())
     }
 
-    /// Forgets what has not been named.
-    fn complete_service<M: Mirror>(
-        &mut self,
-        service: u16,
-        mirror: &mut M,
-    ) -> Result<(), ApplyError<M::Error>> {
-        let Some(entry) = self.followed(service, mirror)? else {
-            self.service(service)?.told = Told::Forgotten;
-            return Ok(());
-        };
-        let before = std::mem::replace(&mut self.service(service)?.told, Told::Everything);
-        let Told::Part(unnamed) = before else {
-            return Ok(());
-        };
-        // Should the service have got another id meanwhile, they are somebody else's now.
-        for key in unnamed.flows.iter().filter(|key| key.service() == entry.id) {
-            mirror.remove_flow(key)?;
+    /// What has not been named is to be deleted; not while the service arrives: it may have begun here.
+    fn complete_service<M: Mirror>(&mut self, service: u16, mirror: &M) -> Result<(), ApplyError<M::Error>> {
+        let (is_followed, arrives) = (self.followed(service, mirror)?.is_some(), self.arrives(service)?);
+        let told = &mut self.service(service)?.told;
+        if !is_followed {
+            *told = Told::Forgotten;
+        } else if arrives {
+            *told = Told::Everything;
+        } else if let Told::Part(unnamed) = told {
+            *told = Told::all_but(std::mem::take(unnamed));
         }
-        for key in unnamed.clients.iter().filter(|key| key.service() == entry.id) {
-            mirror.remove_client(key)?;
+        Ok(())
+    }
+
+    /// Whether something is still to be deleted because its owner has not named it.
+    pub fn has_more(&self) -> bool {
+        let mut services = self.services.values();
+        services.any(|service| matches!(service.told, Told::AllBut(_)))
+    }
+
+    /// Deletes a piece of that: all of it may be as much as our tables hold, and others wait.
+    pub fn go_on<M: Mirror>(&mut self, mirror: &mut M) -> Result<(), M::Error> {
+        let mut services = self.services.values_mut();
+        let Some(service) = services.find(|service| matches!(service.told, Told::AllBut(_))) else {
+            return Ok(());
+        };
+        let (Told::AllBut(unnamed), entry) = (&mut service.told, mirror.followed(&service.key)) else {
+            return Ok(());
+        };
+        let Some(Service { id, .. }) = entry else {
+            service.told = Told::Forgotten;
+            return Ok(());
+        };
+        unnamed.delete_piece(id, mirror)?;
+        if unnamed.is_empty() {
+            service.told = Told::Everything;
+        }
+        Ok(())
+    }
+
+    /// Deletes all of that at once, of one service or of all, but for what has been used a moment ago. To be done before a service is taken
+    /// over, and before the connection is forgotten: afterwards nobody would know any more that it is over, and a connection that has begun
+    /// with the owner since, from the same port of the same client, would be taken for the earlier one. Packets may come to us already, and
+    /// have made something new of it.
+    pub fn finish<M: Mirror>(&mut self, of: Option<&ServiceKey>, mirror: &mut M) -> Result<(), M::Error> {
+        for service in self.services.values_mut() {
+            let is_meant = of.is_none_or(|key| *key == service.key);
+            if let (true, Told::AllBut(unnamed)) = (is_meant, &mut service.told) {
+                let unnamed = std::mem::take(unnamed);
+                service.told = Told::Everything;
+                if let Some(entry) = mirror.followed(&service.key) {
+                    unnamed.delete_unused(entry.id, mirror)?;
+                }
+            }
         }
         Ok(())
     }
 }
-/// Keys by the service that they are of.
-fn by_service<K: Copy + Ord>(mut keys: Vec<K>, service: impl Fn(&K) -> u16) -> BTreeMap<u16, BTreeSet<K>> {
-    // Sorted first: a set takes what is in order in one go.
-    keys.sort_unstable_by_key(|key| (service(key), *key));
-    let services = keys.chunk_by(|one, other| service(one) == service(other));
-    let with_keys =
-        services.filter_map(|keys| Some((service(keys.first()?), keys.iter().copied().collect())));
-    with_keys.collect()
+
+/// What becomes of a slot of ours of which the owner tells while the service arrives; `None` if it stays. What has begun here lives on the settled
+/// backend if it has no record, and on that of its record if it has one, which counts as long as the slot is tracked. So neither changes.
+///
+/// A slot that has settled elsewhere in the moment before is lost by this, with what has begun in it since: slots settle every few seconds at most. So are all
+/// that have settled since we were told last, if most is told only now; whoever takes over while `behind` has to reckon with it.
+fn arriving(ours: Slot, told: Slot) -> Option<Slot> {
+    let is_safe = ours.settled == told.settled || ours.settled == NO_TARGET;
+    is_safe.then_some(Slot {
+        tracked: ours.tracked || told.tracked,
+        ..told
+    })
 }

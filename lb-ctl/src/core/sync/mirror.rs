@@ -21,6 +21,8 @@ pub trait Mirror {
         address: IpAddr,
         port: u16,
     ) -> Result<Option<u16>, Self::Error>;
+    /// A slot, by its place in the table.
+    fn slot(&self, index: u32) -> Result<Slot, Self::Error>;
     /// Writes a slot, by its place in the table.
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Self::Error>;
     /// Writes the established record of a flow, and its way back if it is translated, on one of our own interfaces. Returns whether there
@@ -31,10 +33,22 @@ pub trait Mirror {
         record: FlowRecord,
         way: Option<WayToClient>,
     ) -> Result<bool, Self::Error>;
+    /// The same of a flow that may have a record, and of a port that another flow may have: then these stay. Returns whether the flow has a
+    /// record now.
+    fn add_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, Self::Error>;
     /// Deletes the record of a flow, if it has one.
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Self::Error>;
+    /// Deletes the record of a flow, if it has one that has not been used since then, in ticks.
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), Self::Error>;
     /// Notes where a client is at home.
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Self::Error>;
+    /// The same of a client of whom something may be noted: then that stays.
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Self::Error>;
     /// Deletes what is noted of a client, if anything is.
     fn remove_client(&mut self, key: &ClientKey) -> Result<(), Self::Error>;
     /// All flows of these services that have an established record.

@@ -10,29 +10,36 @@
 //! - records before slots: one in a slot that is not tracked is not looked at, and one that is missing in a slot that is would be;
 //! - the settling of a slot before the end of the records that it made superfluous.
 //!
-//! Hence flows are looked up before slots, and those that have ended are told after them; see [`Outbox::next_batch`].
+//! Hence flows are looked up before slots, and those that have ended are told after them; see [`Outbox::next_batch`]. What changes while
+//! the peer is told of what there is goes first.
 //!
 //! Decisions of operators cross both ways, whoever owns what, and [which counts](crate::core::operator) follows from themselves.
 //!
 //! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
 
 mod allowance;
+mod apply_error;
+mod batch;
+mod by_service;
 mod changes;
 mod conversation;
 mod inbox;
 mod mirror;
 mod outbox;
+mod owned;
 mod places;
 mod slot_set;
+mod told;
 mod wire;
 
 #[cfg(test)]
 mod simulation;
 
 pub use allowance::Allowance;
+pub use apply_error::ApplyError;
 pub use changes::Changes;
 pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape, brief};
-pub use inbox::{ApplyError, Inbox};
+pub use inbox::Inbox;
 pub use mirror::Mirror;
 pub use outbox::{Outbox, Source};
 pub use places::Places;

@@ -10,17 +10,20 @@ use lb_common::{
 };
 
 use super::{
+    batch::{Batch, Runs},
+    by_service::by_service,
     changes::Changes,
-    slot_set::SlotSet,
-    wire::{BATCH, Flow, Home, Item, RUNS, Run, WayToClient},
+    owned::{Listed, Listing, Owned},
+    wire::{BATCH, Flow, Home, Item, Run, WayToClient},
 };
 use crate::core::{operator::Word, slot_moves};
 
-/// How many bytes a run of slots takes at most.
-const RUN: usize = 18;
-
-/// How many flows and clients are looked up for a batch. More than this do not fit.
+/// How many clients are looked up for a batch. More than this do not fit.
 const LOOKED_UP: usize = BATCH / 12;
+
+/// How much that has changed waits to be told to a peer that is slower than the changes. If there is more, the peer is told everything anew: that is
+/// as much as our tables hold, and no more.
+const WAITING: usize = if cfg!(test) { 100 } else { 1 << 20 };
 
 /// Where the owner looks up how things are.
 pub trait Source {
@@ -53,29 +56,28 @@ pub struct Outbox {
     owned: BTreeMap<u16, Owned>,
     /// The backends that the peer knows, by id.
     introduced: BTreeMap<u16, TargetName>,
+    /// The flows that have changed.
     flows: BTreeSet<FlowKey>,
+    /// The flows that have ended, which is told once their slots have been.
+    ended: BTreeSet<FlowKey>,
+    /// The clients that have changed.
     clients: BTreeSet<ClientKey>,
-    /// Services whose flows and clients are still to be listed.
-    unlisted: BTreeSet<u16>,
-    /// Services whose flows and clients are complete once everything has been told.
-    completing: BTreeSet<u16>,
     /// The peer's services with which it is to begin anew.
     asking: BTreeSet<ServiceKey>,
     /// What operators have decided, by what it is about.
     decisions: BTreeMap<About, Word>,
 }
 
+/// A client that was looked up.
+struct Looked {
+    key: ClientKey,
+    noted: Option<Affinity>,
+    /// Whether that is why, or that it was there.
+    has_changed: bool,
+}
+
 /// What a decision is about: backend, service, and whether it is about the weight.
 type About = (String, Option<String>, bool);
-
-#[derive(Clone, Debug)]
-struct Owned {
-    key: ServiceKey,
-    entry: Service,
-    is_introduced: bool,
-    /// The slots that are to be told, counted from the service's first.
-    slots: SlotSet,
-}
 
 impl Outbox {
     /// From now on we own these services, and no others. The peer is told all of those that are new.
@@ -86,13 +88,7 @@ impl Outbox {
                 Some(owned) if owned.key == key => Owned { entry, ..owned },
                 _ => {
                     self.forget(entry.id);
-                    self.unlisted.insert(entry.id);
-                    Owned {
-                        key,
-                        entry,
-                        is_introduced: false,
-                        slots: SlotSet::full(entry.slots),
-                    }
+                    Owned::new(key, entry)
                 }
             };
             self.owned.insert(entry.id, owned);
@@ -104,15 +100,10 @@ impl Outbox {
 
     /// The peer asks to be told of a service from its beginning.
     pub fn tell_again(&mut self, key: &ServiceKey) {
-        let Some(owned) = self.owned.values_mut().find(|owned| owned.key == *key) else {
-            // It has an owner that does not know of it yet, or has none.
-            return;
-        };
-        owned.is_introduced = false;
-        owned.slots = SlotSet::full(owned.entry.slots);
-        let id = owned.entry.id;
-        self.forget(id);
-        self.unlisted.insert(id);
+        // If it is not ours, it has an owner that does not know of it yet, or has none.
+        if let Some(owned) = self.owned.values_mut().find(|owned| owned.key == *key) {
+            owned.begin_anew();
+        }
     }
 
     /// We follow a service from now on, and what the peer has told of it so far, if anything, has been for nothing: it is to begin anew.
@@ -133,19 +124,18 @@ impl Outbox {
     /// Nothing more is to be told of a service.
     fn forget(&mut self, service: u16) {
         self.flows.retain(|key| key.service() != service);
+        self.ended.retain(|key| key.service() != service);
         self.clients.retain(|key| key.service() != service);
-        self.unlisted.remove(&service);
-        self.completing.remove(&service);
     }
 
     /// Takes in what has changed.
     fn absorb(&mut self, changes: Changes) {
-        if changes.anything {
-            for (&id, owned) in &mut self.owned {
-                owned.is_introduced = false;
-                owned.slots = SlotSet::full(owned.entry.slots);
-                self.unlisted.insert(id);
-            }
+        if changes.anything || self.flows.len() + self.ended.len() + self.clients.len() > WAITING {
+            self.owned.values_mut().for_each(Owned::begin_anew);
+            // What has ended is not named again, and everything else is.
+            self.flows.clear();
+            self.ended.clear();
+            self.clients.clear();
             return;
         }
         for range in changes.slots {
@@ -171,9 +161,51 @@ impl Outbox {
     /// Flows are looked up first, and what has changed by then is taken in before slots are: that a flow has ended because its slot has
     /// settled is never told before the slot is. How a flow is, on the other hand, is told before slots are: a peer that has been
     /// the owner itself may have settled a slot of which we know nothing, and forgotten its records.
+    ///
+    /// What has changed goes before what was listed: a connection that begins while a million others are told of is not to wait for these.
+    /// Of a service whose flows are still being told of its slots do wait, and all that waits for them; other services' do not.
     pub fn next_batch<S: Source>(&mut self, source: &mut S) -> Result<Vec<Item>, S::Error> {
         self.absorb(source.changes());
         let mut batch = Batch::default();
+        self.ask_and_decide(&mut batch);
+        // If there is still room then, all have been introduced.
+        self.introduce_services(&mut batch);
+        self.list(source)?;
+        // However much changes, the listing goes on, and so do slots and what waits for them.
+        let has_backlog = self.has_backlog();
+        while !(batch.is_full() || has_backlog && batch.is_half_full())
+            && let Some(key) = self.flows.pop_first()
+        {
+            self.look_up_flow(key, source, &mut batch)?;
+        }
+        self.tell_listed(Batch::is_nearly_full, source, &mut batch)?;
+        let clients = self.look_up_clients(source)?;
+        self.absorb(source.changes());
+        self.tell_slots(source, &mut batch)?;
+        self.tell_ended(&mut batch);
+        self.tell_clients(clients, source, &mut batch)?;
+        self.complete(&mut batch);
+        self.tell_listed(Batch::is_full, source, &mut batch)?;
+        Ok(batch.items)
+    }
+
+    /// Whether there is something to tell, as far as has been taken in.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+            && self.ended.is_empty()
+            && self.clients.is_empty()
+            && self.asking.is_empty()
+            && self.decisions.is_empty()
+            && !self.has_backlog()
+    }
+
+    /// Whether the peer is still being told of what there is: more than what has changed a moment ago.
+    pub fn has_backlog(&self) -> bool {
+        !self.owned.values().all(Owned::is_told)
+    }
+
+    /// What is short, and what somebody waits for, before all that may take long.
+    fn ask_and_decide(&mut self, batch: &mut Batch) {
         while !batch.is_full()
             && let Some(key) = self.asking.pop_first()
         {
@@ -182,70 +214,11 @@ impl Outbox {
                 port: key.port(),
             });
         }
-        // Before all that may take long: an operator waits for it.
         while !batch.is_full()
             && let Some((_, word)) = self.decisions.pop_first()
         {
             batch.push(Item::Decision(word));
         }
-        self.introduce_services(&mut batch);
-        self.list(source)?;
-        let (flows, clients) = self.look_up(source)?;
-        let now = source.now();
-        let mut ended = Vec::new();
-        for (key, record) in flows {
-            match (self.owned.get(&key.service()), record) {
-                (Some(_), None) => ended.push(key),
-                (Some(owned), Some(record)) if owned.is_introduced && !batch.is_full() => {
-                    let translates = owned.entry.flags & flag::TRANSLATES != 0;
-                    self.tell_flow(key, record, translates, now, source, &mut batch)?;
-                }
-                _ => {
-                    self.flows.insert(key);
-                }
-            }
-        }
-        self.absorb(source.changes());
-        self.tell_slots(source, &mut batch)?;
-        // What waits behind slots must wait for all of them.
-        let is_settled = self.owned.values().all(|owned| owned.slots.is_empty());
-        for key in ended {
-            if is_settled && !batch.is_full() {
-                batch.push(Self::flow(key, None));
-            } else {
-                self.flows.insert(key);
-            }
-        }
-        for (key, noted) in clients {
-            if is_settled && !batch.is_full() {
-                self.tell_client(key, noted, now, source, &mut batch)?;
-            } else {
-                self.clients.insert(key);
-            }
-        }
-        let is_everything =
-            is_settled && self.flows.is_empty() && self.clients.is_empty() && self.unlisted.is_empty();
-        while is_everything
-            && !batch.is_full()
-            && let Some(service) = self.completing.pop_first()
-        {
-            batch.push(Item::Complete { service });
-        }
-        Ok(batch.items)
-    }
-
-    /// Whether there is something to tell, as far as has been taken in.
-    pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
-            && self.clients.is_empty()
-            && self.unlisted.is_empty()
-            && self.completing.is_empty()
-            && self.asking.is_empty()
-            && self.decisions.is_empty()
-            && self
-                .owned
-                .values()
-                .all(|owned| owned.is_introduced && owned.slots.is_empty())
     }
 
     fn introduce_services(&mut self, batch: &mut Batch) {
@@ -265,57 +238,97 @@ impl Outbox {
 
     /// Lists the flows and clients of services that have been introduced.
     fn list<S: Source>(&mut self, source: &S) -> Result<(), S::Error> {
-        let is_introduced = |id: &u16| self.owned.get(id).is_some_and(|owned| owned.is_introduced);
-        let services: BTreeSet<u16> = self.unlisted.iter().copied().filter(is_introduced).collect();
-        if !services.is_empty() {
-            self.flows.extend(source.flows_of(&services)?);
-            self.clients.extend(source.clients_of(&services)?);
-            self.unlisted.retain(|id| !services.contains(id));
-            self.completing.extend(services);
+        let is_due = |owned: &Owned| owned.is_introduced && matches!(owned.listing, Listing::Due);
+        let due = self.owned.iter().filter(|(_, owned)| is_due(owned));
+        let services: BTreeSet<u16> = due.map(|(id, _)| *id).collect();
+        if services.is_empty() {
+            return Ok(());
+        }
+        let mut flows = by_service(source.flows_of(&services)?, FlowKey::service);
+        let mut clients = by_service(source.clients_of(&services)?, ClientKey::service);
+        for (id, owned) in self.owned.iter_mut().filter(|(id, _)| services.contains(id)) {
+            owned.listing = Listing::Underway(Listed {
+                flows: flows.remove(id).unwrap_or_default(),
+                clients: clients.remove(id).unwrap_or_default(),
+            });
         }
         Ok(())
     }
 
-    /// Takes some of the flows and clients that are to be told, and looks them up.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two lists of what a table holds under a key"
-    )]
-    fn look_up<S: Source>(
+    /// Looks a flow up, and tells how it is, or that it has ended later.
+    fn look_up_flow<S: Source>(
         &mut self,
+        key: FlowKey,
         source: &S,
-    ) -> Result<
-        (
-            Vec<(FlowKey, Option<FlowRecord>)>,
-            Vec<(ClientKey, Option<Affinity>)>,
-        ),
-        S::Error,
-    > {
-        let mut flows = Vec::new();
-        while flows.len() < LOOKED_UP
-            && let Some(key) = self.flows.pop_first()
-        {
-            flows.push((key, source.flow(&key)?));
+        batch: &mut Batch,
+    ) -> Result<(), S::Error> {
+        let Some(owned) = self.owned.get_mut(&key.service()) else {
+            return Ok(());
+        };
+        if let Some(listed) = owned.listed() {
+            listed.flows.remove(&key);
         }
-        let mut clients = Vec::new();
-        // While there are more slots to tell than fit beside clients, these would only be looked up in vain.
-        let slots: usize = self.owned.values().map(|owned| owned.slots.len()).sum();
-        if slots * RUN > BATCH {
-            return Ok((flows, clients));
+        let translates = owned.entry.flags & flag::TRANSLATES != 0;
+        let Some(record) = source.flow(&key)? else {
+            self.ended.insert(key);
+            return Ok(());
+        };
+        self.ended.remove(&key);
+        self.tell_flow(key, record, translates, source, batch)
+    }
+
+    /// Tells of flows because they were there, until there is enough in the batch.
+    fn tell_listed<S: Source>(
+        &mut self,
+        is_enough: impl Fn(&Batch) -> bool,
+        source: &S,
+        batch: &mut Batch,
+    ) -> Result<(), S::Error> {
+        let services: Vec<u16> = self.owned.keys().copied().collect();
+        for service in services {
+            while !is_enough(batch)
+                && let Some(listed) = self.owned.get_mut(&service).and_then(Owned::listed)
+                && let Some(key) = listed.flows.pop_first()
+            {
+                self.look_up_flow(key, source, batch)?;
+            }
         }
-        while flows.len() + clients.len() < LOOKED_UP
-            && let Some(key) = self.clients.pop_first()
-        {
-            clients.push((key, source.client(&key)?));
+        Ok(())
+    }
+
+    /// Takes some of the clients that may be told in this batch, and looks them up.
+    fn look_up_clients<S: Source>(&mut self, source: &S) -> Result<Vec<Looked>, S::Error> {
+        let owned = &self.owned;
+        let is_next = |key: &ClientKey| owned.get(&key.service()).is_some_and(Owned::is_nearly_settled);
+        let mut keys: Vec<ClientKey> = self
+            .clients
+            .extract_if(.., |key| is_next(key))
+            .take(LOOKED_UP)
+            .collect();
+        let changed = keys.len();
+        for owned in self.owned.values_mut().filter(|owned| owned.is_nearly_settled()) {
+            while keys.len() < LOOKED_UP
+                && let Some(listed) = owned.listed()
+                && let Some(key) = listed.clients.pop_first()
+            {
+                keys.push(key);
+            }
         }
-        Ok((flows, clients))
+        let look_up = |(place, key): (usize, ClientKey)| {
+            Ok(Looked {
+                key,
+                noted: source.client(&key)?,
+                has_changed: place < changed,
+            })
+        };
+        keys.into_iter().enumerate().map(look_up).collect()
     }
 
     fn tell_slots<S: Source>(&mut self, source: &S, batch: &mut Batch) -> Result<(), S::Error> {
         let (mut owned, now) = (std::mem::take(&mut self.owned), source.now());
         let told = owned.iter_mut().try_for_each(|(&service, owned)| {
             let mut runs = Runs::of(service);
-            while owned.is_introduced
+            while owned.has_told_flows()
                 && !batch.is_full_with(&runs)
                 && let Some(place) = owned.slots.pop_first()
             {
@@ -341,14 +354,13 @@ impl Outbox {
         key: FlowKey,
         record: FlowRecord,
         translates: bool,
-        now: u32,
         source: &S,
         batch: &mut Batch,
     ) -> Result<(), S::Error> {
         let flow = Flow {
             backend: self.introduce(record.target, source, batch)?,
             closing: record.closing != 0,
-            idle: clock::since(now, record.last_seen),
+            idle: clock::since(source.now(), record.last_seen),
             port: record.port,
             way: if translates {
                 source.way_to_client(&key, &record)?
@@ -370,6 +382,56 @@ impl Outbox {
             client: key.client().into(),
             port: key.client_port(),
             flow,
+        }
+    }
+
+    /// Tells of flows that have ended, as far as their slots have been told.
+    fn tell_ended(&mut self, batch: &mut Batch) {
+        let owned = &self.owned;
+        let is_next = |key: &FlowKey| owned.get(&key.service()).is_some_and(Owned::is_settled);
+        let mut ended = self.ended.extract_if(.., |key| is_next(key));
+        while !batch.is_full()
+            && let Some(key) = ended.next()
+        {
+            batch.push(Self::flow(key, None));
+        }
+    }
+
+    /// Tells of clients, as far as their slots have been told. The others are looked up again.
+    fn tell_clients<S: Source>(
+        &mut self,
+        clients: Vec<Looked>,
+        source: &S,
+        batch: &mut Batch,
+    ) -> Result<(), S::Error> {
+        let now = source.now();
+        for Looked {
+            key,
+            noted,
+            has_changed,
+        } in clients
+        {
+            let Some(owned) = self.owned.get_mut(&key.service()) else {
+                continue;
+            };
+            if owned.is_settled() && !batch.is_full() {
+                self.tell_client(key, noted, now, source, batch)?;
+            } else if let Some(listed) = owned.listed().filter(|_| !has_changed) {
+                listed.clients.insert(key);
+            } else {
+                self.clients.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says of services that this was all.
+    fn complete(&mut self, batch: &mut Batch) {
+        for (&service, owned) in &mut self.owned {
+            if owned.is_complete() && !batch.is_full() {
+                owned.listing = Listing::Over;
+                batch.push(Item::Complete { service });
+            }
         }
     }
 
@@ -415,77 +477,5 @@ impl Outbox {
             });
         }
         Ok(target)
-    }
-}
-
-/// Items for one message.
-#[derive(Debug, Default)]
-struct Batch {
-    items: Vec<Item>,
-    /// How many bytes they take at most.
-    size: usize,
-}
-
-impl Batch {
-    fn push(&mut self, item: Item) {
-        self.size += item.size();
-        self.items.push(item);
-    }
-
-    const fn is_full(&self) -> bool {
-        self.size >= BATCH
-    }
-
-    const fn is_full_with(&self, runs: &Runs) -> bool {
-        self.size + runs.told.len() * RUN >= BATCH
-    }
-}
-
-/// Slots of a service on their way into a batch.
-#[derive(Debug)]
-struct Runs {
-    service: u16,
-    first: u32,
-    /// The slot after the last one.
-    next: u32,
-    told: Vec<Run>,
-}
-
-impl Runs {
-    const fn of(service: u16) -> Self {
-        Self {
-            service,
-            first: 0,
-            next: 0,
-            told: Vec::new(),
-        }
-    }
-
-    /// Adds a slot behind all that have been added.
-    fn add(&mut self, place: u32, run: Run, batch: &mut Batch) {
-        let is_next = place == self.next && self.told.len() < RUNS;
-        if !is_next {
-            self.finish(batch);
-        }
-        match self.told.last_mut() {
-            Some(last) if Run { length: 1, ..*last } == run => last.length += 1,
-            last => {
-                if last.is_none() {
-                    self.first = place;
-                }
-                self.told.push(run);
-            }
-        }
-        self.next = place.saturating_add(1);
-    }
-
-    fn finish(&mut self, batch: &mut Batch) {
-        if !self.told.is_empty() {
-            batch.push(Item::Slots {
-                service: self.service,
-                first: self.first,
-                runs: std::mem::take(&mut self.told),
-            });
-        }
     }
 }

@@ -7,7 +7,11 @@ use super::transition::Transition;
 /// The changes, in their order. What is to be done of addresses is ordered in rounds; who hears of a change may rely on the round that
 /// performs it, whatever was ordered before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Untold(VecDeque<(Transition, Need)>);
+pub struct Untold {
+    changes: VecDeque<(Transition, Need)>,
+    /// Nobody is told of any before the end of this round, or of a later one.
+    held_back: Option<u64>,
+}
 
 /// What a change waits for, besides those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,11 @@ enum Need {
 }
 
 impl Untold {
+    /// Others are told of their changes first, which this round performs.
+    pub fn hold_back(&mut self, round: u64) {
+        self.held_back = Some(round);
+    }
+
     /// The state has changed, and addresses come or go by that, or do not.
     pub fn push(&mut self, transition: Transition, moves_addresses: bool) {
         let need = if moves_addresses {
@@ -28,12 +37,12 @@ impl Untold {
         } else {
             Need::Nothing
         };
-        self.0.push_back((transition, need));
+        self.changes.push_back((transition, need));
     }
 
     /// This round does all that has not been ordered before.
     pub fn ordered(&mut self, round: u64) {
-        let needs = self.0.iter_mut().map(|(_, need)| need);
+        let needs = self.changes.iter_mut().map(|(_, need)| need);
         for need in needs.filter(|need| **need == Need::Order) {
             *need = Need::Round(round);
         }
@@ -41,7 +50,8 @@ impl Untold {
 
     /// This round has ended, and with it those before.
     pub fn done(&mut self, round: u64) {
-        for (_, need) in &mut self.0 {
+        self.held_back = self.held_back.filter(|until| *until > round);
+        for (_, need) in &mut self.changes {
             if matches!(need, Need::Round(needed) if *needed <= round) {
                 *need = Need::Nothing;
             }
@@ -50,7 +60,8 @@ impl Untold {
 
     /// Nothing can be waited for any more.
     pub fn give_up(&mut self) {
-        for (_, need) in &mut self.0 {
+        self.held_back = None;
+        for (_, need) in &mut self.changes {
             *need = Need::Nothing;
         }
     }
@@ -58,16 +69,16 @@ impl Untold {
     /// The next change to be told of. None is told of before those that preceded it.
     #[must_use]
     pub fn take(&mut self) -> Option<Transition> {
-        let (_, need) = self.0.front()?;
-        if *need != Need::Nothing {
+        let (_, need) = self.changes.front()?;
+        if *need != Need::Nothing || self.held_back.is_some() {
             return None;
         }
-        self.0.pop_front().map(|(transition, _)| transition)
+        self.changes.pop_front().map(|(transition, _)| transition)
     }
 
     /// Whether all have been told of.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.changes.is_empty()
     }
 }
 
@@ -133,5 +144,19 @@ mod tests {
         assert_eq!(told(&mut untold), []);
         untold.give_up();
         assert_eq!(told(&mut untold), [State::Fault, State::Backup]);
+    }
+    #[test]
+    fn who_is_held_back_waits_for_the_others_round_and_tells_all() {
+        let mut untold = Untold::default();
+        untold.hold_back(3);
+        untold.push(to(State::Fault), false);
+        untold.done(2);
+        assert_eq!(told(&mut untold), []);
+        untold.done(3);
+        assert_eq!(told(&mut untold), [State::Fault]);
+        untold.hold_back(4);
+        untold.push(to(State::Init), false);
+        untold.give_up();
+        assert_eq!(told(&mut untold), [State::Init]);
     }
 }

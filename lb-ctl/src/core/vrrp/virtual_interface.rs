@@ -132,6 +132,18 @@ impl Silenced {
         }
     }
 
+    /// The command with which an operator undoes it on an interface of this name; `None` if nothing has been changed.
+    pub fn remedy(self, interface: &str) -> Option<String> {
+        let ignore = self.ignore.then_some(("arp_ignore", 0));
+        let announce = self.announce.map(|before| ("arp_announce", before));
+        // With slashes, since a VLAN's name has a dot in it.
+        let settings = ignore
+            .into_iter()
+            .chain(announce)
+            .map(|(parameter, before)| format!(" net/ipv4/conf/{interface}/{parameter}={before}"));
+        (self != Self::default()).then(|| format!("sysctl -w{}", settings.collect::<String>()))
+    }
+
     /// As a number less than 6.
     pub fn number(self) -> u32 {
         let announce = self.announce.map_or(0, |before| 1 + before.min(1));
@@ -254,6 +266,19 @@ mod tests {
         assert_eq!(silenced_for_others(&[a], b.of), changed);
         assert_eq!(silenced_for_others(&[a], six.of), nothing);
         assert_eq!(silenced_for_others(&[six], b.of), nothing);
+    }
+
+    #[test]
+    fn what_is_not_undone_an_operator_can_undo() {
+        let changed = Silenced {
+            ignore: true,
+            announce: Some(1),
+        };
+        assert_eq!(
+            changed.remedy("eth0.5").as_deref(),
+            Some("sysctl -w net/ipv4/conf/eth0.5/arp_ignore=0 net/ipv4/conf/eth0.5/arp_announce=1")
+        );
+        assert_eq!(Silenced::default().remedy("eth0"), None);
     }
 
     #[test]

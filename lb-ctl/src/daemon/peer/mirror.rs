@@ -4,6 +4,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_common::layout::{Affinity, ClientKey, FlowKey, FlowRecord, Service, ServiceKey, Slot, TargetName};
 
+use tokio::time::Instant;
+
+use super::Running;
 use crate::{
     adapters::datapath::{Datapath, DatapathError, MirroredTables},
     core::{
@@ -11,21 +14,21 @@ use crate::{
         config::Config,
         placement::{Placement, TargetOfPeer, WriteTables as _},
         plan::{Plan, forwarding},
-        sync::{Mirror, WayToClient},
+        sync::{Inbox, Mirror, WayToClient},
     },
-    daemon::{clock::ticks, network::Network},
+    daemon::{clock::ticks, controller::Controller, network::Network},
 };
 
 /// Our tables, as far as the peer says how they are.
 pub(super) struct TableMirror<'a> {
-    pub(super) config: &'a Config,
-    pub(super) plan: &'a Plan,
-    pub(super) placement: &'a mut Placement,
-    pub(super) datapath: &'a mut Datapath,
-    pub(super) tables: &'a mut MirroredTables,
-    pub(super) network: &'a mut Network,
+    config: &'a Config,
+    plan: &'a Plan,
+    placement: &'a mut Placement,
+    datapath: &'a mut Datapath,
+    tables: &'a mut MirroredTables,
+    network: &'a mut Network,
     /// Somebody has got an id who had none.
-    pub(super) has_introduced: bool,
+    has_introduced: bool,
 }
 
 /// Why something cannot be written.
@@ -37,6 +40,33 @@ pub(super) enum MirrorError {
     /// The way to a backend.
     #[error("the way to a backend of the peer's cannot be looked for: {0}")]
     Network(String),
+}
+
+impl Controller {
+    /// Has the inbox write to our tables; without a peer there is nothing to write.
+    pub(super) fn mirror<E: Into<anyhow::Error>>(
+        &mut self,
+        write: impl FnOnce(&mut Inbox, &mut TableMirror<'_>) -> Result<(), E>,
+    ) -> anyhow::Result<()> {
+        let Some(Running { tables, .. }) = &mut self.pair.running else {
+            return Ok(());
+        };
+        let mut mirror = TableMirror {
+            config: &self.config,
+            plan: &self.plan,
+            placement: &mut self.placement,
+            datapath: &mut self.datapath,
+            network: &mut self.network,
+            tables,
+            has_introduced: false,
+        };
+        let written = write(&mut self.pair.inbox, &mut mirror);
+        if mirror.has_introduced {
+            // A backend that is new here needs a way to it.
+            self.routes_due.get_or_insert_with(Instant::now);
+        }
+        written.map_err(Into::into)
+    }
 }
 
 impl Mirror for TableMirror<'_> {
@@ -72,6 +102,10 @@ impl Mirror for TableMirror<'_> {
         Ok(target.id())
     }
 
+    fn slot(&self, index: u32) -> Result<Slot, MirrorError> {
+        Ok(self.datapath.slot(index)?)
+    }
+
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), MirrorError> {
         Ok(self.datapath.store_slot(index, slot)?)
     }
@@ -85,12 +119,29 @@ impl Mirror for TableMirror<'_> {
         Ok(self.tables.put_flow(key, record, way)?)
     }
 
+    fn add_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, MirrorError> {
+        Ok(self.tables.add_flow(key, record, way)?)
+    }
+
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), MirrorError> {
         Ok(self.tables.remove_flow(key)?)
     }
 
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), MirrorError> {
+        Ok(self.tables.remove_unused_flow(key, since)?)
+    }
+
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), MirrorError> {
         Ok(self.tables.put_client(key, home)?)
+    }
+
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), MirrorError> {
+        Ok(self.tables.add_client(key, home)?)
     }
 
     fn remove_client(&mut self, key: &ClientKey) -> Result<(), MirrorError> {

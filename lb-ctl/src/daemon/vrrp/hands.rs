@@ -219,10 +219,14 @@ impl Surroundings {
         self.links.get(interface).and_then(Option::as_ref)
     }
 
-    /// Whether an interface is up and somebody is at its other end.
-    pub(super) fn has_link(&self, interface: &str) -> bool {
-        self.link(interface)
-            .is_some_and(|link| link.interface.up && link.carrier)
+    /// Whether an interface has been looked at and is not there, not up, or nobody is at its other end. One on which an instance depends only
+    /// now has not been looked at yet.
+    pub(super) fn lacks_link(&self, interface: &str) -> bool {
+        let has_link = |link: &Option<Link>| {
+            let link = link.as_ref();
+            link.is_some_and(|link| link.interface.up && link.carrier)
+        };
+        self.links.get(interface).is_some_and(|link| !has_link(link))
     }
 
     /// The addresses of an interface.

@@ -46,8 +46,8 @@ pub(super) struct Instance {
     port: Option<Port>,
     /// Why there is no port, though there is an interface.
     closed: Option<String>,
-    /// How often sockets have been opened that could not be listened to.
-    failed_attempts: u32,
+    /// How often the sockets that there were have been found to be of no use.
+    useless_attempts: u32,
     /// The addresses that are where they belong, as far as is known.
     there: BTreeSet<IpAddr>,
     /// When the log was told last what is wrong, by kind: a flood must not fill it.
@@ -75,7 +75,7 @@ impl Instance {
             taking: Taking::default(),
             port: None,
             closed: None,
-            failed_attempts: 0,
+            useless_attempts: 0,
             there: BTreeSet::new(),
             complaints: BTreeMap::new(),
         }
@@ -91,9 +91,17 @@ impl Instance {
             // Others may be had where those could not.
             self.taking = Taking::default();
         }
+        // What is given away is announced no more.
+        self.there.retain(|address| acceptor.addresses.contains(address));
         self.acceptor = acceptor;
         self.config = config;
         self.forget_complaints();
+    }
+
+    /// Whether it has addresses that are none of this configuration.
+    pub(super) fn gives_up_some(&self, next: &Vrrp) -> bool {
+        let mut addresses = self.config.addresses.iter();
+        addresses.any(|address| !next.addresses.contains(address))
     }
 
     pub(super) fn channel(&self) -> Option<&Channel> {
@@ -110,7 +118,7 @@ impl Instance {
                 is_ipv4: self.config.is_ipv4(),
                 is_multicast: self.is_multicast(),
             },
-            attempt: self.failed_attempts,
+            attempt: self.useless_attempts,
             addresses: self.acceptor.addresses.clone(),
             virtual_mac: self.config.virtual_mac(),
             holds,
@@ -127,7 +135,7 @@ impl Instance {
         let listening = opened.and_then(|opened| {
             let channel = Channel::listen(opened.sockets).inspect_err(|_| {
                 // Whoever has opened them does not know: the next look says so, and they are opened anew.
-                self.failed_attempts = self.failed_attempts.wrapping_add(1);
+                self.useless_attempts = self.useless_attempts.wrapping_add(1);
             })?;
             Ok(Port {
                 index: opened.index,
@@ -153,6 +161,19 @@ impl Instance {
         }
     }
 
+    /// It has lost its address, and has said so; or has one again. An interface that loses its addresses may lose all that it has of IPv6, and
+    /// the multicast groups with it. The kernel does not join them again, and does not say so: whoever goes on with the same sockets is deaf. These
+    /// have to be closed before others join, since they leave the group in the name of all. And again once there is an address: while there is
+    /// none that can be used the same may happen unseen. Returns whether there are sockets that are to be opened anew.
+    pub(super) fn forget_groups(&mut self, hands: &Hands) -> bool {
+        let forgets = self.is_multicast() && self.port.is_some();
+        if forgets {
+            self.close(hands);
+            self.useless_attempts = self.useless_attempts.wrapping_add(1);
+        }
+        forgets
+    }
+
     /// Takes in what is true of the host, and says what that comes to. `shared` are the VIPs of all instances and services.
     pub(super) fn examine(
         &mut self,
@@ -169,7 +190,7 @@ impl Instance {
         }
         let fault = self.obstacle(link).err();
         let shortage = Shortage::of(&self.config.track, |subject| match subject {
-            Subject::Link(interface) => (!surroundings.has_link(interface)).then(|| subject.to_string()),
+            Subject::Link(interface) => surroundings.lacks_link(interface).then(|| subject.to_string()),
             Subject::Service { name, percent } => {
                 let (healthy, all) = dependencies.healthy.get(name)?;
                 (!is_share(*healthy, *all, *percent)).then(|| subject.to_string())
@@ -328,6 +349,12 @@ impl Instance {
         // Also one that was there before, and had to be put on again.
         self.there.insert(address);
         self.announce_these(&[address]);
+    }
+
+    /// Whether all its addresses are there, and so have been announced.
+    pub(super) fn is_announced(&self) -> bool {
+        let mut addresses = self.config.addresses.iter();
+        addresses.all(|address| self.there.contains(address))
     }
 
     /// Which of these places are its own.

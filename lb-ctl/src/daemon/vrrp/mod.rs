@@ -4,6 +4,7 @@
 //! The threads own the instances, their sockets and the addresses that they carry. The controller tells them what is configured and how
 //! many backends are healthy, and reads what they make known. A third one runs the operator's `programs`.
 
+mod board;
 mod driver;
 mod hands;
 mod hooks;
@@ -14,21 +15,17 @@ mod running;
 mod scripts;
 #[cfg(test)]
 mod testing;
+mod thread;
 mod timer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     adapters::api::server::{Answer, Refusal},
@@ -39,12 +36,12 @@ use crate::{
         vrrp::{Script, Subject, Told},
     },
 };
-use driver::Driver;
-use hands::Id;
-use programs::{Notifier, Programs};
-use pulse::Pulse;
+use board::{Board, Snapshot};
+use programs::Notifier;
 use scripts::Verdict;
-use timer::Timer;
+use thread::Thread;
+
+pub(super) use board::{Tenure, Tenures, Term};
 
 /// For how long the thread that advertises may give no sign of life. It does nothing that takes long.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -134,60 +131,6 @@ enum Order {
 /// Whether addresses have been left, or why not.
 type Left = Result<(), String>;
 
-/// How it stands with an address: whether its instance is master, and for the how many-th time. Whoever looks twice and finds the same has
-/// missed nothing: nobody else can have been master in between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tenure {
-    instance: Id,
-    /// How often it has become master.
-    number: u64,
-    /// Whether it is, or has been.
-    pub(super) lasts: bool,
-}
-
-/// The addresses of all instances.
-pub(super) type Tenures = BTreeMap<IpAddr, Tenure>;
-
-/// What is known of an instance.
-#[derive(Clone, Debug)]
-struct Snapshot {
-    status: VrrpStatus,
-    tenure: Tenure,
-    /// When it came into its state.
-    since: Instant,
-    /// The zero of the machines' time.
-    epoch: Instant,
-    timer: Timer,
-}
-
-/// What the thread makes known.
-#[derive(Clone, Debug, Default)]
-struct Board {
-    snapshots: Arc<Mutex<Vec<Snapshot>>>,
-    tenures: watch::Sender<Tenures>,
-}
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, Vec<Snapshot>> {
-        // Whoever held it had nothing to leave half done.
-        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, snapshots: Vec<Snapshot>) {
-        let of_instance = |snapshot: &Snapshot| {
-            let (tenure, addresses) = (snapshot.tenure, snapshot.status.addresses.clone());
-            addresses.into_iter().map(move |address| (address, tenure))
-        };
-        let tenures: Tenures = snapshots.iter().flat_map(of_instance).collect();
-        *self.lock() = snapshots;
-        self.tenures.send_if_modified(|before| {
-            let is_news = *before != tenures;
-            *before = tenures;
-            is_news
-        });
-    }
-}
-
 /// The controller's end of the thread.
 #[derive(Debug, Default)]
 pub(super) struct Instances {
@@ -212,17 +155,6 @@ enum Followed {
         shared: BTreeSet<IpAddr>,
         grace: Option<Duration>,
     },
-}
-
-#[derive(Debug)]
-struct Thread {
-    orders: mpsc::UnboundedSender<Order>,
-    handle: JoinHandle<()>,
-    /// How it has ended. It says nothing if it has panicked.
-    ended: oneshot::Receiver<anyhow::Result<()>>,
-    pulse: Pulse,
-    hands_pulse: Pulse,
-    programs: Programs,
 }
 
 impl Instances {
@@ -312,30 +244,18 @@ impl Instances {
 
     /// What is known of the instances, in the order of the configuration.
     pub(super) fn status(&self) -> Vec<VrrpStatus> {
-        let board = self.board.lock();
-        let status = board.iter().map(|snapshot| {
-            let mut status = VrrpStatus {
-                state_seconds: snapshot.since.elapsed().as_secs(),
-                due_ms: snapshot.timer.left(snapshot.epoch.elapsed()),
-                ..snapshot.status.clone()
-            };
-            for (result, count) in &mut status.notifications {
-                *count = self.told.of(&status.name, result);
-            }
-            status
-        });
-        status.collect()
+        self.board.status(&self.told)
     }
 
     /// Which addresses are ours, and since which time that we have become master. Between two looks a master may have lost them and
     /// have come by them again, which shows in that.
     pub(super) fn tenures(&self) -> Tenures {
-        self.board.tenures.borrow().clone()
+        self.board.tenures()
     }
 
     /// Tells of changes of [tenures](Self::tenures), several at once if nobody looks.
     pub(super) fn changes(&self) -> watch::Receiver<Tenures> {
-        self.board.tenures.subscribe()
+        self.board.changes()
     }
 
     /// Whether there is a thread, to which the addresses of instances belong.
@@ -407,44 +327,9 @@ impl Followed {
     }
 }
 
-impl Thread {
-    fn start(board: Board, dependencies: Dependencies, told: hooks::Tally) -> anyhow::Result<Self> {
-        let (orders, received) = mpsc::unbounded_channel();
-        let programs = Programs::start(orders.downgrade(), told)?;
-        let notifier = programs.notifier();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting the runtime of VRRP")?;
-        let (pulse, hands_pulse) = (Pulse::new(), Pulse::new());
-        let pulses = [pulse.clone(), hands_pulse.clone()];
-        let (end, ended) = oneshot::channel();
-        let handle = std::thread::Builder::new()
-            .name("vrrp".into())
-            .spawn(move || {
-                let result = runtime.block_on(Driver::run(received, board, dependencies, notifier, pulses));
-                // Nobody wants to know if the daemon has ended.
-                let _ = end.send(result);
-            })
-            .context("starting the thread of VRRP")?;
-        Ok(Self {
-            orders,
-            handle,
-            ended,
-            pulse,
-            hands_pulse,
-            programs,
-        })
-    }
-
-    fn order(&self, order: Order) -> anyhow::Result<()> {
-        self.orders.send(order).ok().context("the VRRP thread has ended")
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{running::Running, *};
+    use super::{programs::Programs, pulse::Pulse, *};
     use crate::core::config::examples::with_vrrp;
 
     fn with_instance() -> Config {
@@ -498,32 +383,6 @@ mod tests {
         assert!(!instances.lag_behind(&with_instance()));
         // A reload that has failed before it came to this.
         assert!(instances.lag_behind(&with_vrrp("")));
-    }
-
-    #[test]
-    fn whoever_looks_seldom_sees_that_a_master_was_none_in_between() {
-        let board = Board::default();
-        let vip = IpAddr::from([10, 0, 0, 99]);
-        let (mut running, _) = testing::backup(testing::instance(""), Duration::ZERO);
-        let epoch = Instant::now();
-        let publish = |running: &mut Running| board.set(running.snapshots(epoch).collect());
-        publish(&mut running);
-        let mut changes = board.tenures.subscribe();
-        let mut look = || changes.borrow_and_update()[&vip];
-        let first = look();
-        assert!(!first.lasts);
-        running.pass(Duration::from_secs(10));
-        publish(&mut running);
-        let second = look();
-        assert!(second.lasts && second != first);
-        running.hand_over(Duration::from_secs(20)).unwrap();
-        publish(&mut running);
-        running.pass(Duration::from_secs(30));
-        publish(&mut running);
-        let third = look();
-        assert!(third.lasts && third != second);
-        publish(&mut running);
-        assert_eq!(look(), third);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    Dependencies, Knowledge, Notifier, Snapshot, Tenure,
+    Dependencies, Knowledge, Notifier, Snapshot, Tenure, Term,
     hands::{Hands, Id, Part, Surroundings},
     hooks,
     instance::Instance,
@@ -21,7 +21,7 @@ use crate::{
         interface::format_mac,
         status::{RejectedStatus, VrrpStatus},
         time::milliseconds,
-        vrrp::{Action, Group, NotMaster, Place, State, Subject, Told, Transition, Untold},
+        vrrp::{Action, Group, LEAVING, NotMaster, Place, State, Subject, Told, Transition, Untold},
     },
 };
 
@@ -91,7 +91,7 @@ impl Running {
             .map(|(address, tenure)| {
                 let known = knowledge.of_vips.get(address);
                 known
-                    .filter(|_| knowledge.seen.get(address) == Some(&tenure))
+                    .filter(|_| knowledge.seen.get(address).is_some_and(|seen| seen.is(&tenure)))
                     .copied()
             })
             .collect::<Option<Vec<Told>>>();
@@ -133,6 +133,11 @@ impl Running {
     /// The hands do what it needs in this round.
     pub(super) fn hands_work(&mut self, round: u64) {
         self.untold.ordered(round);
+    }
+
+    /// Hooks are told of it after they have been told that those before it have left their addresses, which this round does.
+    pub(super) fn hold_back_hooks(&mut self, round: u64) {
+        self.untold.hold_back(round);
     }
 
     /// The hands have done what they were to do in this round, as far as they could.
@@ -178,9 +183,12 @@ impl Running {
     /// How it stands with the addresses of an instance.
     fn tenure(&self, instance: &Instance) -> Tenure {
         Tenure {
-            instance: instance.id,
-            number: self.transitions.get(&State::Master).copied().unwrap_or(0),
+            term: Term {
+                instance: instance.id,
+                number: self.transitions.get(&State::Master).copied().unwrap_or(0),
+            },
             lasts: self.is_master(),
+            is_announced: self.is_master() && instance.is_announced(),
         }
     }
 
@@ -230,17 +238,27 @@ impl Running {
     ) {
         for number in 0..self.instances.len() {
             let instance = &mut self.instances[number];
-            let conditions = instance.examine(surroundings, dependencies, shared, hands);
+            let mut conditions = instance.examine(surroundings, dependencies, shared, hands);
+            let has_come_back = instance.conditions.source.is_none() && conditions.source.is_some();
+            if has_come_back && instance.forget_groups(hands) {
+                conditions = instance.examine(surroundings, dependencies, shared, hands);
+                self.needs_hands = true;
+            }
             if conditions == instance.conditions {
                 continue;
             }
             // Whoever comes back has the new source, but who says goodbye because there is none any more has the old one.
+            let loses_source = instance.conditions.source.is_some() && conditions.source.is_none();
             if conditions.source.is_some() {
                 instance.conditions = conditions.clone();
             }
             let actions = self.group.conditions(number, conditions.clone(), now);
             self.perform(actions);
-            self.instances[number].conditions = conditions;
+            let instance = &mut self.instances[number];
+            instance.conditions = conditions;
+            if loses_source {
+                instance.forget_groups(hands);
+            }
             self.is_news = true;
         }
     }
@@ -251,6 +269,8 @@ impl Running {
             let mut instances = self.instances.iter_mut();
             if let Some(instance) = instances.find(|instance| instance.has(place)) {
                 instance.take_in_one(place.address);
+                // Before, nothing of it shows, and to tell means to copy everything.
+                self.is_news |= instance.is_announced();
             }
         }
     }
@@ -302,6 +322,10 @@ impl Running {
             places.into_iter().zip(self.instances.drain(..)).collect();
         instances.sort_by_key(|(place, _)| *place);
         for ((_, mut instance), config) in instances.into_iter().zip(group.drain(..)) {
+            // Whoever has the old list does not listen to the new one, and would miss us only when we have been silent for too long.
+            if self.is_master() && instance.gives_up_some(&config) {
+                instance.advertise(LEAVING);
+            }
             instance.reconfigure(config);
             self.instances.push(instance);
         }

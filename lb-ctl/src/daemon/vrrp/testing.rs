@@ -18,13 +18,18 @@ pub(super) fn instance(keys: &str) -> Instance {
 }
 
 /// It has all that it needs, and is a backup at this time.
-pub(super) fn backup(mut instance: Instance, now: Duration) -> (Running, Overheard) {
+pub(super) fn backup(instance: Instance, now: Duration) -> (Running, Overheard) {
+    let (notifier, overheard) = Notifier::overheard();
+    (backup_of(instance, notifier, now), overheard)
+}
+
+/// The same, and this one tells of its changes.
+pub(super) fn backup_of(mut instance: Instance, notifier: Notifier, now: Duration) -> Running {
     instance.conditions = Conditions {
         source: Some([10, 0, 0, 2].into()),
         ..Conditions::default()
     };
-    let (notifier, overheard) = Notifier::overheard();
     let mut running = Running::begin(vec![instance], notifier, now).unwrap();
     running.pass(now);
-    (running, overheard)
+    running
 }

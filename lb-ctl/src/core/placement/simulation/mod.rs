@@ -307,10 +307,18 @@ impl World {
         };
         let now = self.kernel.tables.now;
         self.placement.take_over(id, now, &mut self.kernel)?;
-        for (key, noted) in &mut self.kernel.tables.affinity {
-            *noted = taken_over(key, noted, id, now).unwrap_or(*noted);
-        }
+        self.refresh_clients(service);
         Ok(())
+    }
+
+    /// Takes the clients of a service, whose packets come to us from now on, to have been there now.
+    fn refresh_clients(&mut self, service: u16) {
+        let now = self.kernel.tables.now;
+        if let Some(id) = self.service_id(service) {
+            for (key, noted) in &mut self.kernel.tables.affinity {
+                *noted = taken_over(key, noted, id, now).unwrap_or(*noted);
+            }
+        }
     }
 
     /// What the plan would do to all slots.

@@ -1,7 +1,8 @@
 //! Two balancers, of which each owns some services and follows the others, told by way of [`sync`](crate::core::sync).
 //!
 //! All that happens to one balancer happens to either; the connection between them breaks, tells a part, or loses news; services are
-//! taken over back and forth at any moment, by a controller that may be killed meanwhile. The two have ids of their own, and
+//! taken over back and forth at any moment, by a controller that may be killed meanwhile; or they arrive first, while one client after the
+//! other hears of it, and perhaps turn back. The two have ids of their own, and
 //! configurations that are only sometimes the same. Whatever happens, a connection that the other balancer has been told of once is known
 //! there as long as it lives, and so lives on when it takes over.
 
@@ -9,7 +10,10 @@ mod balancer;
 
 use super::*;
 use crate::core::sync::{Changes, Inbox, Outbox};
-use balancer::{Balancer, Tables};
+use balancer::{Balancer, Tables, key_of};
+
+/// In ticks.
+const LONGEST_ARRIVAL: u32 = 3;
 
 /// What happens next. Balancers are numbered 0 and 1.
 #[derive(Clone, Debug)]
@@ -27,6 +31,12 @@ enum PairStep {
     /// Who does not own a service takes it over. The controller is killed after so many writes, if at all; if not, a pass over the records
     /// may follow at once.
     TakeOver(u16, Option<u32>, bool),
+    /// A service begins to arrive at who does not own it.
+    Arrive(u16),
+    /// A client hears of it.
+    Hear(Client),
+    /// Its former owner has it back before it has arrived.
+    TurnBack(u16),
     /// The connection between the two breaks, and another one is made.
     Break,
     /// News of a balancer were lost.
@@ -49,6 +59,9 @@ fn pair_step() -> impl Strategy<Value = PairStep> {
         3 => (100..280_u16).prop_map(PairStep::Live),
         3 => (0..SERVICES, prop::option::weighted(0.2, 0..12_u32), any::<bool>())
             .prop_map(|(service, writes, sweeps)| PairStep::TakeOver(service, writes, sweeps)),
+        3 => (0..SERVICES).prop_map(PairStep::Arrive),
+        6 => (0..SERVICES, 0..PORTS).prop_map(PairStep::Hear),
+        1 => (0..SERVICES).prop_map(PairStep::TurnBack),
         1 => Just(PairStep::Break),
         1 => node().prop_map(PairStep::Lose),
     ]
@@ -58,6 +71,10 @@ struct Pair {
     balancers: [Balancer; 2],
     /// By service.
     owner: [usize; SERVICES as usize],
+    /// The services that are arriving at who is not their owner yet.
+    arriving: BTreeSet<u16>,
+    /// How many ticks ago the last of them began to.
+    ticks_since_arrival: u32,
     takeovers: Takeovers,
 }
 
@@ -108,6 +125,7 @@ impl Pair {
                 changes: Changes::default(),
                 outbox: Outbox::default(),
                 inbox: Inbox::default(),
+                hands_over: BTreeSet::new(),
                 known: BTreeMap::new(),
             };
             balancer.own();
@@ -116,6 +134,8 @@ impl Pair {
         Self {
             balancers,
             owner: [0; SERVICES as usize],
+            arriving: BTreeSet::new(),
+            ticks_since_arrival: 0,
             takeovers: Takeovers::default(),
         }
     }
@@ -124,9 +144,7 @@ impl Pair {
         match *step {
             PairStep::To(node, ref step) => {
                 let step = match *step {
-                    Step::SweepWhileHealthChanges { client, .. }
-                        if self.owner[usize::from(client.0)] != node =>
-                    {
+                    Step::SweepWhileHealthChanges { client, .. } if self.node_of(client) != node => {
                         &Step::Sweep
                     }
                     ref step => step,
@@ -142,15 +160,15 @@ impl Pair {
                 }
             }
             PairStep::Client(ref step) => {
-                let service = match *step {
+                let client = match *step {
                     Step::Open { client, .. }
                     | Step::Retransmit { client, .. }
                     | Step::Send { client, .. }
                     | Step::Close { client, .. }
-                    | Step::Spoof { client, .. } => client.0,
+                    | Step::Spoof { client, .. } => client,
                     ref other => panic!("{other:?} is no client's"),
                 };
-                self.let_happen(self.owner[usize::from(service)], |world| world.perform(step))?;
+                self.let_happen(self.node_of(client), |world| world.perform(step))?;
             }
             PairStep::Tell(from, batches) => {
                 for _ in 0..batches {
@@ -160,12 +178,13 @@ impl Pair {
             PairStep::TellAll(from) => {
                 // What the other one asks for comes first.
                 self.tell(1 - from);
-                while self.tell(from) {
+                while self.tell(from) || self.balancers[1 - from].delete_unnamed(false) {
                     self.check_known()?;
                 }
                 self.take_for_known(from)?;
             }
             PairStep::Live(ticks) => {
+                self.end_arrivals();
                 self.let_happen(0, |world| world.perform(&Step::Wait(ticks)))?;
                 for node in 0..2 {
                     let clients: Vec<Client> =
@@ -187,8 +206,14 @@ impl Pair {
                     self.let_happen(owner, |world| world.perform(&Step::Sweep))?;
                 }
             }
+            PairStep::Arrive(service) => self.arrive(service),
+            PairStep::Hear(client) => self.hear(client),
+            PairStep::TurnBack(service) => self.turn_back(service),
             PairStep::Break => self.break_off(),
             PairStep::Lose(node) => self.balancers[node].changes.anything(),
+        }
+        if self.ticks_since_arrival > LONGEST_ARRIVAL {
+            self.end_arrivals();
         }
         self.check_known()?;
         for Balancer { world, .. } in &self.balancers {
@@ -210,11 +235,22 @@ impl Pair {
         let passed = balancer.world.kernel.tables.now.wrapping_sub(before.now);
         balancer.note_changes(&before);
         self.balancers[1 - node].world.wait(passed);
+        self.ticks_since_arrival = self.ticks_since_arrival.saturating_add(passed);
         result
     }
 
+    /// Nothing arrives for long.
+    fn end_arrivals(&mut self) {
+        for service in self.arriving.clone() {
+            self.take_over(service, None);
+        }
+    }
+
+    /// The connection breaks. Nobody tells on of what is arriving.
     fn break_off(&mut self) {
+        self.end_arrivals();
         for balancer in &mut self.balancers {
+            balancer.delete_unnamed(true);
             balancer.inbox = Inbox::default();
             balancer.outbox = Outbox::default();
             balancer.own();
@@ -241,20 +277,27 @@ impl Pair {
             peer.outbox.tell_again(&key);
         }
         peer.note_changes(&before);
+        peer.delete_unnamed(false);
         !items.is_empty()
     }
 
     /// The other one has been told all, and so knows all connections that live.
     fn take_for_known(&mut self, from: usize) -> Result<(), TestCaseError> {
         let connections = self.balancers[from].world.connections.clone();
+        let settled: BTreeMap<Client, Option<TargetName>> = connections
+            .keys()
+            .map(|client| (*client, self.balancers[from].settled(*client)))
+            .collect();
         let peer = &mut self.balancers[1 - from];
         let nothing_lost = peer.inbox.lost() == 0;
         for (client, connection) in connections {
-            let Some(home) = connection.home.filter(|_| connection.established) else {
+            let tells = self.owner[usize::from(client.0)] == from;
+            let Some(home) = connection.home.filter(|_| connection.established && tells) else {
                 continue;
             };
             let Some(found) = peer.home(client) else { continue };
-            if nothing_lost {
+            let arrives = self.arriving.contains(&client.0);
+            if nothing_lost && !(arrives && peer.may_know_better(client, settled[&client])) {
                 prop_assert!(is_same(&home, &found), "{:?} was told as at {:?}", client, found);
             }
             if is_same(&home, &found) {
@@ -294,42 +337,108 @@ impl Pair {
         Ok(())
     }
 
-    fn take_over(&mut self, service: u16, writes: Option<u32>) {
+    /// Through whom the packets of a client come, or would.
+    fn node_of(&self, client: Client) -> usize {
+        let owner = self.owner[usize::from(client.0)];
+        let is_at = |node: usize| self.balancers[node].world.connections.contains_key(&client);
+        let has_heard = is_at(1 - owner) || !is_at(owner) && client.1 % 2 == 1;
+        if self.arriving.contains(&client.0) && has_heard {
+            1 - owner
+        } else {
+            owner
+        }
+    }
+
+    /// Says at whom what is arriving.
+    fn tell_arrivals(&mut self) {
+        for (node, balancer) in self.balancers.iter_mut().enumerate() {
+            let arriving = self.arriving.iter().copied();
+            let here = arriving.filter(|service| self.owner[usize::from(*service)] != node);
+            balancer.inbox.arrive(here.map(key_of));
+        }
+    }
+
+    /// Who owns a service does so no more, but tells on; packets of its clients come to the other one.
+    fn arrive(&mut self, service: u16) {
+        if !self.arriving.insert(service) {
+            return;
+        }
         let before = self.owner[usize::from(service)];
-        let after = 1 - before;
-        self.owner[usize::from(service)] = after;
-        let of_service = |client: &Client| client.0 == service;
         // The former owner follows, and knows what lived when it did not.
         let former = &mut self.balancers[before];
         let followed = former.followed();
-        let former_now = former.world.kernel.tables.now;
-        let owns = former.world.owns.as_mut().expect("there is another one");
-        owns[usize::from(service)] = false;
+        former.set_owned(service, false);
+        former.hands_over.insert(service);
         former.world.follow(|owns| !owns);
-        let connections: BTreeMap<Client, Connection> = former
-            .world
-            .connections
-            .extract_if(.., |client, _| of_service(client))
-            .collect();
-        let established = connections
-            .iter()
-            .filter(|(_, connection)| connection.established);
-        former
-            .known
-            .extend(established.map(|(client, connection)| (*client, connection.number)));
+        former.own();
+        former.ask(&followed);
+        self.meet_packets(service, 1 - before);
+        self.tell_arrivals();
+    }
+
+    /// Packets to a service come to a balancer from now on.
+    fn meet_packets(&mut self, service: u16, node: usize) {
+        let next = &mut self.balancers[node];
+        next.delete_unnamed(true);
+        let tables = next.world.kernel.tables.clone();
+        next.world.refresh_clients(service);
+        next.note_changes(&tables);
+        self.ticks_since_arrival = 0;
+    }
+
+    /// A client hears of it: the packets of its connection come to the other one, and it lives on if that knows it.
+    fn hear(&mut self, client: Client) {
+        let owner = self.owner[usize::from(client.0)];
+        if self.arriving.contains(&client.0)
+            && let Some(connection) = self.balancers[owner].world.connections.remove(&client)
+        {
+            self.pass_on(client, &connection, owner);
+        }
+    }
+
+    /// The packets of a connection come through the other one.
+    fn pass_on(&mut self, client: Client, connection: &Connection, from: usize) {
+        let former = &mut self.balancers[from];
+        let former_now = former.world.kernel.tables.now;
+        if connection.established {
+            former.known.insert(client, connection.number);
+        }
+        let next = &mut self.balancers[1 - from];
+        let is_known = next.known.remove(&client) == Some(connection.number);
+        let Some(home) = next.home(client).filter(|_| is_known) else {
+            return;
+        };
+        self.takeovers.survivors += 1;
+        let key = next.world.key(client).expect("it has a home").0;
+        self.takeovers.recorded += usize::from(next.world.kernel.tables.flows.contains_key(&key));
+        let now = next.world.kernel.tables.now;
+        let connection = Connection {
+            home: Some(home),
+            last_sent: now.wrapping_sub(former_now.wrapping_sub(connection.last_sent)),
+            ..connection.clone()
+        };
+        next.world.connections.insert(client, connection);
+    }
+
+    /// The rest of the clients hear of it, and the other one says that it is the owner.
+    fn take_over(&mut self, service: u16, writes: Option<u32>) {
+        self.arrive(service);
+        self.arriving.remove(&service);
+        self.tell_arrivals();
+        let before = self.owner[usize::from(service)];
+        let after = 1 - before;
+        self.owner[usize::from(service)] = after;
+        let former = &mut self.balancers[before];
+        former.hands_over.remove(&service);
+        let connections = former.take_connections(service);
         if service == AFFINE {
             former.world.homes = Homes::default();
         }
         former.own();
-        former.ask(&followed);
 
         let next = &mut self.balancers[after];
-        let known: BTreeMap<Client, u64> = next
-            .known
-            .extract_if(.., |client, _| of_service(client))
-            .collect();
-        let owns = next.world.owns.as_mut().expect("there is another one");
-        owns[usize::from(service)] = true;
+        next.delete_unnamed(true);
+        next.set_owned(service, true);
         let tables = next.world.kernel.tables.clone();
         next.world.kernel.writes_left = writes;
         let mut was_killed = false;
@@ -340,28 +449,40 @@ impl Pair {
             was_killed = true;
         }
         next.note_changes(&tables);
-        let now = next.world.kernel.tables.now;
         for (client, connection) in connections {
-            let home = next
-                .home(client)
-                .filter(|_| known.get(&client) == Some(&connection.number));
-            if home.is_none() {
-                continue;
-            }
-            self.takeovers.survivors += 1;
-            let key = next.world.key(client).expect("it has a home").0;
-            self.takeovers.recorded += usize::from(next.world.kernel.tables.flows.contains_key(&key));
-            let last_sent = now.wrapping_sub(former_now.wrapping_sub(connection.last_sent));
-            let connection = Connection {
-                home,
-                last_sent,
-                ..connection
-            };
-            next.world.connections.insert(client, connection);
+            self.pass_on(client, &connection, before);
         }
-        next.own();
+        self.balancers[after]
+            .known
+            .retain(|client, _| client.0 != service);
+        self.balancers[after].own();
         if was_killed {
             self.break_off();
+        }
+    }
+
+    /// The former owner has it back: now it is the other one that tells on, and there it arrives. Who has not been told everything tells nothing.
+    fn turn_back(&mut self, service: u16) {
+        if !self.arriving.contains(&service) {
+            return;
+        }
+        let owner = self.owner[usize::from(service)];
+        self.owner[usize::from(service)] = 1 - owner;
+        let other = &mut self.balancers[1 - owner];
+        let (key, is_complete) = (key_of(service), other.inbox.is_complete(&key_of(service)));
+        if other.followed().contains(&key) {
+            other.inbox.forget(&key);
+            other.outbox.ask(key);
+        }
+        other.hands_over.extend(is_complete.then_some(service));
+        other.own();
+        let former = &mut self.balancers[owner];
+        former.hands_over.remove(&service);
+        former.own();
+        self.meet_packets(service, owner);
+        self.tell_arrivals();
+        if !is_complete {
+            self.take_over(service, None);
         }
     }
 }
@@ -428,4 +549,48 @@ fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
         world.placement.leaving(world.service_id(0).unwrap()).count() > 0,
         "the drain goes on"
     );
+}
+
+/// One half of the clients opens connections through the former owner, which tells on, the other half through the next one; then those
+/// hear of it too.
+#[test]
+fn connections_that_begin_while_a_service_arrives_live_on() {
+    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
+    pair.perform(&PairStep::TellAll(0)).unwrap();
+    // A slot moves, and the peer has not heard of it.
+    let weights = [
+        [Some(1), None, Some(1), None],
+        [None; 4],
+        [Some(1), None, None, None],
+    ];
+    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+    pair.perform(&PairStep::Arrive(0)).unwrap();
+    for port in 0..PORTS {
+        let (client, lost) = ((0, port), Lost::Nowhere);
+        let open = Step::Open {
+            client,
+            sequence: 5,
+            lost,
+        };
+        let send = Step::Send {
+            client,
+            bytes: 10,
+            lost,
+        };
+        for step in [open, send] {
+            pair.perform(&PairStep::Client(step)).unwrap();
+        }
+    }
+    let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
+    assert_eq!([at(&pair, 0), at(&pair, 1)], [usize::from(PORTS) / 2; 2]);
+    pair.perform(&PairStep::TellAll(0)).unwrap();
+    pair.perform(&PairStep::Hear((0, 0))).unwrap();
+    assert_eq!(at(&pair, 1), usize::from(PORTS) / 2 + 1);
+    pair.perform(&PairStep::TakeOver(0, None, true)).unwrap();
+    assert_eq!(at(&pair, 1), usize::from(PORTS));
+    assert!(pair.takeovers.recorded > 0, "{:?}", pair.takeovers);
+    pair.perform(&PairStep::Live(1)).unwrap();
+    // And the former owner knows them all.
+    pair.perform(&PairStep::TellAll(1)).unwrap();
+    assert_eq!(pair.balancers[0].known.len(), usize::from(PORTS));
 }

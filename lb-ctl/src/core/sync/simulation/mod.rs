@@ -1,8 +1,11 @@
 //! Two balancers with ids, sizes and clocks of their own, and a connection that breaks again and again: whatever happens, the peer
 //! could take over between any two batches, and in the end knows all that the owner knows.
 
+mod arrival;
+mod backlog;
 mod malice;
 mod node;
+mod unnamed;
 mod world;
 
 use std::{
@@ -68,9 +71,17 @@ impl Link {
             panic!("{heard:?}");
         };
         self.inbox.apply(&items, peer).unwrap();
+        self.inbox.go_on(peer).unwrap();
         let taken = self.from_peer.taken(number, Duration::ZERO);
         self.from_owner.hear(taken, Duration::ZERO).unwrap();
         true
+    }
+
+    /// The peer deletes what it has not been told of.
+    fn delete_unnamed(&mut self, peer: &mut Node) {
+        while self.inbox.has_more() {
+            self.inbox.go_on(peer).unwrap();
+        }
     }
 }
 
@@ -99,6 +110,13 @@ proptest! {
                     }
                     source.next.borrow_mut().drain(..).for_each(|step| source.world.borrow_mut().take(&step));
                     while link.tell(&mut source, &mut peer) {}
+                    if meanwhile % 2 == 0 {
+                        link.delete_unnamed(&mut peer);
+                    } else {
+                        // Later than anything was used.
+                        peer.now += 1_000;
+                        link.inbox.finish(None, &mut peer).unwrap();
+                    }
                     let world = source.world.borrow();
                     for ((key, port), live) in &world.live {
                         prop_assert_eq!(&peer.home(key, *port), &live.home, "port {}", port);
@@ -235,6 +253,9 @@ fn the_tables_are_passed_over_once_for_all_services_that_an_owner_begins_with() 
         complete(5),
     ];
     inbox.apply(&rest, &mut peer).unwrap();
+    while inbox.has_more() {
+        inbox.go_on(&mut peer).unwrap();
+    }
     assert_eq!(peer.passes.take(), 0);
     assert_eq!(inbox.complete().count(), 2);
     let left: Vec<u16> = peer.flows.keys().map(FlowKey::client_port).collect();
@@ -357,6 +378,7 @@ fn what_came_while_both_were_owners_is_told_again_and_until_then_nothing_is_take
         link.outbox.tell_again(key);
     }
     while link.tell(&mut owner, &mut peer) {}
+    link.delete_unnamed(&mut peer);
     assert_eq!(peer.told(), owner.told());
     assert_eq!(link.inbox.complete().count(), 2);
     link.outbox.own([]);

@@ -9,6 +9,7 @@ use std::{
 
 use lb_common::{
     address::Address,
+    clock,
     layout::{Affinity, ClientKey, FlowKey, FlowRecord, Service, ServiceKey, Slot, TargetName},
 };
 
@@ -199,6 +200,10 @@ impl Mirror for Node {
         Ok(Some(self.backend(service, name, address, port)))
     }
 
+    fn slot(&self, index: u32) -> Result<Slot, Infallible> {
+        Source::slot(self, index)
+    }
+
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), Infallible> {
         self.slots.insert(index, slot);
         self.stored += 1;
@@ -216,13 +221,35 @@ impl Mirror for Node {
         Ok(true)
     }
 
+    fn add_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, Infallible> {
+        Ok(self.flows.contains_key(key) || self.put_flow(key, record, way)?)
+    }
+
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Infallible> {
         self.flows.remove(key);
         Ok(())
     }
 
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), Infallible> {
+        let is_unused = |record: &FlowRecord| clock::since(since, record.last_seen) > 0;
+        if self.flows.get(key).is_some_and(is_unused) {
+            self.flows.remove(key);
+        }
+        Ok(())
+    }
+
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Infallible> {
         self.clients.insert(*key, home);
+        Ok(())
+    }
+
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Infallible> {
+        self.clients.entry(*key).or_insert(home);
         Ok(())
     }
 

@@ -63,6 +63,11 @@ impl Driver {
                 running.set_grace(self.grace);
                 running.take_in_knowledge(&self.dependencies.knowledge, now);
                 running.take_in_yielded(&self.yielded);
+                // Of those that had its names, if the hands have not been able to do what they were to.
+                let mut ended = self.ended.iter().flat_map(Running::names);
+                if ended.any(|name| running.names().any(|own| own == name)) {
+                    running.hold_back_hooks(round);
+                }
                 self.groups.push(running);
             }
         }

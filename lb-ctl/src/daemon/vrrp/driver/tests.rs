@@ -1,4 +1,4 @@
-use std::num::NonZeroU8;
+use std::{collections::BTreeMap, num::NonZeroU8};
 
 use super::*;
 use crate::{
@@ -8,14 +8,15 @@ use crate::{
     },
     daemon::vrrp::{
         programs::Overheard,
-        testing::{backup, instance},
+        testing::{backup, backup_of, instance},
     },
 };
 
 /// A driver of one group, which is a backup, and what it has hooks told. Its hands are the test's.
 fn driver() -> (Driver, Overheard) {
     let (hands, reports) = Hands::of_a_test();
-    let (notifier, _) = Notifier::overheard();
+    let (notifier, told) = Notifier::overheard();
+    let running = backup_of(instance(""), notifier.clone(), Duration::ZERO);
     let dependencies = Dependencies::default();
     let mut driver = Driver::idle(
         hands,
@@ -25,9 +26,17 @@ fn driver() -> (Driver, Overheard) {
         notifier,
         Pulse::new(),
     );
-    let (running, told) = backup(instance(""), Duration::ZERO);
     driver.groups.push(running);
     (driver, told)
+}
+
+fn settled(round: u64) -> Report {
+    Report::Settled {
+        round,
+        there: BTreeSet::new(),
+        not_added: BTreeMap::new(),
+        not_removed: BTreeMap::new(),
+    }
 }
 
 /// Of so much time that nobody else can be master.
@@ -45,13 +54,61 @@ async fn hooks_wait_while_the_host_cannot_be_seen() {
     let cause = "no buffer space".to_owned();
     driver.on_report(Report::Blind { round, cause });
     assert_eq!(told.states(), [], "no address has been put on");
-    driver.on_report(Report::Settled {
-        round,
-        there: BTreeSet::new(),
-        not_added: BTreeMap::new(),
-        not_removed: BTreeMap::new(),
-    });
+    driver.on_report(settled(round));
     assert_eq!(told.states(), [State::Master]);
+}
+
+#[tokio::test]
+async fn an_instance_that_begins_anew_is_told_of_after_the_end_of_the_former_one() {
+    let (mut driver, mut told) = driver();
+    become_master(&mut driver);
+    driver.on_report(settled(driver.round));
+    told.states();
+    let (left, _) = oneshot::channel();
+    let mut config = instance("").config;
+    config.vrid = NonZeroU8::new(2).unwrap();
+    driver.obey(Order::Follow {
+        instances: vec![config],
+        shared: BTreeSet::new(),
+        grace: None,
+        left,
+    });
+    driver.attend();
+    let round = driver.round;
+    let cause = "no buffer space".to_owned();
+    driver.on_report(Report::Blind { round, cause });
+    driver.pass();
+    assert_eq!(told.states(), [], "the addresses are there still");
+    driver.on_report(settled(round));
+    driver.pass();
+    assert_eq!(told.states(), [State::Init, State::Fault]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_end_of_another_instance() {
+    let (mut driver, mut told) = driver();
+    become_master(&mut driver);
+    driver.on_report(settled(driver.round));
+    told.states();
+    let (left, _) = oneshot::channel();
+    let mut config = instance("").config;
+    config.name = "b".to_owned();
+    driver.obey(Order::Follow {
+        instances: vec![config],
+        shared: BTreeSet::new(),
+        grace: None,
+        left,
+    });
+    driver.attend();
+    let round = driver.round;
+    let cause = "no buffer space".to_owned();
+    driver.on_report(Report::Blind { round, cause });
+    driver.pass();
+    assert_eq!(
+        told.states(),
+        [State::Fault],
+        "the other one's addresses are there still"
+    );
 }
 
 #[tokio::test]
@@ -101,12 +158,7 @@ async fn a_handover_holds_for_another_group_of_the_address_until_it_becomes_mast
         });
         assert!(driver.groups.is_empty());
         driver.attend();
-        driver.on_report(Report::Settled {
-            round: driver.round,
-            there: BTreeSet::new(),
-            not_added: BTreeMap::new(),
-            not_removed: BTreeMap::new(),
-        });
+        driver.on_report(settled(driver.round));
         let yields = driver.groups[0].yielded().count() > 0;
         let (running, _) = backup(instance(""), Duration::ZERO);
         driver.groups = vec![running];

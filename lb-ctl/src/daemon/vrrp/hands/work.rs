@@ -45,8 +45,8 @@ pub(super) struct Work {
     open: BTreeMap<Id, (u32, Endpoint, u32)>,
     /// The instances and interfaces that have been searched for what an earlier run has left.
     searched: BTreeSet<(Id, u32)>,
-    /// The interfaces of which virtual ones without an instance are removed: all on which there has been an instance.
-    parents: BTreeSet<u32>,
+    /// The interfaces of which virtual ones without an instance are removed: all on which there has been an instance, and their names then.
+    parents: BTreeMap<u32, String>,
     /// What has been changed about those so that they speak for their own addresses only.
     silenced: BTreeMap<u32, Silenced>,
     /// Whether there have been virtual interfaces when the host was looked at last, or nobody has looked yet.
@@ -72,7 +72,7 @@ impl Work {
             holdings: Holdings::default(),
             open: BTreeMap::new(),
             searched: BTreeSet::new(),
-            parents: BTreeSet::new(),
+            parents: BTreeMap::new(),
             silenced: BTreeMap::new(),
             may_have_virtual: true,
             has_added: false,
@@ -92,20 +92,24 @@ impl Work {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => {
                         self.pause = FIRST_PAUSE;
-                        self.round().await;
+                        self.round(&mut to_close).await;
                     }
                     Err(_) => return,
                 },
-                () = until(again) => self.round().await,
+                () = until(again) => self.round(&mut to_close).await,
                 Some(opened) = to_close.recv() => drop(opened),
                 _ = beat.tick() => {}
             }
         }
     }
 
-    async fn round(&mut self) {
+    async fn round(&mut self, to_close: &mut mpsc::UnboundedReceiver<Opened>) {
         self.again = None;
         let wanted = self.wanted.borrow_and_update().clone();
+        // What was to be closed when this was said is closed before anything is opened.
+        while let Ok(opened) = to_close.try_recv() {
+            drop(opened);
+        }
         let succeeded = match self.look(&wanted).await {
             Ok(seen) => self.settle(&wanted, seen).await,
             Err(error) => {
@@ -137,7 +141,7 @@ impl Work {
                 continue;
             };
             let index = link.interface.index;
-            self.parents.insert(index);
+            self.parents.insert(index, part.interface.clone());
             if self.searched.insert((id, index)) {
                 for place in part.places(index, None) {
                     self.holdings.clear(place, &part.name);
@@ -169,7 +173,8 @@ impl Work {
 
     /// The virtual interfaces that there are. Where none is needed nobody depends on the answer.
     async fn virtual_interfaces(&mut self, wanted: &Wanted) -> Result<Vec<Existing>, NetlinkError> {
-        let is_needed = wanted.instances.values().any(|part| part.virtual_mac.is_some());
+        let is_needed = wanted.instances.values().any(|part| part.virtual_mac.is_some())
+            || self.silenced.values().any(|it| *it != Silenced::default());
         // A parent that is new may carry what an earlier run has left.
         let is_new = |id: &Id| !self.searched.iter().any(|(it, _)| it == id);
         if !is_needed && !self.may_have_virtual && !wanted.instances.keys().any(is_new) {
@@ -280,7 +285,8 @@ impl Work {
         outcome: &mut Outcome,
     ) -> Result<bool, Outdated> {
         let mut are_lowered = true;
-        for (existing, silenced) in unwanted(&seen.existing, &seen.wanted(), &self.parents) {
+        let parents = self.parents.keys().copied().collect();
+        for (existing, silenced) in unwanted(&seen.existing, &seen.wanted(), &parents) {
             self.refuse_outdated(wanted)?;
             let of = existing.of;
             let lowered =
@@ -298,7 +304,45 @@ impl Work {
                 self.silenced.remove(&of.parent);
             }
         }
-        Ok(are_lowered)
+        Ok(are_lowered && self.unsilence_bereft(wanted, seen).await)
+    }
+
+    /// Gives those parents their voices back of which somebody else has deleted the last virtual interface. Returns whether all have them.
+    async fn unsilence_bereft(&mut self, wanted: &Wanted, seen: &Seen) -> bool {
+        let mut have_voices = true;
+        let of_ipv4 = seen.existing.iter().map(|it| it.of).chain(seen.wanted());
+        let of_ipv4 = of_ipv4.filter(|of| of.is_ipv4);
+        let parents: BTreeSet<u32> = of_ipv4.map(|of| of.parent).collect();
+        for (parent, silenced) in self.silenced.clone() {
+            if parents.contains(&parent) {
+                continue;
+            }
+            match virtual_interfaces::unsilence(&self.netlink, parent, silenced).await {
+                Ok(()) => {
+                    self.silenced.remove(&parent);
+                }
+                Err(error) => {
+                    let cause = chain(&error);
+                    let name = self.parents.get(&parent).map_or("", String::as_str);
+                    match silenced.remedy(name) {
+                        // This may be the daemon's end, after which nobody tries again.
+                        Some(remedy) if wanted.instances.is_empty() && self.pause == FIRST_PAUSE => {
+                            tracing::warn!(
+                                interface = name,
+                                cause,
+                                "the interface speaks for its own addresses only, as a virtual MAC address had needed it; unless the next try \
+                             succeeds, undo that with `{remedy}`"
+                            );
+                        }
+                        Some(_) | None => {
+                            tracing::debug!(interface = name, cause, "a parent stays silent");
+                        }
+                    }
+                    have_voices = false;
+                }
+            }
+        }
+        have_voices
     }
 
     /// Takes addresses off, as far as they are not known to stay with their interface.

@@ -83,6 +83,61 @@ async fn sockets_that_nobody_can_listen_to_are_asked_for_again() {
     }
 }
 
+/// A master of two addresses whose sockets are open.
+fn master_of_two(hands: &Hands) -> Running {
+    let mut two = instance("");
+    two.config.addresses.push(OTHER.into());
+    let (mut running, _) = backup(Instance::new(two.id, two.config), Duration::ZERO);
+    open(&mut running, hands);
+    become_master(&mut running);
+    running
+}
+
+/// Its sockets have been opened.
+fn open(running: &mut Running, hands: &Hands) {
+    let opened = Opened {
+        index: 1,
+        sockets: Sockets::of_a_pair(),
+        announcer: Announcer::mute(),
+    };
+    running.instances_mut()[0].open(Ok(opened), hands);
+}
+
+/// This address has been put on.
+fn take_in_one(running: &mut Running, address: [u8; 4]) {
+    running.take_in_one(Place {
+        interface: 1,
+        virtual_router: None,
+        address: address.into(),
+    });
+}
+
+#[tokio::test]
+async fn addresses_are_news_once_all_are_there() {
+    let (hands, _reports) = Hands::of_a_test();
+    let mut running = master_of_two(&hands);
+    drop(running.snapshots(Instant::now()));
+    take_in_one(&mut running, OWN);
+    assert!(!running.is_news());
+    take_in_one(&mut running, OTHER);
+    assert!(running.is_news());
+}
+
+#[tokio::test]
+async fn an_address_that_is_given_away_is_announced_no_more() {
+    let (hands, _reports) = Hands::of_a_test();
+    let mut running = master_of_two(&hands);
+    for address in [OWN, OTHER] {
+        take_in_one(&mut running, address);
+    }
+    let is_announced = |running: &Running| running.instances()[0].is_announced();
+    assert!(is_announced(&running));
+    let both = running.instances()[0].config.clone();
+    reconfigure(&mut running, "", SOON);
+    running.reconfigure(vec![both], SOON);
+    assert!(!is_announced(&running), "it has not come back yet");
+}
+
 /// Whether it takes over from a master of lower priority, which it hears from this time on.
 fn preempts(running: &Running, began: Duration) -> bool {
     let mut group = running.group.clone();

@@ -1,6 +1,9 @@
 //! One of the two, and its tables as the stream reads and writes them.
 
-use lb_common::layout::{Affinity, ClientKey, FlowRecord, Service};
+use lb_common::{
+    clock,
+    layout::{Affinity, ClientKey, FlowRecord, Service},
+};
 
 use super::*;
 use crate::core::{
@@ -15,6 +18,8 @@ pub(super) struct Balancer {
     pub(super) outbox: Outbox,
     /// Of the other one's outbox.
     pub(super) inbox: Inbox,
+    /// The services that it tells of though they are not its own any more.
+    pub(super) hands_over: BTreeSet<u16>,
     /// The connections of services of the other one that it has told of everything about: by client, their numbers.
     pub(super) known: BTreeMap<Client, u64>,
 }
@@ -33,6 +38,11 @@ fn flows_of(kernel: &Kernel, services: &BTreeSet<u16>) -> Vec<FlowKey> {
 fn clients_of(kernel: &Kernel, services: &BTreeSet<u16>) -> Vec<ClientKey> {
     let clients = kernel.tables.affinity.keys().copied();
     clients.filter(|key| services.contains(&key.service())).collect()
+}
+
+pub(super) fn key_of(service: u16) -> ServiceKey {
+    let address = service_address(service);
+    ServiceKey::tcp(address.ip().into(), address.port())
 }
 
 impl Source for Tables<'_> {
@@ -100,6 +110,10 @@ impl Mirror for World {
         Ok(target.id())
     }
 
+    fn slot(&self, index: u32) -> Result<Slot, kernel::Killed> {
+        Ok(self.kernel.load(index))
+    }
+
     fn store_slot(&mut self, index: u32, slot: Slot) -> Result<(), kernel::Killed> {
         self.kernel.tables.slots[index as usize] = slot.to_bits();
         Ok(())
@@ -120,14 +134,36 @@ impl Mirror for World {
         Ok(true)
     }
 
+    fn add_flow(
+        &mut self,
+        key: &FlowKey,
+        record: FlowRecord,
+        way: Option<WayToClient>,
+    ) -> Result<bool, kernel::Killed> {
+        Ok(self.kernel.tables.flows.contains_key(key) || self.put_flow(key, record, way)?)
+    }
+
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), kernel::Killed> {
         let before = self.kernel.tables.flows.remove(key);
         self.kernel.tables.count_live(before, None);
         Ok(())
     }
 
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), kernel::Killed> {
+        let record = self.kernel.tables.flows.get(key);
+        if record.is_some_and(|record| clock::since(since, record.last_seen) > 0) {
+            self.remove_flow(key)?;
+        }
+        Ok(())
+    }
+
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), kernel::Killed> {
         self.kernel.tables.affinity.insert(*key, home);
+        Ok(())
+    }
+
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), kernel::Killed> {
+        self.kernel.tables.affinity.entry(*key).or_insert(home);
         Ok(())
     }
 
@@ -176,18 +212,32 @@ impl Balancer {
         }
     }
 
-    /// Says anew which services it owns.
+    /// Says anew of which services it tells.
     pub(super) fn own(&mut self) {
         let owns = self.world.owns.expect("there is another one");
-        let services = (0..SERVICES).filter(|service| owns[usize::from(*service)]);
-        let owned: Vec<(ServiceKey, Service)> = services
+        let services =
+            (0..SERVICES).filter(|service| owns[usize::from(*service)] || self.hands_over.contains(service));
+        let told: Vec<(ServiceKey, Service)> = services
             .filter_map(|service| {
-                let address = service_address(service);
-                let key = ServiceKey::tcp(address.ip().into(), address.port());
+                let key = key_of(service);
                 Some((key, *self.world.placement.service(&key)?))
             })
             .collect();
-        self.outbox.own(owned);
+        self.outbox.own(told);
+    }
+
+    /// Makes a service its own, or another's.
+    pub(super) fn set_owned(&mut self, service: u16, is_owned: bool) {
+        let owns = self.world.owns.as_mut().expect("there is another one");
+        owns[usize::from(service)] = is_owned;
+    }
+
+    /// Takes its connections to a service out of it.
+    pub(super) fn take_connections(&mut self, service: u16) -> BTreeMap<Client, Connection> {
+        let connections = &mut self.world.connections;
+        connections
+            .extract_if(.., |client, _| client.0 == service)
+            .collect()
     }
 
     /// The services that it follows.
@@ -198,12 +248,42 @@ impl Balancer {
             .collect()
     }
 
+    /// Deletes some of what it has not been told of, or all of it. Whether there is more.
+    pub(super) fn delete_unnamed(&mut self, at_once: bool) -> bool {
+        let before = self.world.kernel.tables.clone();
+        let deleted = if at_once {
+            self.inbox.finish(None, &mut self.world)
+        } else {
+            self.inbox.go_on(&mut self.world)
+        };
+        deleted.expect("nobody is killed here");
+        self.note_changes(&before);
+        self.inbox.has_more()
+    }
+
     /// Asks to be told of what it follows now and did not before.
     pub(super) fn ask(&mut self, before: &BTreeSet<ServiceKey>) {
         for key in self.followed().difference(before) {
             self.inbox.forget(key);
             self.outbox.ask(*key);
         }
+    }
+
+    /// The settled backend of a client's slot.
+    pub(super) fn settled(&self, client: Client) -> Option<TargetName> {
+        let (_, index) = self.world.key(client)?;
+        Some(self.world.kernel.names[usize::from(self.world.kernel.load(index).settled)])
+    }
+
+    /// Whether it may not take the other one's word for a client as long as a service arrives: there is a record, or another settled backend.
+    pub(super) fn may_know_better(&self, client: Client, theirs: Option<TargetName>) -> bool {
+        let record = |(key, _)| self.world.kernel.tables.flow(&key);
+        let has_record = self.world.key(client).and_then(record).is_some();
+        let is_settled_alike = self
+            .settled(client)
+            .zip(theirs)
+            .is_some_and(|(ours, theirs)| is_same(&ours, &theirs));
+        has_record || !is_settled_alike
     }
 
     /// Where the packets of a client's connection go, if there is its service.

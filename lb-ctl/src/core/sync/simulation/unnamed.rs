@@ -1,0 +1,107 @@
+//! What the peer has, and its owner does not name: it is deleted, without that all else waits for it.
+
+use std::net::IpAddr;
+
+use lb_common::{
+    address::Address,
+    layout::{FlowKey, FlowRecord, ServiceKey},
+};
+
+use super::{
+    super::{Flow, Inbox, Item},
+    node::{Node, flow},
+};
+
+/// A peer that has many records of one service, of which its owner names the first and says that this was all.
+fn told_of_one_of(records: u16) -> (Inbox, Node, ServiceKey) {
+    let mut peer = Node {
+        follows: true,
+        ..Node::of([1, 0], 40, 100)
+    };
+    let target = peer.backend(1, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
+    for port in 0..records {
+        let record = FlowRecord {
+            target,
+            closing: 0,
+            last_seen: u32::from(port),
+            port: 0,
+            reserved: [0; 3],
+        };
+        peer.flows.insert(flow(1, port), record);
+    }
+    let introduction = Item::Service {
+        id: 3,
+        vip: IpAddr::from([10, 0, 0, 1]),
+        port: 21050,
+    };
+    let backend = Item::Backend {
+        id: 9,
+        service: 3,
+        name: "impala1".to_owned(),
+        address: IpAddr::from([10, 1, 0, 1]),
+        port: 21050,
+    };
+    let items = [
+        introduction,
+        Item::Begin { service: 3 },
+        backend,
+        live(0),
+        Item::Complete { service: 3 },
+    ];
+    let mut inbox = Inbox::default();
+    inbox.apply(&items, &mut peer).unwrap();
+    (inbox, peer, ServiceKey::tcp(Address::v4([10, 0, 0, 1]), 21050))
+}
+
+/// A flow of the service that the owner calls number 3, to the backend that it calls number 9.
+fn live(port: u16) -> Item {
+    let flow = Flow {
+        backend: 9,
+        closing: false,
+        idle: 0,
+        port: 0,
+        way: None,
+    };
+    Item::Flow {
+        service: 3,
+        client: IpAddr::from([10, 9, 0, 1]),
+        port,
+        flow: Some(flow),
+    }
+}
+
+#[test]
+fn what_was_not_named_is_deleted_piece_by_piece_and_not_what_is_named_meanwhile() {
+    let (mut inbox, mut peer, key) = told_of_one_of(10);
+    assert!(!inbox.is_complete(&key) && inbox.is_incomplete(&key) && inbox.has_more());
+    let mut left = vec![peer.flows.len()];
+    inbox.go_on(&mut peer).unwrap();
+    left.push(peer.flows.len());
+    // One that would be next, and one that has been.
+    inbox.apply(&[live(1), live(3)], &mut peer).unwrap();
+    while inbox.has_more() {
+        inbox.go_on(&mut peer).unwrap();
+        left.push(peer.flows.len());
+    }
+    assert_eq!(left, [10, 8, 7, 5, 3]);
+    assert!(inbox.is_complete(&key) && !inbox.is_incomplete(&key));
+    let ports: Vec<u16> = peer.flows.keys().map(FlowKey::client_port).collect();
+    assert_eq!(ports, [0, 1, 3]);
+}
+
+#[test]
+fn before_a_takeover_all_of_it_is_deleted_but_for_what_has_been_used_a_moment_ago() {
+    let (mut inbox, mut peer, key) = told_of_one_of(100);
+    inbox.finish(Some(&key), &mut peer).unwrap();
+    assert!(!inbox.has_more());
+    let ports: Vec<u16> = peer.flows.keys().map(FlowKey::client_port).collect();
+    // Ports are the times, and it is 100.
+    assert_eq!(ports, [0, 96, 97, 98, 99]);
+
+    // What a service of ours has is none of the peer's business.
+    let (mut inbox, mut peer, _) = told_of_one_of(10);
+    peer.follows = false;
+    inbox.go_on(&mut peer).unwrap();
+    assert!(!inbox.has_more());
+    assert_eq!(peer.flows.len(), 10);
+}

@@ -1,0 +1,96 @@
+//! How much of a service its owner has told, and what is here that it has not named.
+
+use std::collections::BTreeSet;
+
+use lb_common::layout::{ClientKey, FlowKey};
+
+use super::mirror::Mirror;
+
+/// How many flows and clients are deleted at a time.
+const PIECE: usize = if cfg!(test) { 2 } else { 1_000 };
+
+/// How many ticks ago is a moment ago: longer than it takes from the first packet that comes to a new master until the controller knows.
+const MOMENT: u32 = 4;
+
+/// How much of a service has been told.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    /// That it is there. What else is told means nothing yet.
+    Name,
+    /// Something that [means nothing](super::Inbox::forget) any more. It may be nobody's, or its owner's who is not the peer: then nothing follows.
+    /// Or its owner has ceased to tell of it.
+    Forgotten,
+    /// Some of it.
+    Part(Unnamed),
+    /// All, and what has not been named is being deleted: [piece by piece](super::Inbox::go_on).
+    AllBut(Unnamed),
+    /// All, and nothing else is there.
+    Everything,
+}
+
+/// What there was of a service when its owner began with it, as far as it has not been named since. It only ever becomes less: what is
+/// kept is bounded by our own tables, whatever is told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unnamed {
+    pub(super) flows: BTreeSet<FlowKey>,
+    pub(super) clients: BTreeSet<ClientKey>,
+}
+
+impl Unnamed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.flows.is_empty() && self.clients.is_empty()
+    }
+
+    /// Deletes some of it. Should the service have another id by now, the rest is somebody else's.
+    pub(super) fn delete_piece<M: Mirror>(&mut self, service: u16, mirror: &mut M) -> Result<(), M::Error> {
+        let mut room = PIECE;
+        while room > 0
+            && let Some(key) = self.flows.pop_first()
+        {
+            room -= 1;
+            if key.service() == service {
+                mirror.remove_flow(&key)?;
+            }
+        }
+        while room > 0
+            && let Some(key) = self.clients.pop_first()
+        {
+            room -= 1;
+            if key.service() == service {
+                mirror.remove_client(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes all of it but the flows that have been used a moment ago.
+    pub(super) fn delete_unused<M: Mirror>(&self, service: u16, mirror: &mut M) -> Result<(), M::Error> {
+        let since = mirror.now().wrapping_sub(MOMENT);
+        for key in self.flows.iter().filter(|key| key.service() == service) {
+            mirror.remove_unused_flow(key, since)?;
+        }
+        for key in self.clients.iter().filter(|key| key.service() == service) {
+            mirror.remove_client(key)?;
+        }
+        Ok(())
+    }
+}
+
+impl Told {
+    /// What has not been named so far.
+    pub(super) const fn unnamed(&mut self) -> Option<&mut Unnamed> {
+        match self {
+            Self::Part(unnamed) | Self::AllBut(unnamed) => Some(unnamed),
+            Self::Name | Self::Forgotten | Self::Everything => None,
+        }
+    }
+
+    /// All has been told.
+    pub(super) fn all_but(unnamed: Unnamed) -> Self {
+        if unnamed.is_empty() {
+            Self::Everything
+        } else {
+            Self::AllBut(unnamed)
+        }
+    }
+}

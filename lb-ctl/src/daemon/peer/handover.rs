@@ -1,0 +1,103 @@
+//! Whether the peer knows enough to be handed over to.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use lb_common::layout::ServiceKey;
+
+use super::{Pair, Running};
+use crate::{adapters::peer::Connection, core::time::milliseconds};
+
+/// How far behind a peer may be that is told of nothing but what changes.
+const BEHIND: Duration = Duration::from_secs(1);
+
+impl Pair {
+    /// What speaks against handing over these services: the peer does not know all of their connections. Nothing if there is no peer, who could
+    /// know any.
+    pub(in crate::daemon) fn objection(&self, services: &BTreeSet<ServiceKey>) -> Option<String> {
+        let Running { link, .. } = self.running.as_ref().filter(|_| !services.is_empty())?;
+        let arrives = services.iter().any(|key| self.ownership.arrives(key));
+        objection(&link.board().read(), arrives)
+    }
+}
+
+/// `arrives` says whether services do, of which nothing is told yet.
+fn objection(connection: &Connection, arrives: bool) -> Option<String> {
+    let lag = connection.behind_since.map(|since| since.elapsed());
+    let (found, remedy) = match connection {
+        Connection {
+            peer: None, trouble, ..
+        } => {
+            let why = trouble.as_ref().map(|why| format!(" ({why})"));
+            (
+                format!("it is not connected{}", why.unwrap_or_default()),
+                "have the two connect",
+            )
+        }
+        _ if arrives => (
+            "they have come here a moment ago, and it is not told of them yet".to_owned(),
+            "wait until `lb-ctl status` says `owner`",
+        ),
+        Connection {
+            is_up_to_date: false, ..
+        } => (
+            "it has not been told everything yet".to_owned(),
+            "wait until `lb-ctl status` there says `following`",
+        ),
+        _ => {
+            let lag = lag.filter(|lag| *lag > BEHIND)?;
+            (
+                format!("it is {} ms behind", milliseconds(lag)),
+                "wait until `lb-ctl status` says that it is not",
+            )
+        }
+    };
+    Some(format!(
+        "expected the peer to know all connections that would be handed over to it, found that {found}: some of them would break; \
+         {remedy}, or hand over all the same with --force"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn only_a_peer_that_knows_everything_is_handed_over_to() {
+        let knows_all = Connection {
+            peer: Some(("lb2".to_owned(), "1.0.0".to_owned())),
+            trouble: Some("it was away".to_owned()),
+            behind_since: Some(Instant::now()),
+            is_up_to_date: true,
+        };
+        assert_eq!(objection(&knows_all, false), None);
+        assert!(
+            objection(&knows_all, true).is_some_and(|why| why.contains("`owner`") && why.contains("--force"))
+        );
+        let is_told = Connection {
+            is_up_to_date: false,
+            ..knows_all.clone()
+        };
+        let is_slow = Connection {
+            behind_since: Instant::now().checked_sub(BEHIND * 2),
+            ..knows_all.clone()
+        };
+        let is_away = Connection {
+            peer: None,
+            ..knows_all
+        };
+        for (connection, expected) in [
+            (is_told, "not been told everything"),
+            (is_slow, "ms behind"),
+            (is_away, "not connected (it was away)"),
+            (Connection::default(), "not connected:"),
+        ] {
+            let objection = objection(&connection, false).unwrap_or_default();
+            assert!(
+                objection.contains(expected) && objection.contains("--force"),
+                "{objection}"
+            );
+        }
+    }
+}
