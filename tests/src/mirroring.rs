@@ -15,7 +15,7 @@ use lb_ctl::adapters::datapath::{Datapath, DatapathError, Link, MirroredTables, 
 use lb_ctl::adapters::kernel_clock;
 use lb_ctl::core::placement::WriteTables as _;
 use lb_ctl::core::plan::PlannedTarget;
-use lb_ctl::core::sync::{Inbox, Item, Message, Mirror, Outbox, WayToClient};
+use lb_ctl::core::sync::{Added, Inbox, Item, Message, Mirror, Outbox, WayToClient};
 
 use crate::kernel_tables;
 
@@ -219,6 +219,10 @@ fn loaded(host: &HostTables, flows: u32) -> Result<Datapath> {
 impl Mirror for Follower {
     type Error = DatapathError;
 
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.services.get(key).copied()
+    }
+
     fn followed(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).copied()
     }
@@ -258,7 +262,7 @@ impl Mirror for Follower {
         key: &FlowKey,
         record: FlowRecord,
         way: Option<WayToClient>,
-    ) -> Result<bool, DatapathError> {
+    ) -> Result<Added, DatapathError> {
         self.tables.add_flow(key, record, way)
     }
 
@@ -274,7 +278,7 @@ impl Mirror for Follower {
         self.tables.put_client(key, home)
     }
 
-    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), DatapathError> {
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<bool, DatapathError> {
         self.tables.add_client(key, home)
     }
 
@@ -288,6 +292,14 @@ impl Mirror for Follower {
 
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, DatapathError> {
         self.tables.clients_of(services)
+    }
+
+    fn note_flow(&mut self, key: &FlowKey) {
+        self.tables.note_flow(key);
+    }
+
+    fn note_client(&mut self, key: &ClientKey) {
+        self.tables.note_client(key);
     }
 
     fn now(&self) -> u32 {

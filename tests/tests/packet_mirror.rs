@@ -23,7 +23,7 @@ use lb_common::testing::tables::{AFFINE, NAT, NAT_BACKEND, NAT_BACKEND6, NAT_TAR
 use lb_common::testing::{Frame, HostTables};
 use lb_ctl::adapters::datapath::Datapath;
 use lb_ctl::core::census::{CLOSING_TIMEOUT, Census};
-use lb_ctl::core::sync::{Inbox, WayToClient};
+use lb_ctl::core::sync::{Added, Inbox, WayToClient};
 use proptest::prelude::*;
 
 const FLOWS: u32 = 4096;
@@ -371,23 +371,38 @@ fn what_has_come_here_stays_when_the_former_owner_tells_on() {
         ..record(id, port, closing)
     };
     let tables = &mut pair.follower.tables;
-    assert!(tables.add_flow(&one, record(5000, 0), Some(WAY)).unwrap());
+    assert_eq!(
+        tables.add_flow(&one, record(5000, 0), Some(WAY)).unwrap(),
+        Added::New
+    );
     let kernel = &pair.follower.kernel;
     assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 0)));
     assert_eq!(kernel.way_back(return_key(5000)).unwrap().unwrap().flow(), one);
     assert_eq!(kernel.live(id).established, 1);
     // It has a record, and another has its port.
-    assert!(tables.add_flow(&one, record(5001, 9), Some(WAY)).unwrap());
-    assert!(!tables.add_flow(&other, record(5000, 0), Some(WAY)).unwrap());
+    assert_eq!(
+        tables.add_flow(&one, record(5001, 9), Some(WAY)).unwrap(),
+        Added::Present
+    );
+    assert_eq!(
+        tables.add_flow(&other, record(5000, 0), Some(WAY)).unwrap(),
+        Added::NoRoom
+    );
     assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 0)));
     assert_eq!(kernel.flow_record(other).unwrap(), None);
     assert_eq!(kernel.ways_back().unwrap().len(), 1);
     assert_eq!(kernel.live(id).established, 1);
     // But its end has been seen there, and then another connection from the same port.
-    assert!(tables.add_flow(&one, record(5000, 9), Some(WAY)).unwrap());
+    assert_eq!(
+        tables.add_flow(&one, record(5000, 9), Some(WAY)).unwrap(),
+        Added::New
+    );
     assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 9)));
     assert_eq!(kernel.live(id).established, 0);
-    assert!(tables.add_flow(&one, record(5001, 0), Some(WAY)).unwrap());
+    assert_eq!(
+        tables.add_flow(&one, record(5001, 0), Some(WAY)).unwrap(),
+        Added::New
+    );
     assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5001, 0)));
     assert_eq!(kernel.live(id).established, 1);
     let present = [5000, 5001].map(|port| kernel.way_back(return_key(port)).unwrap().is_some());
@@ -400,7 +415,10 @@ fn what_has_come_here_stays_when_the_former_owner_tells_on() {
         .write_way_back(return_key(5001), way_back)
         .unwrap();
     let tables = &mut pair.follower.tables;
-    assert!(tables.add_flow(&other, record(5001, 0), Some(WAY)).unwrap());
+    assert_eq!(
+        tables.add_flow(&other, record(5001, 0), Some(WAY)).unwrap(),
+        Added::New
+    );
     let kernel = &pair.follower.kernel;
     assert_eq!(kernel.way_back(return_key(5001)).unwrap().unwrap().flow(), other);
 
@@ -411,9 +429,9 @@ fn what_has_come_here_stays_when_the_former_owner_tells_on() {
     };
     let client = ClientKey::new(CLIENT.ip().into(), one.service());
     let tables = &mut pair.follower.tables;
-    for (told, expected) in [(home(1, 7), home(1, 7)), (home(2, 9), home(1, 7))] {
-        tables.add_client(&client, told).unwrap();
-        assert_eq!(pair.follower.kernel.affinity(client).unwrap(), Some(expected));
+    for (told, is_new) in [(home(1, 7), true), (home(2, 9), false)] {
+        assert_eq!(tables.add_client(&client, told).unwrap(), is_new);
+        assert_eq!(pair.follower.kernel.affinity(client).unwrap(), Some(home(1, 7)));
     }
 }
 

@@ -6,8 +6,8 @@
 //! do not know better ourselves. When it has arrived we take it over, and say so. Of a former owner to whom there is no connection nothing
 //! more is waited for.
 //!
-//! For the same reason a former owner tells on of a service that is not its own any more, until the peer says that it is its own; and so does
-//! who loses a service that has not arrived yet.
+//! For the same reason a former owner tells on of a service that is not its own any more, until the peer says that it is its own. What begins
+//! with somebody who is not the owner is [told](super::sync) all the time, so nothing is lost should it go back before it has arrived.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +16,8 @@ use std::{
 
 use lb_common::layout::ServiceKey;
 
-use super::vrrp::Told;
-
 /// How long a service arrives, from the moment on at which the last of its addresses has been announced: far longer than the announcement
-/// takes to its hearers, and what they have sent before to us by way of the peer. As long as that nothing of the service is told to the peer, and its
-/// slots stand still.
+/// takes to its hearers, and what they have sent before to us by way of the peer. As long as that its slots stand still.
 pub const ARRIVAL: Duration = Duration::from_millis(500);
 
 /// How long it arrives at most: the kernel may be too busy to put the address on an interface.
@@ -73,8 +70,6 @@ struct Arrival<T> {
     age: Duration,
     /// How much of that since it was announced; `None` if it was not.
     announced: Option<Duration>,
-    /// Whether all has been told of it.
-    is_complete: bool,
 }
 
 impl<T> Arrival<T> {
@@ -84,7 +79,6 @@ impl<T> Arrival<T> {
             looked: now,
             age: Duration::ZERO,
             announced: None,
-            is_complete: false,
         }
     }
 
@@ -138,11 +132,11 @@ impl<T> Default for Ownership<T> {
 }
 
 impl<T: Copy + PartialEq> Ownership<T> {
-    /// Takes in who is master of all our services. `told` says how much the peer has told of a service as its owner; nothing, if it does not.
+    /// Takes in who is master of all our services. `is_told` says whether the peer tells of a service as its owner.
     pub fn look(
         &mut self,
         masters: impl IntoIterator<Item = (ServiceKey, Master<T>)>,
-        told: impl Fn(&ServiceKey) -> Told,
+        is_told: impl Fn(&ServiceKey) -> bool,
         now: Duration,
     ) -> Turn {
         let (mut turn, mut others) = (Turn::default(), BTreeSet::new());
@@ -160,13 +154,11 @@ impl<T: Copy + PartialEq> Ownership<T> {
             let before = owned.get(&key);
             let mut has_arrived = false;
             // Whoever we hand it over to may not have said yet that it is its own.
-            let told = told(&key);
-            let is_told = self.is_connected && (told != Told::Nothing || self.tells(&key));
+            let is_told = self.is_connected && (is_told(&key) || self.tells(&key));
             if let (None, Some(term), true) = (before, term, is_told) {
                 let known = arriving.get(&key).filter(|arrival| arrival.term == term);
                 turn.arriving.extend(known.is_none().then_some(key));
                 let mut arrival = known.copied().unwrap_or_else(|| Arrival::begin(term, now));
-                arrival.is_complete = told == Told::Everything;
                 has_arrived = arrival.look(is_announced, now);
                 if !has_arrived {
                     self.arriving.insert(key, arrival);
@@ -189,14 +181,10 @@ impl<T: Copy + PartialEq> Ownership<T> {
             if self.arriving.contains_key(key) {
                 continue;
             }
-            // It was told, and not all of that taken in. What has begun here nobody has been told; but whoever does not know the rest has nothing to say.
-            let turned_back = arriving.get(key);
-            if turned_back.is_some_and(|arrival| arrival.is_complete) {
-                self.telling.insert(*key);
-            }
+            // Of what was told while it arrived, not all was taken in.
+            let has_turned_back = arriving.contains_key(key);
             let is_new = !self.of_peer.contains(key);
-            turn.asked
-                .extend((is_new || turned_back.is_some()).then_some(*key));
+            turn.asked.extend((is_new || has_turned_back).then_some(*key));
         }
         self.telling
             .retain(|key| self.owned.contains_key(key) || others.contains(key));
@@ -260,6 +248,11 @@ impl<T: Copy + PartialEq> Ownership<T> {
     /// How many services that are not ours any more the peer is told about.
     pub fn handed_over(&self) -> usize {
         self.telling.iter().filter(|key| !self.owns(key)).count()
+    }
+
+    /// How many services are about to become ours, or the peer's.
+    pub fn moving(&self) -> usize {
+        self.arriving.len() + self.handed_over()
     }
 
     /// Whether a service arrives.

@@ -39,11 +39,7 @@ fn begin_through_the_former_master(forward: &str, keys: &str) {
     let id = scene.pair.balancers[1].daemon().unwrap().id();
     let busy = Halted::of(id, "lb-ctl").unwrap();
     order(&scene.pair.balancers[0], &["failover"]);
-    wait_until("the address to move", PATIENCE, || {
-        anyhow::ensure!(holds(&scene.lab.balancers()[1], vip)?, "it is not there");
-        Ok(())
-    })
-    .unwrap();
+    wait_for_address(&scene, vip, 1, true);
     let client = &scene.lab.clients()[0];
     let options = Steady::options(client, SocketAddr::new(vip, HS2_PORT), 100);
     let mut begun = Steady::start(
@@ -73,31 +69,28 @@ fn connections_that_begin_through_the_former_master_live_on_where_it_has_placed_
     begin_through_the_former_master("dsr", "balance = \"least-connections\"\n");
 }
 
-/// The address goes back before the new master has told anything of what has begun through it.
-#[test]
-fn connections_that_begin_through_a_master_that_gives_up_at_once_live_on() {
-    let mut scene = Scene::with_keys("nat", "", 100, INTERVAL_MS);
+/// Connections begin through the second balancer, which is master for a moment, and go on through the first.
+fn begin_on_a_short_visit(
+    scene: &mut Scene,
+    visits: usize,
+    go: impl Fn(&mut Scene),
+    come_back: impl Fn(&mut Scene),
+) {
     let vip: IpAddr = scene.lab.vips()[0].v4.into();
-    let move_to = |scene: &Scene, balancer: usize| {
-        order(&scene.pair.balancers[1 - balancer], &["failover", "--force"]);
-        wait_until("the address to move", PATIENCE, || {
-            anyhow::ensure!(holds(&scene.lab.balancers()[balancer], vip)?, "it is not there");
-            Ok(())
-        })
-        .unwrap();
-    };
     let client = scene.lab.clients()[0].clone();
     let mut begun = Vec::new();
-    for round in 0..3 {
-        move_to(&scene, 1);
-        let options = Steady::options(&client, SocketAddr::new(vip, HS2_PORT), 20);
-        let first_port = 30_000 + 100 * round;
+    for visit in 0..visits {
+        go(scene);
+        wait_for_address(scene, vip, 1, true);
+        let first_port = 30_000 + 100 * u16::try_from(visit).unwrap();
         let options = client::Options {
             first_port,
-            ..options
+            ..Steady::options(&client, SocketAddr::new(vip, HS2_PORT), 20)
         };
         begun.push(Steady::start(&client, options).unwrap());
-        move_to(&scene, 0);
+        come_back(scene);
+        wait_for_address(scene, vip, 1, false);
+        wait_for_address(scene, vip, 0, true);
         for connections in &mut begun {
             connections.expect_unbroken().unwrap();
         }
@@ -107,5 +100,57 @@ fn connections_that_begin_through_a_master_that_gives_up_at_once_live_on() {
     for connections in begun {
         assert_eq!(connections.finish().unwrap().broken, []);
     }
+}
+
+fn wait_for_address(scene: &Scene, vip: IpAddr, balancer: usize, is_there: bool) {
+    wait_until("the address to move", PATIENCE, || {
+        let found = holds(&scene.lab.balancers()[balancer], vip)?;
+        anyhow::ensure!(
+            found == is_there,
+            "expected {is_there} that balancer {balancer} holds it, found {found}"
+        );
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// The address goes back before the new master owns anything.
+#[test]
+fn connections_that_begin_through_a_master_that_gives_up_at_once_live_on() {
+    let mut scene = Scene::with_keys("nat", "", 100, INTERVAL_MS);
+    let hand_over = |scene: &Scene, from: usize| order(&scene.pair.balancers[from], &["failover", "--force"]);
+    begin_on_a_short_visit(
+        &mut scene,
+        3,
+        |scene| hand_over(scene, 0),
+        |scene| hand_over(scene, 1),
+    );
+    scene.finish();
+}
+
+/// The master is silent for a while, and has not noticed that somebody else has been master in between.
+#[test]
+fn connections_that_begin_while_the_master_is_not_heard_live_on_translated() {
+    let scene = Scene::with_keys("nat", "", 100, INTERVAL_MS);
+    unheard(scene);
+}
+
+#[test]
+fn connections_that_begin_while_the_master_is_not_heard_live_on_where_they_were_placed() {
+    let scene = Scene::with_keys("dsr", "balance = \"least-connections\"\n", 100, INTERVAL_MS);
+    unheard(scene);
+}
+
+fn unheard(mut scene: Scene) {
+    let halted = std::cell::RefCell::new(None);
+    begin_on_a_short_visit(
+        &mut scene,
+        1,
+        |scene| {
+            let id = scene.pair.balancers[0].daemon().unwrap().id();
+            *halted.borrow_mut() = Some(Halted::of(id, "vrrp").unwrap());
+        },
+        |_| drop(halted.take()),
+    );
     scene.finish();
 }

@@ -22,6 +22,7 @@ use super::{
     Datapath, DatapathError, find,
     hash_table::{HashTable, Update},
     links::Links,
+    listening::Listening,
     live_table::LiveTable,
     owned,
     pod::Raw,
@@ -29,7 +30,10 @@ use super::{
 };
 use crate::{
     adapters::kernel_clock,
-    core::{census::taken_over, sync::WayToClient},
+    core::{
+        census::taken_over,
+        sync::{Added, WayToClient},
+    },
 };
 
 /// The tables that follow those of the other balancer.
@@ -41,6 +45,7 @@ pub struct MirroredTables {
     targets: Array<MapData, Raw<Target>>,
     live: Arc<LiveTable>,
     links: Arc<Links>,
+    listening: Arc<Listening>,
     /// The services by id, as far as they have been looked up.
     addresses: BTreeMap<u16, ServiceKey>,
 }
@@ -56,6 +61,7 @@ impl Datapath {
             targets: owned::array(find(&self.ebpf, map::TARGETS)?)?,
             live: Arc::clone(&self.live),
             links: Arc::clone(&self.links),
+            listening: Arc::clone(&self.listening),
             addresses: BTreeMap::new(),
         })
     }
@@ -106,20 +112,21 @@ impl MirroredTables {
     }
 
     /// The same of a flow whose packets may have come to us. A record that is in use stays, and so does the way back of another flow that has its
-    /// port; but that the flow's end has been seen is noted, which the program takes back should it go on. Returns whether it has a record now.
+    /// port; but that the flow's end has been seen is noted, which the program takes back should it go on.
     pub fn add_flow(
         &mut self,
         key: &FlowKey,
         record: FlowRecord,
         way: Option<WayToClient>,
-    ) -> Result<bool, DatapathError> {
+    ) -> Result<Added, DatapathError> {
         if let Some(present) = self.flows.get(key)? {
             let is_same = (present.target, present.port) == (record.target, record.port);
             if is_same && record.closing != 0 && present.closing == 0 {
-                return self.put_flow(key, record, way);
+                let was_written = self.put_flow(key, record, way)?;
+                return Ok(if was_written { Added::New } else { Added::NoRoom });
             }
             if is_same || slot_rule::is_in_use(&present, kernel_clock::ticks()) {
-                return Ok(true);
+                return Ok(Added::Present);
             }
             // An earlier connection's.
             self.remove_flow(key)?;
@@ -128,7 +135,7 @@ impl MirroredTables {
         if let Some((return_key, way_back)) = &way_back
             && !self.add_way_back(return_key, way_back)?
         {
-            return Ok(false);
+            return Ok(Added::NoRoom);
         }
         match self.flows.put(key, &record, Update::NoEntry) {
             Ok(true) => {
@@ -137,18 +144,18 @@ impl MirroredTables {
                     // As in `put_flow`.
                     self.returns.put(return_key, way_back, Update::NoEntry)?;
                 }
+                Ok(Added::New)
             }
             // The program has been faster. Should our way back not be its own, a pass deletes it.
-            Ok(false) => {}
+            Ok(false) => Ok(Added::Present),
             Err(error) if error.is_full() => {
                 if let Some((return_key, _)) = way_back {
                     self.remove_way_back(key, &return_key)?;
                 }
-                return Ok(false);
+                Ok(Added::NoRoom)
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        Ok(true)
     }
 
     /// Deletes the record of a flow, and its way back, if it has them.
@@ -178,9 +185,19 @@ impl MirroredTables {
         self.clients.put(key, &home, Update::Any).map(drop)
     }
 
-    /// The same of a client who may have been there: then what is noted stays.
-    pub fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), DatapathError> {
-        self.clients.put(key, &home, Update::NoEntry).map(drop)
+    /// The same of a client who may have been there: then what is noted stays. Returns whether nothing was.
+    pub fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<bool, DatapathError> {
+        self.clients.put(key, &home, Update::NoEntry)
+    }
+
+    /// Has a flow told on, as if it had begun here.
+    pub fn note_flow(&self, key: &FlowKey) {
+        self.listening.flow(*key);
+    }
+
+    /// Has told on where a client is at home.
+    pub fn note_client(&self, key: &ClientKey) {
+        self.listening.client(*key);
     }
 
     /// Deletes what is noted of a client, if anything is.

@@ -30,11 +30,11 @@ use crate::core::{
 /// takes; while nothing happens it costs a few microseconds each time.
 pub const LOOK: Duration = Duration::from_millis(4);
 
-/// The same while services are handed over: what the peer has not been told of when a client hears of the new owner, breaks.
+/// The same after services have begun to move: what the peer has not been told of when a client hears of the new owner, breaks.
 const LOOK_CLOSELY: Duration = Duration::from_millis(1);
 
-/// For how long. The peer may not be who takes them over.
-const HANDING_OVER: Duration = Duration::from_secs(5);
+/// For how long.
+const MOVING: Duration = Duration::from_secs(5);
 
 /// How many messages of the peer's wait to be looked at. It may have sent so many batches, and said so often that it has taken one in.
 const WAITING: usize = 16;
@@ -97,15 +97,22 @@ impl ExchangeError {
     }
 }
 
+/// What the peer is told about.
+#[derive(Clone, Debug, Default)]
+pub struct Subjects {
+    /// Services of which it is told everything: they are ours, or have been until now.
+    pub everything: Vec<(ServiceKey, Service)>,
+    /// Services of which it is told what begins here: they are not ours.
+    pub what_begins: Vec<(ServiceKey, Service)>,
+    /// How many of both are about to become ours or somebody else's.
+    pub moving: usize,
+}
+
 /// What the controller wants of a connection.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// The peer is told about these services, and no others: they are ours, or have been.
-    Tell {
-        services: Vec<(ServiceKey, Service)>,
-        /// How many of them are not ours any more.
-        handed_over: usize,
-    },
+    /// What the peer is told about.
+    Tell(Subjects),
     /// The peer is to begin anew with a service: we follow it from now on.
     Ask(ServiceKey),
     /// We are to begin anew with services: the peer asks for it.
@@ -265,10 +272,10 @@ struct Exchange<'a, S> {
     conversation: Conversation,
     epoch: Instant,
     outbox: Outbox,
-    /// How many services are handed over.
-    handed_over: usize,
-    /// Since when the last of them is.
-    hands_over_since: Option<Instant>,
+    /// How many services are about to become ours or somebody else's.
+    moving: usize,
+    /// Since when the last of them is, or was.
+    moving_since: Option<Instant>,
     /// Batches of the peer's that wait for the controller.
     batches: VecDeque<(u64, Vec<Item>)>,
     taking: Option<Taking>,
@@ -301,8 +308,8 @@ impl<S: Source<Error: Display>> Desk<S> {
             conversation,
             epoch,
             outbox: Outbox::default(),
-            handed_over: 0,
-            hands_over_since: None,
+            moving: 0,
+            moving_since: None,
             batches: VecDeque::new(),
             taking: None,
             is_quiet: true,
@@ -372,8 +379,8 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
     }
 
     fn until_next_look(&self) -> Duration {
-        match self.hands_over_since {
-            Some(since) if self.handed_over > 0 && since.elapsed() < HANDING_OVER => LOOK_CLOSELY,
+        match self.moving_since {
+            Some(since) if since.elapsed() < MOVING => LOOK_CLOSELY,
             _ => LOOK,
         }
     }
@@ -412,16 +419,20 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
 
     fn obey(&mut self, order: Option<Order>) -> Result<(), ExchangeError> {
         match order {
-            Some(Order::Tell {
-                services,
-                handed_over,
-            }) => {
-                self.outbox.own(services);
-                self.caught_up.get_or_insert_default();
-                if handed_over > self.handed_over {
-                    self.hands_over_since = Some(Instant::now());
+            Some(Order::Tell(Subjects {
+                everything,
+                what_begins,
+                moving,
+            })) => {
+                if self.conversation.tells_unowned() {
+                    self.outbox.watch(what_begins);
                 }
-                self.handed_over = handed_over;
+                self.outbox.own(everything);
+                self.caught_up.get_or_insert_default();
+                if moving > self.moving {
+                    self.moving_since = Some(Instant::now());
+                }
+                self.moving = moving;
             }
             Some(Order::Ask(key)) => self.outbox.ask(key),
             Some(Order::TellAgain(keys)) => keys.iter().for_each(|key| self.outbox.tell_again(key)),

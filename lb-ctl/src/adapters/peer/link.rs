@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::layout::{Service, ServiceKey};
+use lb_common::layout::ServiceKey;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     complaints::{Attempted, Complaints},
-    exchange::{Board, Desk, Event, ExchangeError, Greeted, Identity, Order, greet},
+    exchange::{Board, Desk, Event, ExchangeError, Greeted, Identity, Order, Subjects, greet},
 };
 use crate::core::{
     cause::chain,
@@ -98,12 +98,9 @@ impl Link {
         })
     }
 
-    /// From now on the peer is told about these services, and no others: they are ours, but for so many that have been until now.
-    pub fn tell(&self, services: Vec<(ServiceKey, Service)>, handed_over: usize) {
-        self.order(Order::Tell {
-            services,
-            handed_over,
-        });
+    /// From now on the peer is told about these services, and no others.
+    pub fn tell(&self, subjects: Subjects) {
+        self.order(Order::Tell(subjects));
     }
 
     /// Has the peer begin anew with a service, which we follow from now on.

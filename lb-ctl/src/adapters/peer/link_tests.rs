@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Event, Identity, Key, Link, Ways, open};
+use super::{Event, Identity, Key, Link, Subjects, Ways, open};
 use crate::core::sync::{Changes, Conversation, Heard, Item, Shape, Source, WayToClient};
 
 /// Much longer than anything takes here; what is waited for comes, or the test fails.
@@ -143,7 +143,10 @@ impl Side {
     }
 
     fn begin(&self, ready: oneshot::Sender<()>) {
-        self.link.tell(self.owned.clone(), 0);
+        self.link.tell(Subjects {
+            everything: self.owned.clone(),
+            ..Subjects::default()
+        });
         // Of two connections that meet, the one that is given up may have ended meanwhile.
         let _ = ready.send(());
     }

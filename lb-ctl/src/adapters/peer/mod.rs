@@ -13,6 +13,6 @@ mod tests;
 
 #[cfg(test)]
 use channel::{ChannelError, Receiver, Sender, answer, open};
-pub use exchange::{Connection, Event, Identity, LOOK};
+pub use exchange::{Connection, Event, Identity, LOOK, Subjects};
 pub use key_file::{Key, KeyFileError};
 pub use link::{Link, Ways};

@@ -26,12 +26,7 @@ const fn unannounced(term: u64) -> Master<u64> {
 
 /// One service, and whether the peer tells of it.
 fn look(ownership: &mut Ownership<u64>, master: Master<u64>, is_telling: bool, now: Duration) -> Turn {
-    let told = if is_telling {
-        Told::Everything
-    } else {
-        Told::Nothing
-    };
-    ownership.look([(key(1), master)], |_| told, now)
+    ownership.look([(key(1), master)], |_| is_telling, now)
 }
 
 /// It is ours, at once.
@@ -159,30 +154,17 @@ fn nobody_waits_for_a_former_owner_that_is_gone() {
     assert_eq!(look(&mut ownership, us(1), false, NOW + MOMENT), taken(false));
 }
 
-/// What has begun here is told to whoever has it back, and what was told is asked for: it was not taken in as it was told.
+/// What was told is asked for: it was not taken in as it was told.
 #[test]
-fn what_turns_back_is_told_and_has_to_be_told_anew() {
+fn what_turns_back_has_to_be_told_anew() {
     let mut ownership = arriving(us(1));
+    assert_eq!(ownership.moving(), 1);
     let later = NOW + MOMENT;
     assert_eq!(look(&mut ownership, Master::Other, true, later), asked());
-    assert!(ownership.due().is_none());
-    assert!(ownership.tells(&key(1)) && ownership.handed_over() == 1);
-    assert_eq!(ownership.introduced(&key(1)), Some(true));
-    assert_eq!(ownership.handed_over(), 0);
+    assert!(ownership.due().is_none() && ownership.moving() == 0);
+    assert!(!ownership.tells(&key(1)), "it is the other one's");
     let again = look(&mut ownership, us(2), true, later);
     assert_eq!(again.arriving, [key(1)], "and arrives anew");
-}
-
-/// The other one knows more.
-#[test]
-fn what_turns_back_before_it_was_told_is_not_told() {
-    let mut ownership = following();
-    let partly = |_: &ServiceKey| Told::Part;
-    let begun = ownership.look([(key(1), us(1))], partly, NOW);
-    assert_eq!(begun.arriving, [key(1)]);
-    let back = ownership.look([(key(1), Master::Other)], partly, NOW + MOMENT);
-    assert_eq!(back, asked());
-    assert!(!ownership.tells(&key(1)));
 }
 
 /// The other one may have been master for a moment, and has not said yet that it is the owner.
@@ -250,13 +232,13 @@ fn what_a_configuration_does_not_have_is_nobodys() {
         let services = numbers.iter().map(|number| (key(*number), us(1)));
         services.collect::<Vec<_>>()
     };
-    ownership.look(services(&[1, 2]), |_| Told::Nothing, NOW);
+    ownership.look(services(&[1, 2]), |_| false, NOW);
     ownership.disown_all_but(&[key(2)].into());
     assert!(ownership.owns(&key(1)) && !ownership.tells(&key(1)));
-    ownership.look(services(&[2]), |_| Told::Nothing, NOW);
+    ownership.look(services(&[2]), |_| false, NOW);
     assert!(!ownership.owns(&key(1)) && ownership.owns(&key(2)));
     assert_eq!(ownership.handed_over(), 0);
-    let back = ownership.look(services(&[1, 2]), |_| Told::Nothing, NOW);
+    let back = ownership.look(services(&[1, 2]), |_| false, NOW);
     assert_eq!(back, taken(false), "it is new");
 }
 

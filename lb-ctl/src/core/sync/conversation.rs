@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::wire::{Greeting, Item, Message, VERSIONS};
+use super::wire::{Greeting, Item, Message, TELLS_UNOWNED, VERSIONS};
 use crate::core::config::{bad_name, is_name};
 
 /// How many batches may be on their way. A peer that takes no more in gets no more.
@@ -105,6 +105,8 @@ pub struct Conversation {
     node: String,
     shape: Shape,
     has_greeted: bool,
+    /// What both speak, once they have greeted.
+    version: u16,
     /// The number of the next batch of ours.
     next: u64,
     /// When each batch was sent that has not been taken in, the oldest first.
@@ -139,6 +141,7 @@ impl Conversation {
             node: node.to_owned(),
             shape,
             has_greeted: false,
+            version: *VERSIONS.start(),
             next: 0,
             on_the_way: VecDeque::new(),
             expected: 0,
@@ -217,11 +220,17 @@ impl Conversation {
             });
         }
         self.has_greeted = true;
+        self.version = newest.min(*VERSIONS.end());
         Ok(Heard::Peer {
             node,
             program: brief(&program),
             interfaces,
         })
+    }
+
+    /// Whether the peer understands what begins here though its service is not ours.
+    pub const fn tells_unowned(&self) -> bool {
+        self.version >= TELLS_UNOWNED
     }
 
     /// Whether a batch can be sent now.
@@ -331,12 +340,27 @@ mod tests {
             assert!(!conversation.has_room(), "{error}");
             error.to_string()
         };
-        assert!(refuse(|it| (it.oldest, it.newest) = (2, 3)).contains("speaks 2 to 3"));
+        assert!(refuse(|it| (it.oldest, it.newest) = (3, 4)).contains("speaks 3 to 4"));
         assert!(refuse(|it| it.oldest = 0xffff).contains("upgrade"));
         assert!(refuse(|it| it.node = "lb1".to_owned()).contains("our own address"));
         assert!(refuse(|it| it.node = "a\nb".to_owned()).contains("letters, digits"));
         assert!(refuse(|it| it.hash_seed = 8).contains("datapath.hash_seed to be 0x7"));
         assert!(refuse(|it| it.slots_per_service = 127).contains("found that it is 127"));
+    }
+
+    /// One that is upgraded later.
+    #[test]
+    fn an_older_peer_is_told_nothing_that_it_does_not_understand() {
+        let (mut conversation, _) = begin("lb1");
+        assert!(!conversation.tells_unowned());
+        let older = Greeting {
+            oldest: 1,
+            newest: 1,
+            ..greeting()
+        };
+        conversation.hear(Message::Greeting(older), NOW).unwrap();
+        assert!(conversation.has_room() && !conversation.tells_unowned());
+        assert!(greeted().tells_unowned());
     }
 
     #[test]

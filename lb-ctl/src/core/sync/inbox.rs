@@ -11,14 +11,15 @@ use std::{
 
 use lb_common::{
     address::Address,
-    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NO_TARGET, Service, ServiceKey, Slot},
+    hash,
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NO_TARGET, Service, ServiceKey, Slot, flag},
     slot_rule::closing_since,
 };
 
 use super::{
     apply_error::ApplyError,
     by_service::by_service,
-    mirror::Mirror,
+    mirror::{Added, Mirror},
     places::Places,
     told::{Told, Unnamed},
     wire::{Flow, Home, Item, Run, WayToClient},
@@ -168,10 +169,13 @@ impl Inbox {
     }
 
     /// We did not follow a service until now: what has been told of it was not taken in, and what is on its way means nothing without
-    /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew.
+    /// that, until the owner, which is to be [asked](super::Outbox::ask), begins anew. What begins with a peer that is not the owner is not
+    /// meant.
     pub fn forget(&mut self, key: &ServiceKey) {
         let id = self.ids.get(key);
-        if let Some(service) = id.and_then(|id| self.services.get_mut(id)) {
+        if let Some(service) = id.and_then(|id| self.services.get_mut(id))
+            && !matches!(service.told, Told::Unowned)
+        {
             service.told = Told::Forgotten;
         }
     }
@@ -203,7 +207,10 @@ impl Inbox {
     fn take_in<M: Mirror>(&mut self, item: &Item, mirror: &mut M) -> Result<(), ApplyError<M::Error>> {
         match item {
             Item::Service { id, vip, port } => {
-                self.introduce_service(*id, ServiceKey::tcp((*vip).into(), *port))?;
+                self.introduce_service(*id, ServiceKey::tcp((*vip).into(), *port), Told::Name)?;
+            }
+            Item::Unowned { id, vip, port } => {
+                self.introduce_service(*id, ServiceKey::tcp((*vip).into(), *port), Told::Unowned)?;
             }
             Item::Decision(word) => self.decided.push(word.clone()),
             Item::Again { vip, port } => {
@@ -246,18 +253,30 @@ impl Inbox {
         self.services.get_mut(&id).ok_or(ApplyError::Service(id))
     }
 
-    /// Whether a service that has been introduced arrives.
-    fn arrives<E>(&mut self, id: u16) -> Result<bool, ApplyError<E>> {
-        let key = self.service(id)?.key;
-        Ok(self.arriving.contains(&key))
+    /// Whether we may know better than what is told of a service that has been introduced: it arrives, or the peer does not own it.
+    fn may_know_better<E>(&mut self, id: u16) -> Result<bool, ApplyError<E>> {
+        let Followed { key, told } = self.service(id)?;
+        let (key, is_unowned) = (*key, matches!(told, Told::Unowned));
+        Ok(is_unowned || self.arriving.contains(&key))
     }
 
     /// Our own entry of a service that has been introduced; `None` if we have none or own it, or its owner has to begin anew.
     fn followed<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
         let Followed { key, told } = self.service(id)?;
         match told {
-            Told::Name | Told::Forgotten => Ok(None),
+            Told::Name | Told::Forgotten | Told::Unowned => Ok(None),
             Told::Part(_) | Told::AllBut(_) | Told::Everything => Ok(mirror.followed(key)),
+        }
+    }
+
+    /// The same where flows and clients of it are taken in: those that have begun with a peer that does not own it, whoever does.
+    fn visited<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
+        match self.service(id)? {
+            Followed {
+                key,
+                told: Told::Unowned,
+            } => Ok(mirror.service(key)),
+            _ => self.followed(id, mirror),
         }
     }
 
@@ -288,11 +307,10 @@ impl Inbox {
     }
 
     /// A service has one id, and an id one service.
-    fn introduce_service<E>(&mut self, id: u16, key: ServiceKey) -> Result<(), ApplyError<E>> {
+    fn introduce_service<E>(&mut self, id: u16, key: ServiceKey, told: Told) -> Result<(), ApplyError<E>> {
         if let Some(before) = self.ids.insert(key, id) {
             self.services.remove(&before);
         }
-        let told = Told::Name;
         if let Some(before) = self.services.insert(id, Followed { key, told })
             && before.key != key
         {
@@ -343,7 +361,7 @@ impl Inbox {
             });
         }
         *untold = end;
-        let (now, arrives) = (mirror.now(), self.arrives(service)?);
+        let (now, arrives) = (mirror.now(), self.may_know_better(service)?);
         let mut index = entry.first_slot.saturating_add(first);
         for run in runs {
             let settled = self.target(run.settled, service, &entry, mirror)?;
@@ -384,22 +402,26 @@ impl Inbox {
         flow: Option<Flow>,
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
-        let Some(entry) = self.followed(service, mirror)? else {
+        let Some(entry) = self.visited(service, mirror)? else {
             return Ok(());
         };
         let key = FlowKey::new(Address::from(client), port, entry.id);
         if let Some(unnamed) = self.service(service)?.told.unnamed() {
             unnamed.flows.remove(&key);
         }
-        let arrives = self.arrives(service)?;
+        let may_know_better = self.may_know_better(service)?;
         let Some(flow) = flow else {
             // It may have begun anew here. If not, it is over when it has been idle for long enough.
-            return if arrives {
+            return if may_know_better {
                 Ok(())
             } else {
                 Ok(mirror.remove_flow(&key)?)
             };
         };
+        let is_unowned = matches!(self.service(service)?.told, Told::Unowned);
+        if is_unowned && !decides(&entry, &key, mirror)? {
+            return Ok(());
+        }
         let now = mirror.now();
         let last_seen = now.wrapping_sub(flow.idle);
         let was_taken = match self.target(flow.backend, service, &entry, mirror)? {
@@ -416,15 +438,20 @@ impl Inbox {
                     interface: way.interface.and_then(|theirs| self.places.of(theirs)),
                     ..way
                 });
-                if arrives {
-                    mirror.add_flow(&key, record, way)?
+                if may_know_better {
+                    let added = mirror.add_flow(&key, record, way)?;
+                    if is_unowned && added == Added::New {
+                        // Should the peer be told by us, it is to be told of this too: it begins anew with what we tell.
+                        mirror.note_flow(&key);
+                    }
+                    added != Added::NoRoom
                 } else {
                     mirror.put_flow(&key, record, way)?
                 }
             }
         };
         if !was_taken {
-            if !arrives {
+            if !may_know_better {
                 // What is there is of an earlier flow.
                 mirror.remove_flow(&key)?;
             }
@@ -440,16 +467,16 @@ impl Inbox {
         home: Option<Home>,
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
-        let Some(entry) = self.followed(service, mirror)? else {
+        let Some(entry) = self.visited(service, mirror)? else {
             return Ok(());
         };
         let key = ClientKey::new(Address::from(client), entry.id);
         if let Some(unnamed) = self.service(service)?.told.unnamed() {
             unnamed.clients.remove(&key);
         }
-        let arrives = self.arrives(service)?;
+        let may_know_better = self.may_know_better(service)?;
         let Some(home) = home else {
-            return if arrives {
+            return if may_know_better {
                 Ok(())
             } else {
                 Ok(mirror.remove_client(&key)?)
@@ -463,13 +490,15 @@ impl Inbox {
                 reserved: 0,
                 last_seen: mirror.now().wrapping_sub(home.idle),
             };
-            if arrives {
-                mirror.add_client(&key, noted)?;
+            if may_know_better {
+                if mirror.add_client(&key, noted)? && matches!(self.service(service)?.told, Told::Unowned) {
+                    mirror.note_client(&key);
+                }
             } else {
                 mirror.put_client(&key, noted)?;
             }
         } else {
-            if !arrives {
+            if !may_know_better {
                 // What is noted is an earlier home.
                 mirror.remove_client(&key)?;
             }
@@ -490,7 +519,10 @@ impl Inbox {
 
     /// What has not been named is to be deleted; not while the service arrives: it may have begun here.
     fn complete_service<M: Mirror>(&mut self, service: u16, mirror: &M) -> Result<(), ApplyError<M::Error>> {
-        let (is_followed, arrives) = (self.followed(service, mirror)?.is_some(), self.arrives(service)?);
+        let (is_followed, arrives) = (
+            self.followed(service, mirror)?.is_some(),
+            self.may_know_better(service)?,
+        );
         let told = &mut self.service(service)?.told;
         if !is_followed {
             *told = Told::Forgotten;
@@ -545,6 +577,20 @@ impl Inbox {
         }
         Ok(())
     }
+}
+
+/// Whether a record of a flow would count: one in a slot that is not tracked does not, and would contradict it later.
+fn decides<M: Mirror>(service: &Service, flow: &FlowKey, mirror: &M) -> Result<bool, M::Error> {
+    if service.flags & flag::TRANSLATES != 0 {
+        return Ok(true);
+    }
+    let hash = hash::flow(
+        service.hash_seed,
+        flow.client(),
+        flow.client_port() & service.port_mask,
+    );
+    let place = hash::slot(hash, service.slots);
+    Ok(mirror.slot(service.first_slot.saturating_add(place))?.tracked)
 }
 
 /// What becomes of a slot of ours of which the owner tells while the service arrives; `None` if it stays. What has begun here lives on the settled

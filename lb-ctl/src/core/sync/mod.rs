@@ -13,6 +13,9 @@
 //! Hence flows are looked up before slots, and those that have ended are told after them; see [`Outbox::next_batch`]. What changes while
 //! the peer is told of what there is goes first.
 //!
+//! Who does not own a service tells what begins there nevertheless (`unowned`): clients hear of a new master one after the other, and some before
+//! it knows that it is one, or after it has ceased to be. That is added to what is known, whoever owns the service by then, and replaces nothing.
+//!
 //! Decisions of operators cross both ways, whoever owns what, and [which counts](crate::core::operator) follows from themselves.
 //!
 //! Time does not cross the wire either, ages do: the clocks of two hosts have nothing in common.
@@ -30,6 +33,7 @@ mod owned;
 mod places;
 mod slot_set;
 mod told;
+mod unowned;
 mod wire;
 
 #[cfg(test)]
@@ -40,7 +44,7 @@ pub use apply_error::ApplyError;
 pub use changes::Changes;
 pub use conversation::{Conversation, ConversationError, Heard, PATIENCE, Shape, brief};
 pub use inbox::Inbox;
-pub use mirror::Mirror;
+pub use mirror::{Added, Mirror};
 pub use outbox::{Outbox, Source};
 pub use places::Places;
 pub use wire::{Flow, Greeting, Home, Item, LIMIT, Message, Run, VERSIONS, WayToClient, WireError};

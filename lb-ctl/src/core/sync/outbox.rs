@@ -14,6 +14,7 @@ use super::{
     by_service::by_service,
     changes::Changes,
     owned::{Listed, Listing, Owned},
+    unowned::Unowned,
     wire::{BATCH, Flow, Home, Item, Run, WayToClient},
 };
 use crate::core::{operator::Word, slot_moves};
@@ -22,8 +23,8 @@ use crate::core::{operator::Word, slot_moves};
 const LOOKED_UP: usize = BATCH / 12;
 
 /// How much that has changed waits to be told to a peer that is slower than the changes. If there is more, the peer is told everything anew: that is
-/// as much as our tables hold, and no more.
-const WAITING: usize = if cfg!(test) { 100 } else { 1 << 20 };
+/// as much as our tables hold, and no more. What begins here of services that we do not own is forgotten then.
+pub(super) const WAITING: usize = if cfg!(test) { 100 } else { 1 << 20 };
 
 /// Where the owner looks up how things are.
 pub trait Source {
@@ -54,6 +55,8 @@ pub trait Source {
 pub struct Outbox {
     /// The services that we own, by id.
     owned: BTreeMap<u16, Owned>,
+    /// What has begun here of services that we do not own.
+    unowned: Unowned,
     /// The backends that the peer knows, by id.
     introduced: BTreeMap<u16, TargetName>,
     /// The flows that have changed.
@@ -98,6 +101,12 @@ impl Outbox {
         }
     }
 
+    /// These services we have and do not own: what begins here of them is told nevertheless, and nothing else. To be said before what we
+    /// [own](Self::own).
+    pub fn watch(&mut self, services: impl IntoIterator<Item = (ServiceKey, Service)>) {
+        self.unowned.watch(services);
+    }
+
     /// The peer asks to be told of a service from its beginning.
     pub fn tell_again(&mut self, key: &ServiceKey) {
         // If it is not ours, it has an owner that does not know of it yet, or has none.
@@ -121,15 +130,23 @@ impl Outbox {
         }
     }
 
-    /// Nothing more is to be told of a service.
+    /// Nothing more is to be told of a service but what has begun here.
     fn forget(&mut self, service: u16) {
-        self.flows.retain(|key| key.service() != service);
+        let flows: Vec<FlowKey> = self
+            .flows
+            .extract_if(.., |key| key.service() == service)
+            .collect();
+        let clients: Vec<ClientKey> = self
+            .clients
+            .extract_if(.., |key| key.service() == service)
+            .collect();
         self.ended.retain(|key| key.service() != service);
-        self.clients.retain(|key| key.service() != service);
+        self.unowned.note(&flows, &clients);
     }
 
     /// Takes in what has changed.
     fn absorb(&mut self, changes: Changes) {
+        self.unowned.note(&changes.flows, &changes.clients);
         if changes.anything || self.flows.len() + self.ended.len() + self.clients.len() > WAITING {
             self.owned.values_mut().for_each(Owned::begin_anew);
             // What has ended is not named again, and everything else is.
@@ -168,6 +185,7 @@ impl Outbox {
         self.absorb(source.changes());
         let mut batch = Batch::default();
         self.ask_and_decide(&mut batch);
+        self.tell_unowned(source, &mut batch)?;
         // If there is still room then, all have been introduced.
         self.introduce_services(&mut batch);
         self.list(source)?;
@@ -195,6 +213,7 @@ impl Outbox {
             && self.ended.is_empty()
             && self.clients.is_empty()
             && self.asking.is_empty()
+            && self.unowned.is_empty()
             && self.decisions.is_empty()
             && !self.has_backlog()
     }
@@ -219,6 +238,29 @@ impl Outbox {
         {
             batch.push(Item::Decision(word));
         }
+    }
+
+    /// Tells what has begun here of services that we do not own, unless it is over.
+    fn tell_unowned<S: Source>(&mut self, source: &S, batch: &mut Batch) -> Result<(), S::Error> {
+        while !batch.is_full()
+            && let Some(key) = self.unowned.flows.pop_first()
+        {
+            if let Some(record) = source.flow(&key)?
+                && let Some(translates) = self.unowned.introduce(key.service(), batch)
+            {
+                self.tell_flow(key, record, translates, source, batch)?;
+            }
+        }
+        let now = source.now();
+        while !batch.is_full()
+            && let Some(key) = self.unowned.clients.pop_first()
+        {
+            let noted = source.client(&key)?;
+            if noted.is_some() && self.unowned.introduce(key.service(), batch).is_some() {
+                self.tell_client(key, noted, now, source, batch)?;
+            }
+        }
+        Ok(())
     }
 
     fn introduce_services(&mut self, batch: &mut Batch) {

@@ -1,4 +1,4 @@
-//! How much of a service its owner has told, and what is here that it has not named.
+//! How much of a service the peer has told, and what is here that it has not named.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +26,8 @@ pub(super) enum Told {
     AllBut(Unnamed),
     /// All, and nothing else is there.
     Everything,
+    /// Only what begins with the peer, which is not its owner.
+    Unowned,
 }
 
 /// What there was of a service when its owner began with it, as far as it has not been named since. It only ever becomes less: what is
@@ -81,7 +83,7 @@ impl Told {
     pub(super) const fn unnamed(&mut self) -> Option<&mut Unnamed> {
         match self {
             Self::Part(unnamed) | Self::AllBut(unnamed) => Some(unnamed),
-            Self::Name | Self::Forgotten | Self::Everything => None,
+            Self::Name | Self::Forgotten | Self::Everything | Self::Unowned => None,
         }
     }
 

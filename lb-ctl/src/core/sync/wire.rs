@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::core::operator::Word;
 
 /// The versions of the protocol that this program speaks.
-pub const VERSIONS: RangeInclusive<u16> = 1..=1;
+pub const VERSIONS: RangeInclusive<u16> = 1..=2;
+
+/// From which version on [what begins elsewhere](Item::Unowned) is told.
+pub(super) const TELLS_UNOWNED: u16 = 2;
 
 /// The longest message, in bytes: what one encrypted frame of the transport has room for.
 pub const LIMIT: usize = 65_000;
@@ -137,6 +140,16 @@ pub enum Item {
         /// What is noted.
         home: Option<Home>,
     },
+    /// Introduces a service that the sender does not own. Its packets may come to the sender nevertheless; of flows and clients is told what has
+    /// begun there, and nothing else. From version 2 on.
+    Unowned {
+        /// From now on.
+        id: u16,
+        /// Its address.
+        vip: IpAddr,
+        /// Its port.
+        port: u16,
+    },
 }
 
 /// Slots in a row that are alike.
@@ -259,7 +272,11 @@ impl Item {
             Self::Decision(word) => {
                 64 + word.backend.len() + word.service.as_ref().map_or(0, String::len) + word.node.len()
             }
-            Self::Service { .. } | Self::Again { .. } | Self::Begin { .. } | Self::Complete { .. } => 32,
+            Self::Service { .. }
+            | Self::Again { .. }
+            | Self::Begin { .. }
+            | Self::Complete { .. }
+            | Self::Unowned { .. } => 32,
             Self::Flow { .. } | Self::Client { .. } => 48,
         }
     }
@@ -322,6 +339,7 @@ mod tests {
                     }
                 }
             ),
+            any::<(u16, IpAddr, u16)>().prop_map(|(id, vip, port)| Item::Unowned { id, vip, port }),
             any::<(IpAddr, u16)>().prop_map(|(vip, port)| Item::Again { vip, port }),
             words().prop_map(Item::Decision),
             any::<u16>().prop_map(|service| Item::Begin { service }),

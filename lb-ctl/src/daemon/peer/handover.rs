@@ -15,13 +15,11 @@ impl Pair {
     /// know any.
     pub(in crate::daemon) fn objection(&self, services: &BTreeSet<ServiceKey>) -> Option<String> {
         let Running { link, .. } = self.running.as_ref().filter(|_| !services.is_empty())?;
-        let arrives = services.iter().any(|key| self.ownership.arrives(key));
-        objection(&link.board().read(), arrives)
+        objection(&link.board().read())
     }
 }
 
-/// `arrives` says whether services do, of which nothing is told yet.
-fn objection(connection: &Connection, arrives: bool) -> Option<String> {
+fn objection(connection: &Connection) -> Option<String> {
     let lag = connection.behind_since.map(|since| since.elapsed());
     let (found, remedy) = match connection {
         Connection {
@@ -33,10 +31,6 @@ fn objection(connection: &Connection, arrives: bool) -> Option<String> {
                 "have the two connect",
             )
         }
-        _ if arrives => (
-            "they have come here a moment ago, and it is not told of them yet".to_owned(),
-            "wait until `lb-ctl status` says `owner`",
-        ),
         Connection {
             is_up_to_date: false, ..
         } => (
@@ -71,10 +65,7 @@ mod tests {
             behind_since: Some(Instant::now()),
             is_up_to_date: true,
         };
-        assert_eq!(objection(&knows_all, false), None);
-        assert!(
-            objection(&knows_all, true).is_some_and(|why| why.contains("`owner`") && why.contains("--force"))
-        );
+        assert_eq!(objection(&knows_all), None);
         let is_told = Connection {
             is_up_to_date: false,
             ..knows_all.clone()
@@ -93,7 +84,7 @@ mod tests {
             (is_away, "not connected (it was away)"),
             (Connection::default(), "not connected:"),
         ] {
-            let objection = objection(&connection, false).unwrap_or_default();
+            let objection = objection(&connection).unwrap_or_default();
             assert!(
                 objection.contains(expected) && objection.contains("--force"),
                 "{objection}"

@@ -14,7 +14,7 @@ use crate::{
         config::Config,
         placement::{Placement, TargetOfPeer, WriteTables as _},
         plan::{Plan, forwarding},
-        sync::{Inbox, Mirror, WayToClient},
+        sync::{Added, Inbox, Mirror, WayToClient},
     },
     daemon::{clock::ticks, controller::Controller, network::Network},
 };
@@ -72,6 +72,10 @@ impl Controller {
 impl Mirror for TableMirror<'_> {
     type Error = MirrorError;
 
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.placement.service(key).copied()
+    }
+
     fn followed(&self, key: &ServiceKey) -> Option<Service> {
         let entry = self.placement.service(key)?;
         self.placement.is_followed(entry.id).then_some(*entry)
@@ -86,7 +90,7 @@ impl Mirror for TableMirror<'_> {
     ) -> Result<Option<u16>, MirrorError> {
         let mut services = self.plan.services.iter().zip(&self.config.services);
         let found = services.find(|(planned, _)| planned.entry.id == service);
-        // Neither can be: it is a service of ours that is followed, and the peer has validated its names as we do.
+        // Neither can be: it is a service of ours, and the peer has validated its names as we do.
         let (Some((_, configured)), Some(name)) = (found, TargetName::new(service, name, address, port))
         else {
             return Ok(None);
@@ -124,7 +128,7 @@ impl Mirror for TableMirror<'_> {
         key: &FlowKey,
         record: FlowRecord,
         way: Option<WayToClient>,
-    ) -> Result<bool, MirrorError> {
+    ) -> Result<Added, MirrorError> {
         Ok(self.tables.add_flow(key, record, way)?)
     }
 
@@ -140,7 +144,7 @@ impl Mirror for TableMirror<'_> {
         Ok(self.tables.put_client(key, home)?)
     }
 
-    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), MirrorError> {
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<bool, MirrorError> {
         Ok(self.tables.add_client(key, home)?)
     }
 
@@ -154,6 +158,14 @@ impl Mirror for TableMirror<'_> {
 
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, MirrorError> {
         Ok(self.tables.clients_of(services)?)
+    }
+
+    fn note_flow(&mut self, key: &FlowKey) {
+        self.tables.note_flow(key);
+    }
+
+    fn note_client(&mut self, key: &ClientKey) {
+        self.tables.note_client(key);
     }
 
     fn now(&self) -> u32 {

@@ -371,6 +371,6 @@ impl Controller {
 const fn may_change_roles(item: &Item) -> bool {
     matches!(
         item,
-        Item::Service { .. } | Item::Begin { .. } | Item::Complete { .. }
+        Item::Service { .. } | Item::Unowned { .. } | Item::Begin { .. } | Item::Complete { .. }
     )
 }

@@ -7,12 +7,12 @@ use tokio::time::{Instant, timeout};
 
 use super::{Pair, Running};
 use crate::{
+    adapters::peer::Subjects,
     core::{
         config::{self, Config},
         failures::Work,
         ownership::{LONGEST_ARRIVAL, Master, STEP, Taken, Turn},
         sync::Item,
-        vrrp::Told,
     },
     daemon::{clock::ticks, controller::Controller},
 };
@@ -73,8 +73,12 @@ impl Controller {
     pub(super) fn tell_services(&self) {
         if let Some(Running { link, .. }) = &self.pair.running {
             let ownership = &self.pair.ownership;
-            let told = self.entries().filter(|(key, _)| ownership.tells(key));
-            link.tell(told.collect(), ownership.handed_over());
+            let (everything, what_begins) = self.entries().partition(|(key, _)| ownership.tells(key));
+            link.tell(Subjects {
+                everything,
+                what_begins,
+                moving: ownership.moving(),
+            });
         }
     }
 
@@ -108,17 +112,13 @@ impl Controller {
             epoch,
             ..
         } = &mut self.pair;
-        let told = |key: &ServiceKey| match (inbox.is_complete(key), inbox.is_incomplete(key)) {
-            (true, _) => Told::Everything,
-            (false, true) => Told::Part,
-            (false, false) => Told::Nothing,
-        };
+        let is_told = |key: &ServiceKey| inbox.is_complete(key) || inbox.is_incomplete(key);
         let Turn {
             arriving,
             taken,
             lost,
             asked,
-        } = ownership.look(masters, told, epoch.elapsed());
+        } = ownership.look(masters, is_told, epoch.elapsed());
         inbox.arrive(ownership.arriving());
         self.pair.seen = tenures;
         for Taken { key, was_lost, .. } in &taken {

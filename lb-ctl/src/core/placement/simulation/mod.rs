@@ -28,6 +28,7 @@ use crate::core::plan::{Plan, Shares};
 use crate::core::{
     census::{Census, Record, run_short, taken_over},
     config::{Balance, CheckKind, Config, ConfigDuration},
+    sync::Changes,
 };
 use configuration::{configuration, service_address};
 use homes::Homes;
@@ -176,6 +177,8 @@ struct World {
     owns: Option<[bool; SERVICES as usize]>,
     /// How many controllers there have been.
     controllers: u32,
+    /// What the other one is to be told of because it was added for it.
+    told_on: Changes,
 }
 
 impl World {
@@ -194,6 +197,7 @@ impl World {
             opened: 0,
             owns: None,
             controllers: 1,
+            told_on: Changes::default(),
         };
         world.configure(config).expect("room");
         world

@@ -9,7 +9,7 @@
 mod balancer;
 
 use super::*;
-use crate::core::sync::{Changes, Inbox, Outbox};
+use crate::core::sync::{Inbox, Outbox};
 use balancer::{Balancer, Tables, key_of};
 
 /// In ticks.
@@ -35,7 +35,7 @@ enum PairStep {
     Arrive(u16),
     /// A client hears of it.
     Hear(Client),
-    /// Its former owner has it back before it has arrived.
+    /// Its former owner has it back before it has arrived, and its clients hear of that.
     TurnBack(u16),
     /// The connection between the two breaks, and another one is made.
     Break,
@@ -269,14 +269,15 @@ impl Pair {
             .outbox
             .next_batch(&mut source)
             .expect("nobody is killed here");
-        let before = peer.world.kernel.tables.clone();
         peer.inbox
             .apply(&items, &mut peer.world)
             .expect("nothing is wrong with it");
         for key in peer.inbox.take_asked() {
             peer.outbox.tell_again(&key);
         }
-        peer.note_changes(&before);
+        let told_on = peer.world.told_on.take();
+        told_on.flows().iter().for_each(|key| peer.changes.flow(*key));
+        told_on.clients().iter().for_each(|key| peer.changes.client(*key));
         peer.delete_unnamed(false);
         !items.is_empty()
     }
@@ -291,13 +292,17 @@ impl Pair {
         let peer = &mut self.balancers[1 - from];
         let nothing_lost = peer.inbox.lost() == 0;
         for (client, connection) in connections {
-            let tells = self.owner[usize::from(client.0)] == from;
-            let Some(home) = connection.home.filter(|_| connection.established && tells) else {
+            let owns = self.owner[usize::from(client.0)] == from;
+            let arrives = self.arriving.contains(&client.0);
+            let Some(home) = connection
+                .home
+                .filter(|_| connection.established && (owns || arrives))
+            else {
                 continue;
             };
             let Some(found) = peer.home(client) else { continue };
-            let arrives = self.arriving.contains(&client.0);
-            if nothing_lost && !(arrives && peer.may_know_better(client, settled[&client])) {
+            // Of what begins where it arrives news may have been lost.
+            if owns && nothing_lost && !(arrives && peer.may_know_better(client, settled[&client])) {
                 prop_assert!(is_same(&home, &found), "{:?} was told as at {:?}", client, found);
             }
             if is_same(&home, &found) {
@@ -436,19 +441,7 @@ impl Pair {
         }
         former.own();
 
-        let next = &mut self.balancers[after];
-        next.delete_unnamed(true);
-        next.set_owned(service, true);
-        let tables = next.world.kernel.tables.clone();
-        next.world.kernel.writes_left = writes;
-        let mut was_killed = false;
-        let taken_over = next.world.take_over(service);
-        next.world.kernel.writes_left = None;
-        if taken_over.is_err() {
-            next.world.restart();
-            was_killed = true;
-        }
-        next.note_changes(&tables);
+        let was_killed = self.begin_to_own(service, after, writes);
         for (client, connection) in connections {
             self.pass_on(client, &connection, before);
         }
@@ -461,29 +454,65 @@ impl Pair {
         }
     }
 
-    /// The former owner has it back: now it is the other one that tells on, and there it arrives. Who has not been told everything tells nothing.
+    /// Clients of the first service open connections and send something.
+    fn connect(&mut self, ports: std::ops::Range<u16>) {
+        for port in ports {
+            let (client, lost) = ((0, port), Lost::Nowhere);
+            let open = Step::Open {
+                client,
+                sequence: 5,
+                lost,
+            };
+            let send = Step::Send {
+                client,
+                bytes: 10,
+                lost,
+            };
+            for step in [open, send] {
+                self.perform(&PairStep::Client(step)).expect("nothing is wrong");
+            }
+        }
+    }
+
+    /// A balancer owns a service from now on. Returns whether its controller was killed.
+    fn begin_to_own(&mut self, service: u16, node: usize, writes: Option<u32>) -> bool {
+        let next = &mut self.balancers[node];
+        next.delete_unnamed(true);
+        next.set_owned(service, true);
+        let tables = next.world.kernel.tables.clone();
+        next.world.kernel.writes_left = writes;
+        let taken_over = next.world.take_over(service);
+        next.world.kernel.writes_left = None;
+        if taken_over.is_err() {
+            next.world.restart();
+        }
+        next.note_changes(&tables);
+        taken_over.is_err()
+    }
+
+    /// The former owner has it back, and its clients hear of that.
     fn turn_back(&mut self, service: u16) {
-        if !self.arriving.contains(&service) {
+        if !self.arriving.remove(&service) {
             return;
         }
+        self.tell_arrivals();
         let owner = self.owner[usize::from(service)];
-        self.owner[usize::from(service)] = 1 - owner;
-        let other = &mut self.balancers[1 - owner];
-        let (key, is_complete) = (key_of(service), other.inbox.is_complete(&key_of(service)));
+        let (key, other) = (key_of(service), &mut self.balancers[1 - owner]);
         if other.followed().contains(&key) {
             other.inbox.forget(&key);
             other.outbox.ask(key);
         }
-        other.hands_over.extend(is_complete.then_some(service));
-        other.own();
-        let former = &mut self.balancers[owner];
-        former.hands_over.remove(&service);
-        former.own();
-        self.meet_packets(service, owner);
-        self.tell_arrivals();
-        if !is_complete {
-            self.take_over(service, None);
+        let connections = other.take_connections(service);
+        if service == AFFINE {
+            other.world.homes = Homes::default();
         }
+        self.meet_packets(service, owner);
+        self.balancers[owner].hands_over.remove(&service);
+        self.begin_to_own(service, owner, None);
+        for (client, connection) in connections {
+            self.pass_on(client, &connection, 1 - owner);
+        }
+        self.balancers[owner].own();
     }
 }
 
@@ -505,25 +534,7 @@ proptest! {
 #[test]
 fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
     let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
-    let client = |step| PairStep::Client(step);
-    let connect = |pair: &mut Pair, ports: std::ops::Range<u16>| {
-        for port in ports {
-            let (who, lost) = ((0, port), Lost::Nowhere);
-            pair.perform(&client(Step::Open {
-                client: who,
-                sequence: 5,
-                lost,
-            }))
-            .unwrap();
-            pair.perform(&client(Step::Send {
-                client: who,
-                bytes: 10,
-                lost,
-            }))
-            .unwrap();
-        }
-    };
-    connect(&mut pair, 0..4);
+    pair.connect(0..4);
     // One of the two backends is drained, and somebody comes whom only one of the balancers knows.
     let weights = [
         [Some(1), None, Some(1), None],
@@ -531,7 +542,7 @@ fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
         [Some(1), None, None, None],
     ];
     pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
-    connect(&mut pair, 4..PORTS);
+    pair.connect(4..PORTS);
     for round in 1..5 {
         let owner = pair.owner[0];
         pair.perform(&PairStep::TellAll(owner)).unwrap();
@@ -565,22 +576,7 @@ fn connections_that_begin_while_a_service_arrives_live_on() {
     ];
     pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
     pair.perform(&PairStep::Arrive(0)).unwrap();
-    for port in 0..PORTS {
-        let (client, lost) = ((0, port), Lost::Nowhere);
-        let open = Step::Open {
-            client,
-            sequence: 5,
-            lost,
-        };
-        let send = Step::Send {
-            client,
-            bytes: 10,
-            lost,
-        };
-        for step in [open, send] {
-            pair.perform(&PairStep::Client(step)).unwrap();
-        }
-    }
+    pair.connect(0..PORTS);
     let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
     assert_eq!([at(&pair, 0), at(&pair, 1)], [usize::from(PORTS) / 2; 2]);
     pair.perform(&PairStep::TellAll(0)).unwrap();
@@ -593,4 +589,32 @@ fn connections_that_begin_while_a_service_arrives_live_on() {
     // And the former owner knows them all.
     pair.perform(&PairStep::TellAll(1)).unwrap();
     assert_eq!(pair.balancers[0].known.len(), usize::from(PORTS));
+}
+
+/// Half of the clients have gone through the new master when the former one has it back, which has been told of them; and that again.
+#[test]
+fn connections_that_have_begun_where_a_service_was_arriving_live_on_when_it_turns_back() {
+    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
+    pair.perform(&PairStep::TellAll(0)).unwrap();
+    let weights = [
+        [Some(1), None, Some(1), None],
+        [None; 4],
+        [Some(1), None, None, None],
+    ];
+    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+    let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
+    let half = PORTS / 2;
+    for (ports, begun) in [(0..half, half), (half..PORTS, PORTS)] {
+        pair.perform(&PairStep::TellAll(0)).unwrap();
+        pair.perform(&PairStep::Arrive(0)).unwrap();
+        pair.connect(ports);
+        assert_eq!(at(&pair, 1), usize::from(half) / 2);
+        pair.perform(&PairStep::TellAll(1)).unwrap();
+        pair.perform(&PairStep::TurnBack(0)).unwrap();
+        assert_eq!([at(&pair, 0), at(&pair, 1)], [usize::from(begun), 0]);
+    }
+    assert!(pair.takeovers.recorded > 0, "{:?}", pair.takeovers);
+    // And the other one knows them all.
+    pair.perform(&PairStep::TellAll(0)).unwrap();
+    assert_eq!(pair.balancers[1].known.len(), usize::from(PORTS));
 }

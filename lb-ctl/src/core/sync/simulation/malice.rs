@@ -175,6 +175,9 @@ fn items() -> impl Strategy<Value = Item> {
     let home = id().prop_map(|backend| Home { backend, idle: 0 });
     prop_oneof![
         1 => (id(), 1..4_u8).prop_map(|(id, last)| service(id, last)),
+        1 => (id(), 1..4_u8).prop_map(|(id, last)| {
+            Item::Unowned { id, vip: IpAddr::from([10, 0, 0, last]), port: 21050 }
+        }),
         2 => (known(), known(), "[a-z][a-z ]").prop_map(|(id, service, name)| backend(id, service, &name)),
         2 => known().prop_map(begin),
         1 => known().prop_map(|service| Item::Complete { service }),

@@ -6,6 +6,7 @@ mod backlog;
 mod malice;
 mod node;
 mod unnamed;
+mod unowned;
 mod world;
 
 use std::{

@@ -14,7 +14,7 @@ use lb_common::{
 };
 
 use super::{
-    super::{Changes, Mirror, Source, WayToClient},
+    super::{Added, Changes, Mirror, Source, WayToClient},
     SLOTS,
 };
 
@@ -186,6 +186,10 @@ impl Source for Node {
 impl Mirror for Node {
     type Error = Infallible;
 
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.services.get(key).copied()
+    }
+
     fn followed(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).filter(|_| self.follows).copied()
     }
@@ -226,8 +230,12 @@ impl Mirror for Node {
         key: &FlowKey,
         record: FlowRecord,
         way: Option<WayToClient>,
-    ) -> Result<bool, Infallible> {
-        Ok(self.flows.contains_key(key) || self.put_flow(key, record, way)?)
+    ) -> Result<Added, Infallible> {
+        if self.flows.contains_key(key) {
+            return Ok(Added::Present);
+        }
+        self.put_flow(key, record, way)?;
+        Ok(Added::New)
     }
 
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Infallible> {
@@ -248,9 +256,10 @@ impl Mirror for Node {
         Ok(())
     }
 
-    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Infallible> {
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<bool, Infallible> {
+        let is_new = !self.clients.contains_key(key);
         self.clients.entry(*key).or_insert(home);
-        Ok(())
+        Ok(is_new)
     }
 
     fn remove_client(&mut self, key: &ClientKey) -> Result<(), Infallible> {
@@ -265,6 +274,14 @@ impl Mirror for Node {
 
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, Infallible> {
         Source::clients_of(self, services)
+    }
+
+    fn note_flow(&mut self, key: &FlowKey) {
+        self.changes.flow(*key);
+    }
+
+    fn note_client(&mut self, key: &ClientKey) {
+        self.changes.client(*key);
     }
 
     fn now(&self) -> u32 {

@@ -8,7 +8,7 @@ use lb_common::{
 use super::*;
 use crate::core::{
     config::Forward,
-    sync::{Mirror, Source, WayToClient},
+    sync::{Added, Mirror, Source, WayToClient},
 };
 
 /// One of the two, and what the other one has to know of it.
@@ -88,6 +88,10 @@ impl Source for Tables<'_> {
 impl Mirror for World {
     type Error = kernel::Killed;
 
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.placement.service(key).copied()
+    }
+
     fn followed(&self, key: &ServiceKey) -> Option<Service> {
         let service = self.placement.service(key)?;
         self.placement.is_followed(service.id).then_some(*service)
@@ -139,8 +143,12 @@ impl Mirror for World {
         key: &FlowKey,
         record: FlowRecord,
         way: Option<WayToClient>,
-    ) -> Result<bool, kernel::Killed> {
-        Ok(self.kernel.tables.flows.contains_key(key) || self.put_flow(key, record, way)?)
+    ) -> Result<Added, kernel::Killed> {
+        if self.kernel.tables.flows.contains_key(key) {
+            return Ok(Added::Present);
+        }
+        let has_room = self.put_flow(key, record, way)?;
+        Ok(if has_room { Added::New } else { Added::NoRoom })
     }
 
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), kernel::Killed> {
@@ -162,9 +170,10 @@ impl Mirror for World {
         Ok(())
     }
 
-    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), kernel::Killed> {
+    fn add_client(&mut self, key: &ClientKey, home: Affinity) -> Result<bool, kernel::Killed> {
+        let is_new = !self.kernel.tables.affinity.contains_key(key);
         self.kernel.tables.affinity.entry(*key).or_insert(home);
-        Ok(())
+        Ok(is_new)
     }
 
     fn remove_client(&mut self, key: &ClientKey) -> Result<(), kernel::Killed> {
@@ -178,6 +187,14 @@ impl Mirror for World {
 
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, kernel::Killed> {
         Ok(clients_of(&self.kernel, services))
+    }
+
+    fn note_flow(&mut self, key: &FlowKey) {
+        self.told_on.flow(*key);
+    }
+
+    fn note_client(&mut self, key: &ClientKey) {
+        self.told_on.client(*key);
     }
 
     fn now(&self) -> u32 {
@@ -215,15 +232,15 @@ impl Balancer {
     /// Says anew of which services it tells.
     pub(super) fn own(&mut self) {
         let owns = self.world.owns.expect("there is another one");
-        let services =
-            (0..SERVICES).filter(|service| owns[usize::from(*service)] || self.hands_over.contains(service));
-        let told: Vec<(ServiceKey, Service)> = services
-            .filter_map(|service| {
-                let key = key_of(service);
-                Some((key, *self.world.placement.service(&key)?))
-            })
-            .collect();
-        self.outbox.own(told);
+        let (told, others): (Vec<u16>, Vec<u16>) = (0..SERVICES)
+            .partition(|service| owns[usize::from(*service)] || self.hands_over.contains(service));
+        let entries = |services: Vec<u16>| {
+            let keys = services.into_iter().map(key_of);
+            let entries = keys.filter_map(|key| Some((key, *self.world.placement.service(&key)?)));
+            entries.collect::<Vec<_>>()
+        };
+        self.outbox.watch(entries(others));
+        self.outbox.own(entries(told));
     }
 
     /// Makes a service its own, or another's.
