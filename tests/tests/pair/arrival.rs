@@ -154,3 +154,26 @@ fn unheard(mut scene: Scene) {
     );
     scene.finish();
 }
+
+/// The new master is gone before it owns anything, and nobody but the former one can know.
+#[test]
+fn connections_that_begin_through_a_master_that_is_lost_at_once_live_on() {
+    let mut scene = Scene::with_keys("nat", "", 100, INTERVAL_MS);
+    let vip: IpAddr = scene.lab.vips()[0].v4.into();
+    order(&scene.pair.balancers[0], &["failover"]);
+    wait_for_address(&scene, vip, 1, true);
+    let client = &scene.lab.clients()[0];
+    let options = client::Options {
+        first_port: 30_000,
+        ..Steady::options(client, SocketAddr::new(vip, HS2_PORT), 20)
+    };
+    let mut begun = Steady::start(client, options).unwrap();
+    scene.pair.balancers[1].daemon().unwrap().kill().unwrap();
+    let host = &scene.lab.balancers()[1];
+    host.run(&["ip", "link", "set", "eth0", "down"]).unwrap();
+    wait_for_address(&scene, vip, 0, true);
+    begun.expect_unbroken().unwrap();
+    scene.expect_unbroken("the former master has it back");
+    assert_eq!(begun.finish().unwrap().broken, []);
+    scene.finish();
+}
