@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use lb_common::layout::{ServiceKey, TargetName};
+use lb_common::layout::TargetName;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
@@ -44,8 +44,6 @@ use crate::{
         operator::stands_on_as,
         placement::Placement,
         plan::Plan,
-        status::VrrpStatus,
-        vrrp::State,
     },
 };
 
@@ -291,37 +289,8 @@ impl Controller {
             Request::Flows(query, answer) => inspect::flows(self, query, answer),
             Request::Operate(command, answer) => self.operate(&command, answer).await,
             Request::Drains(query, answer) => drains::drains(self, &query, answer),
-            Request::HandOver(query, answer) => {
-                let services = self.carried_by(query.instance.as_deref());
-                match self.pair.objection(&services).filter(|_| !query.force) {
-                    Some(why) => drop(answer.send(Err(Refusal::Declined(why)))),
-                    None => self.vrrp.hand_over(query.instance, answer),
-                }
-            }
+            Request::HandOver(query, answer) => self.hand_over(query, answer),
         }
-    }
-
-    /// The services on the addresses of a VRRP instance and those that move with it, or of all, as far as they are master here.
-    fn carried_by(&self, instance: Option<&str>) -> BTreeSet<ServiceKey> {
-        let instances = self.vrrp.status();
-        let group = instances
-            .iter()
-            .find(|it| Some(it.name.as_str()) == instance)
-            .and_then(|it| it.group.clone());
-        let is_meant = |it: &VrrpStatus| {
-            let is_it = instance.is_none_or(|name| it.name == name);
-            is_it || group.is_some() && it.group == group
-        };
-        let masters = instances
-            .iter()
-            .filter(|it| it.state == State::Master.to_string() && is_meant(it));
-        let addresses: BTreeSet<IpAddr> = masters.flat_map(|it| it.addresses.iter().copied()).collect();
-        let services = self
-            .config
-            .services
-            .iter()
-            .filter(|it| addresses.contains(&it.vip));
-        services.map(Service::key).collect()
     }
 
     pub(super) async fn on_network(&mut self, event: Event) -> anyhow::Result<()> {

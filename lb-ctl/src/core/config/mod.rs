@@ -55,7 +55,7 @@ pub use health_policy::HealthPolicy;
 pub use model::{Api, Backend, Config, DatapathConfig, Http, Interface, Node, Places, ProgramPlace, Service};
 pub use peer::Peer;
 pub use value::{bad_name, is_name, unusable};
-pub use virtual_routers::{once_given_away, same_routers, vrrp_groups};
+pub use virtual_routers::{moving_with, once_given_away, same_routers, vrrp_groups};
 pub use vrrp::Vrrp;
 
 use document::Document;

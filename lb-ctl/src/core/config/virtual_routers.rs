@@ -20,6 +20,15 @@ pub fn vrrp_groups(instances: impl IntoIterator<Item = Vrrp>) -> Vec<Vec<Vrrp>> 
     groups
 }
 
+/// The instances that move when one does: it, and its group; all, if none is named.
+pub fn moving_with<'a>(instances: &'a [Vrrp], name: Option<&'a str>) -> impl Iterator<Item = &'a Vrrp> {
+    let named = instances.iter().find(|it| Some(it.name.as_str()) == name);
+    let group = named.and_then(|it| it.group.as_ref());
+    instances.iter().filter(move |it| {
+        name.is_none_or(|name| it.name == name) || group.is_some() && it.group.as_ref() == group
+    })
+}
+
 /// Whether these are the same virtual routers, whatever else is configured and in whatever order: a master stays master.
 pub fn same_routers<'v>(
     some: impl IntoIterator<Item = &'v Vrrp>,
@@ -147,5 +156,25 @@ mod tests {
             .map(|group| group.iter().map(|it| it.name.as_str()).collect())
             .collect();
         assert_eq!(names, [vec!["a", "c"], vec!["b"], vec!["d"]]);
+    }
+
+    #[test]
+    fn an_instance_moves_with_its_group() {
+        let group = "group = \"g\"";
+        let text = [("a", 1, group), ("b", 2, ""), ("c", 3, group), ("d", 4, "")]
+            .map(|(name, vrid, more)| instance(name, vrid, &format!("10.0.0.{}", 10 + vrid), more));
+        let instances = instances(&text.concat());
+        let moving = |name| {
+            let moving = moving_with(&instances, name);
+            moving.map(|it| it.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(moving(Some("c")), ["a", "c"]);
+        assert_eq!(
+            moving(Some("b")),
+            ["b"],
+            "what is in no group is not in one with others"
+        );
+        assert_eq!(moving(None), ["a", "b", "c", "d"]);
+        assert!(moving(Some("e")).is_empty());
     }
 }

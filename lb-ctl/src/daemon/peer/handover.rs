@@ -1,21 +1,44 @@
-//! Whether the peer knows enough to be handed over to.
+//! Handing over on purpose: to a peer that knows what it gets.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use lb_common::layout::ServiceKey;
-
-use super::{Pair, Running};
-use crate::{adapters::peer::Connection, core::time::milliseconds};
+use super::Running;
+use crate::{
+    adapters::{
+        api::server::{Answer, HandOverQuery, Refusal},
+        peer::Connection,
+    },
+    core::{config::moving_with, time::milliseconds},
+    daemon::controller::Controller,
+};
 
 /// How far behind a peer may be that is told of nothing but what changes.
 const BEHIND: Duration = Duration::from_secs(1);
 
-impl Pair {
-    /// What speaks against handing over these services: the peer does not know all of their connections. Nothing if there is no peer, who could
-    /// know any.
-    pub(in crate::daemon) fn objection(&self, services: &BTreeSet<ServiceKey>) -> Option<String> {
-        let Running { link, .. } = self.running.as_ref().filter(|_| !services.is_empty())?;
-        objection(&link.board().read())
+impl Controller {
+    /// Has another balancer be master, unless the peer lacks something.
+    pub(in crate::daemon) fn hand_over(&self, query: HandOverQuery, answer: Answer<Vec<String>>) {
+        match self.objection(query.instance.as_deref()).filter(|_| !query.force) {
+            // Whoever asked may have gone; that is their business.
+            Some(why) => drop(answer.send(Err(Refusal::Declined(why)))),
+            None => self.vrrp.hand_over(query.instance, answer),
+        }
+    }
+
+    /// What speaks against handing over an instance, or all: the peer does not know all of its connections. Nothing if there is no peer, who
+    /// could know any, or no service that would be handed over.
+    fn objection(&self, instance: Option<&str>) -> Option<String> {
+        let Running { link, .. } = self.pair.running.as_ref()?;
+        let tenures = self.vrrp.tenures();
+        let moves = |vip| {
+            let is_master = tenures.get(&vip).is_some_and(|tenure| tenure.lasts);
+            is_master && moving_with(&self.config.vrrp, instance).any(|it| it.addresses.contains(&vip))
+        };
+        let mut services = self.config.services.iter();
+        services
+            .any(|service| moves(service.vip))
+            .then(|| objection(&link.board().read()))
+            .flatten()
     }
 }
 

@@ -284,7 +284,7 @@ impl Controller {
             Event::Items { items, taken } => {
                 let begun = Instant::now();
                 // What of this has come to us since must not be replaced by what the peer has told before.
-                let looked = if self.vrrp.tenures() == self.pair.seen {
+                let looked = if self.vrrp.are_as_seen(&self.pair.seen) {
                     Ok(())
                 } else {
                     self.tell_owned()

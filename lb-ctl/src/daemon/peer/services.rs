@@ -119,7 +119,6 @@ impl Controller {
             lost,
             asked,
         } = ownership.look(masters, is_told, epoch.elapsed());
-        inbox.arrive(ownership.arriving());
         self.pair.seen = tenures;
         for Taken { key, was_lost, .. } in &taken {
             if *was_lost {
@@ -133,10 +132,10 @@ impl Controller {
             let took_over = self.take_over_service(key);
             if took_over.is_err() {
                 self.pair.ownership.not_taken(&key, self.pair.epoch.elapsed());
-                self.pair.inbox.arrive(self.pair.ownership.arriving());
             }
             result = result.and(took_over);
         }
+        self.pair.inbox.arrive(self.pair.ownership.arriving());
         self.yield_services(&lost, asked);
         result.and(self.tell_knowledge())
     }

@@ -101,6 +101,10 @@ impl Board {
         self.tenures.borrow().clone()
     }
 
+    pub(super) fn are(&self, seen: &Tenures) -> bool {
+        *self.tenures.borrow() == *seen
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<Tenures> {
         self.tenures.subscribe()
     }

@@ -253,6 +253,11 @@ impl Instances {
         self.board.tenures()
     }
 
+    /// Whether they are as they were when somebody looked.
+    pub(super) fn are_as_seen(&self, seen: &Tenures) -> bool {
+        self.board.are(seen)
+    }
+
     /// Tells of changes of [tenures](Self::tenures), several at once if nobody looks.
     pub(super) fn changes(&self) -> watch::Receiver<Tenures> {
         self.board.changes()
