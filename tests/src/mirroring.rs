@@ -111,7 +111,7 @@ impl Owner {
             let items = self.outbox.next_batch(&mut self.source)?;
             if items.is_empty() {
                 ensure!(self.outbox.is_empty(), "something is left, and is not told");
-                while inbox.has_more() {
+                while inbox.has_more(kernel_clock::ticks()) {
                     inbox.go_on(follower)?;
                 }
                 return Ok(told);
@@ -219,7 +219,7 @@ fn loaded(host: &HostTables, flows: u32) -> Result<Datapath> {
 impl Mirror for Follower {
     type Error = DatapathError;
 
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
+    fn shared(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).copied()
     }
 
@@ -270,7 +270,7 @@ impl Mirror for Follower {
         self.tables.remove_flow(key)
     }
 
-    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), DatapathError> {
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<bool, DatapathError> {
         self.tables.remove_unused_flow(key, since)
     }
 

@@ -233,6 +233,12 @@ impl<T: Copy + PartialEq> Ownership<T> {
     /// The peer is told no more about services that are not among these.
     pub fn disown_all_but(&mut self, stays: &BTreeSet<ServiceKey>) {
         self.telling.retain(|key| stays.contains(key));
+        self.of_peer.retain(|key| stays.contains(key));
+    }
+
+    /// Whether a service may be the peer's.
+    pub fn leaves(&self, key: &ServiceKey) -> bool {
+        self.of_peer.contains(key)
     }
 
     /// Whether a service is ours.

@@ -20,7 +20,7 @@ use lb_common::{
 
 use super::{
     Datapath, DatapathError, find,
-    hash_table::{HashTable, Update},
+    hash_table::{HashTable, Outcome, Update},
     links::Links,
     listening::Listening,
     live_table::LiveTable,
@@ -164,11 +164,12 @@ impl MirroredTables {
         self.count_deleted(key, deleted)
     }
 
-    /// The same if the record has not been used since then, in ticks.
-    pub fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), DatapathError> {
+    /// The same if the record has not been used since then, in ticks. Returns whether there is none any more.
+    pub fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<bool, DatapathError> {
         let is_unused = |record: FlowRecord| clock::since(since, record.last_seen) > 0;
-        let deleted = self.flows.delete_if(key, is_unused)?.deleted;
-        self.count_deleted(key, deleted)
+        let Outcome { stays, deleted } = self.flows.delete_if(key, is_unused)?;
+        self.count_deleted(key, deleted)?;
+        Ok(stays.is_none())
     }
 
     /// The record of a flow has been deleted, if it had one.

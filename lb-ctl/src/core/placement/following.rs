@@ -107,6 +107,12 @@ impl Placement {
         Ok(())
     }
 
+    /// A record has come to a service from elsewhere. The pass over the records that may be under way has perhaps missed it, and settles nothing for
+    /// want of it.
+    pub fn record_added(&mut self, service: u16) {
+        self.moved.insert(service);
+    }
+
     /// Our id of a backend that the owner of a followed service names: its own, or a free one if it is foreign. `forwarding` is how
     /// packets of its service would reach it.
     ///

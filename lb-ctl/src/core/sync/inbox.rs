@@ -69,6 +69,17 @@ struct Backend {
     port: u16,
 }
 
+/// How much counts what is told of a flow or a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Authority {
+    /// The owner tells it: so it is.
+    Owner,
+    /// The former owner tells it, while the service [arrives](Inbox::arrive): nothing is replaced or deleted for it.
+    Former,
+    /// It has begun with the peer, whoever owns the service: the same, and we tell it on.
+    Visited,
+}
+
 /// What is known for one batch only.
 #[derive(Clone, Debug, Default)]
 struct Batch {
@@ -253,11 +264,10 @@ impl Inbox {
         self.services.get_mut(&id).ok_or(ApplyError::Service(id))
     }
 
-    /// Whether we may know better than what is told of a service that has been introduced: it arrives, or the peer does not own it.
-    fn may_know_better<E>(&mut self, id: u16) -> Result<bool, ApplyError<E>> {
-        let Followed { key, told } = self.service(id)?;
-        let (key, is_unowned) = (*key, matches!(told, Told::Unowned));
-        Ok(is_unowned || self.arriving.contains(&key))
+    /// Whether a service that has been introduced arrives.
+    fn arrives<E>(&mut self, id: u16) -> Result<bool, ApplyError<E>> {
+        let key = self.service(id)?.key;
+        Ok(self.arriving.contains(&key))
     }
 
     /// Our own entry of a service that has been introduced; `None` if we have none or own it, or its owner has to begin anew.
@@ -269,15 +279,29 @@ impl Inbox {
         }
     }
 
-    /// The same where flows and clients of it are taken in: those that have begun with a peer that does not own it, whoever does.
-    fn visited<M: Mirror>(&mut self, id: u16, mirror: &M) -> Result<Option<Service>, ApplyError<M::Error>> {
-        match self.service(id)? {
-            Followed {
-                key,
-                told: Told::Unowned,
-            } => Ok(mirror.service(key)),
-            _ => self.followed(id, mirror),
+    /// The same for what is told of its flows and clients, and how much that counts.
+    ///
+    /// What begins with a peer that does not own the service is taken in whoever owns it. So is what the peer tells as its owner where we own it: it has
+    /// lost it and not noticed yet, or each of the two takes itself for the master.
+    fn told_of<M: Mirror>(
+        &mut self,
+        id: u16,
+        mirror: &M,
+    ) -> Result<Option<(Service, Authority)>, ApplyError<M::Error>> {
+        let arrives = self.arrives(id)?;
+        let Followed { key, told } = self.service(id)?;
+        let is_unowned = matches!(told, Told::Unowned);
+        if is_unowned || mirror.followed(key).is_none() {
+            let shared = mirror.shared(key);
+            return Ok(shared.map(|entry| (entry, Authority::Visited)));
         }
+        let authority = if arrives {
+            Authority::Former
+        } else {
+            Authority::Owner
+        };
+        let followed = self.followed(id, mirror)?;
+        Ok(followed.map(|entry| (entry, authority)))
     }
 
     /// Our id of a backend of a service, both of which have been introduced; `None` if there is no room for it.
@@ -361,7 +385,7 @@ impl Inbox {
             });
         }
         *untold = end;
-        let (now, arrives) = (mirror.now(), self.may_know_better(service)?);
+        let (now, arrives) = (mirror.now(), self.arrives(service)?);
         let mut index = entry.first_slot.saturating_add(first);
         for run in runs {
             let settled = self.target(run.settled, service, &entry, mirror)?;
@@ -402,30 +426,27 @@ impl Inbox {
         flow: Option<Flow>,
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
-        let Some(entry) = self.visited(service, mirror)? else {
+        let Some((entry, authority)) = self.told_of(service, mirror)? else {
             return Ok(());
         };
         let key = FlowKey::new(Address::from(client), port, entry.id);
         if let Some(unnamed) = self.service(service)?.told.unnamed() {
-            unnamed.flows.remove(&key);
+            unnamed.name_flow(&key);
         }
-        let may_know_better = self.may_know_better(service)?;
         let Some(flow) = flow else {
             // It may have begun anew here. If not, it is over when it has been idle for long enough.
-            return if may_know_better {
-                Ok(())
-            } else {
-                Ok(mirror.remove_flow(&key)?)
+            return match authority {
+                Authority::Owner => Ok(mirror.remove_flow(&key)?),
+                Authority::Former | Authority::Visited => Ok(()),
             };
         };
-        let is_unowned = matches!(self.service(service)?.told, Told::Unowned);
-        if is_unowned && !decides(&entry, &key, mirror)? {
+        if authority == Authority::Visited && !decides(&entry, &key, mirror)? {
             return Ok(());
         }
         let now = mirror.now();
         let last_seen = now.wrapping_sub(flow.idle);
-        let was_taken = match self.target(flow.backend, service, &entry, mirror)? {
-            None | Some(NO_TARGET) => false,
+        let added = match self.target(flow.backend, service, &entry, mirror)? {
+            None | Some(NO_TARGET) => Added::NoRoom,
             Some(target) => {
                 let record = FlowRecord {
                     target,
@@ -438,24 +459,24 @@ impl Inbox {
                     interface: way.interface.and_then(|theirs| self.places.of(theirs)),
                     ..way
                 });
-                if may_know_better {
-                    let added = mirror.add_flow(&key, record, way)?;
-                    if is_unowned && added == Added::New {
-                        // Should the peer be told by us, it is to be told of this too: it begins anew with what we tell.
-                        mirror.note_flow(&key);
-                    }
-                    added != Added::NoRoom
-                } else {
-                    mirror.put_flow(&key, record, way)?
+                match authority {
+                    Authority::Owner if mirror.put_flow(&key, record, way)? => Added::Present,
+                    Authority::Owner => Added::NoRoom,
+                    Authority::Former | Authority::Visited => mirror.add_flow(&key, record, way)?,
                 }
             }
         };
-        if !was_taken {
-            if !may_know_better {
-                // What is there is of an earlier flow.
-                mirror.remove_flow(&key)?;
+        match (added, authority) {
+            // Should the peer be told by us, it is to be told of this too: it begins anew with what we tell.
+            (Added::New, Authority::Visited) => mirror.note_flow(&key),
+            (Added::New | Added::Present, _) => {}
+            (Added::NoRoom, authority) => {
+                self.lost += 1;
+                if authority == Authority::Owner {
+                    // What is there is of an earlier flow.
+                    mirror.remove_flow(&key)?;
+                }
             }
-            self.lost += 1;
         }
         Ok(())
     }
@@ -467,21 +488,25 @@ impl Inbox {
         home: Option<Home>,
         mirror: &mut M,
     ) -> Result<(), ApplyError<M::Error>> {
-        let Some(entry) = self.visited(service, mirror)? else {
+        let Some((entry, authority)) = self.told_of(service, mirror)? else {
             return Ok(());
         };
-        let key = ClientKey::new(Address::from(client), entry.id);
+        let address = Address::from(client);
+        let key = ClientKey::new(address, entry.id);
         if let Some(unnamed) = self.service(service)?.told.unnamed() {
             unnamed.clients.remove(&key);
         }
-        let may_know_better = self.may_know_better(service)?;
         let Some(home) = home else {
-            return if may_know_better {
-                Ok(())
-            } else {
-                Ok(mirror.remove_client(&key)?)
+            return match authority {
+                Authority::Owner => Ok(mirror.remove_client(&key)?),
+                Authority::Former | Authority::Visited => Ok(()),
             };
         };
+        // Its port is no part of the choice.
+        let any_flow = FlowKey::new(address, 0, entry.id);
+        if authority == Authority::Visited && !decides(&entry, &any_flow, mirror)? {
+            return Ok(());
+        }
         if let Some(target) = self.target(home.backend, service, &entry, mirror)?
             && target != NO_TARGET
         {
@@ -490,19 +515,21 @@ impl Inbox {
                 reserved: 0,
                 last_seen: mirror.now().wrapping_sub(home.idle),
             };
-            if may_know_better {
-                if mirror.add_client(&key, noted)? && matches!(self.service(service)?.told, Told::Unowned) {
-                    mirror.note_client(&key);
+            match authority {
+                Authority::Owner => mirror.put_client(&key, noted)?,
+                Authority::Former | Authority::Visited => {
+                    let is_new = mirror.add_client(&key, noted)?;
+                    if is_new && authority == Authority::Visited {
+                        mirror.note_client(&key);
+                    }
                 }
-            } else {
-                mirror.put_client(&key, noted)?;
             }
         } else {
-            if !may_know_better {
+            self.lost += 1;
+            if authority == Authority::Owner {
                 // What is noted is an earlier home.
                 mirror.remove_client(&key)?;
             }
-            self.lost += 1;
         }
         Ok(())
     }
@@ -519,31 +546,40 @@ impl Inbox {
 
     /// What has not been named is to be deleted; not while the service arrives: it may have begun here.
     fn complete_service<M: Mirror>(&mut self, service: u16, mirror: &M) -> Result<(), ApplyError<M::Error>> {
-        let (is_followed, arrives) = (
-            self.followed(service, mirror)?.is_some(),
-            self.may_know_better(service)?,
-        );
+        let (is_followed, arrives) = (self.followed(service, mirror)?.is_some(), self.arrives(service)?);
         let told = &mut self.service(service)?.told;
         if !is_followed {
             *told = Told::Forgotten;
         } else if arrives {
             *told = Told::Everything;
         } else if let Told::Part(unnamed) = told {
-            *told = Told::all_but(std::mem::take(unnamed));
+            *told = Told::all_but(std::mem::take(unnamed), mirror.now());
         }
         Ok(())
     }
 
-    /// Whether something is still to be deleted because its owner has not named it.
-    pub fn has_more(&self) -> bool {
-        let mut services = self.services.values();
-        services.any(|service| matches!(service.told, Told::AllBut(_)))
+    /// In how many ticks something can be deleted because its owner has not named it; `None` if there is nothing.
+    pub fn due(&self, now: u32) -> Option<u32> {
+        let services = self.services.values();
+        let dues = services.filter_map(|service| match &service.told {
+            Told::AllBut(unnamed) => unnamed.due(now),
+            _ => None,
+        });
+        dues.min()
+    }
+
+    /// Whether something can be deleted now.
+    pub fn has_more(&self, now: u32) -> bool {
+        self.due(now) == Some(0)
     }
 
     /// Deletes a piece of that: all of it may be as much as our tables hold, and others wait.
     pub fn go_on<M: Mirror>(&mut self, mirror: &mut M) -> Result<(), M::Error> {
+        let now = mirror.now();
         let mut services = self.services.values_mut();
-        let Some(service) = services.find(|service| matches!(service.told, Told::AllBut(_))) else {
+        let is_next =
+            |service: &&mut Followed| matches!(&service.told, Told::AllBut(it) if it.due(now) == Some(0));
+        let Some(service) = services.find(is_next) else {
             return Ok(());
         };
         let (Told::AllBut(unnamed), entry) = (&mut service.told, mirror.followed(&service.key)) else {

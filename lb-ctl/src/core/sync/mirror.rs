@@ -21,8 +21,8 @@ pub enum Added {
 pub trait Mirror {
     /// Why it cannot be.
     type Error;
-    /// Our own service at an address, if we have it.
-    fn service(&self, key: &ServiceKey) -> Option<Service>;
+    /// Our own service at an address, if we have it and the peer may own it as well as we.
+    fn shared(&self, key: &ServiceKey) -> Option<Service>;
     /// The same if we do not own it ourselves.
     fn followed(&self, key: &ServiceKey) -> Option<Service>;
     /// The id of a backend of our own service, which it gets if it has none; `None` if there is no room for it. Asked for again in each
@@ -55,8 +55,8 @@ pub trait Mirror {
     ) -> Result<Added, Self::Error>;
     /// Deletes the record of a flow, if it has one.
     fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Self::Error>;
-    /// Deletes the record of a flow, if it has one that has not been used since then, in ticks.
-    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), Self::Error>;
+    /// Deletes the record of a flow, if it has one that has not been used since then, in ticks. Returns whether it has none any more.
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<bool, Self::Error>;
     /// Notes where a client is at home.
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Self::Error>;
     /// The same of a client of whom something may be noted: then that stays. Returns whether nothing was.

@@ -242,7 +242,10 @@ impl Outbox {
 
     /// Tells what has begun here of services that we do not own, unless it is over.
     fn tell_unowned<S: Source>(&mut self, source: &S, batch: &mut Batch) -> Result<(), S::Error> {
-        while !batch.is_full()
+        // However much begins, what there is is told.
+        let has_backlog = self.has_backlog();
+        let is_enough = |batch: &Batch| batch.is_full() || has_backlog && batch.is_half_full();
+        while !is_enough(batch)
             && let Some(key) = self.unowned.flows.pop_first()
         {
             if let Some(record) = source.flow(&key)?
@@ -252,7 +255,7 @@ impl Outbox {
             }
         }
         let now = source.now();
-        while !batch.is_full()
+        while !is_enough(batch)
             && let Some(key) = self.unowned.clients.pop_first()
         {
             let noted = source.client(&key)?;

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::layout::{ClientKey, FlowKey};
+use lb_common::{
+    clock,
+    layout::{ClientKey, FlowKey},
+};
 
 use super::mirror::Mirror;
 
 /// How many flows and clients are deleted at a time.
 const PIECE: usize = if cfg!(test) { 2 } else { 1_000 };
 
-/// How many ticks ago is a moment ago: longer than it takes from the first packet that comes to a new master until the controller knows.
+/// How many ticks ago is a moment ago: longer than it takes from the first packet that comes to a new master until the controller knows, and until
+/// an owner that has been told of it has told it on.
 const MOMENT: u32 = 4;
 
 /// How much of a service has been told.
@@ -36,22 +40,45 @@ pub(super) enum Told {
 pub(super) struct Unnamed {
     pub(super) flows: BTreeSet<FlowKey>,
     pub(super) clients: BTreeSet<ClientKey>,
+    /// Flows that had been used a moment ago when it was their turn: they may have begun here, and be on their way to the owner.
+    spared: BTreeSet<FlowKey>,
+    /// When the owner had told everything, in ticks.
+    completed: u32,
 }
 
 impl Unnamed {
     pub(super) fn is_empty(&self) -> bool {
-        self.flows.is_empty() && self.clients.is_empty()
+        self.flows.is_empty() && self.clients.is_empty() && self.spared.is_empty()
+    }
+
+    /// The owner names a flow.
+    pub(super) fn name_flow(&mut self, key: &FlowKey) {
+        self.flows.remove(key);
+        self.spared.remove(key);
+    }
+
+    /// In how many ticks some of it can be deleted; `None` if there is nothing.
+    pub(super) fn due(&self, now: u32) -> Option<u32> {
+        let can_be_now = !self.flows.is_empty() || !self.clients.is_empty();
+        let left = || MOMENT.saturating_sub(clock::since(now, self.completed));
+        can_be_now
+            .then_some(0)
+            .or_else(|| (!self.spared.is_empty()).then(left))
     }
 
     /// Deletes some of it. Should the service have another id by now, the rest is somebody else's.
+    ///
+    /// What has been used a moment ago waits: the owner names it meanwhile, if it has begun here. What is used after that still is not over,
+    /// whoever names it.
     pub(super) fn delete_piece<M: Mirror>(&mut self, service: u16, mirror: &mut M) -> Result<(), M::Error> {
         let mut room = PIECE;
+        let now = mirror.now();
         while room > 0
             && let Some(key) = self.flows.pop_first()
         {
             room -= 1;
-            if key.service() == service {
-                mirror.remove_flow(&key)?;
+            if key.service() == service && !mirror.remove_unused_flow(&key, now.wrapping_sub(MOMENT))? {
+                self.spared.insert(key);
             }
         }
         while room > 0
@@ -62,13 +89,23 @@ impl Unnamed {
                 mirror.remove_client(&key)?;
             }
         }
+        while room > 0
+            && self.due(now) == Some(0)
+            && let Some(key) = self.spared.pop_first()
+        {
+            room -= 1;
+            if key.service() == service {
+                mirror.remove_unused_flow(&key, self.completed.wrapping_add(1))?;
+            }
+        }
         Ok(())
     }
 
     /// Deletes all of it but the flows that have been used a moment ago.
     pub(super) fn delete_unused<M: Mirror>(&self, service: u16, mirror: &mut M) -> Result<(), M::Error> {
         let since = mirror.now().wrapping_sub(MOMENT);
-        for key in self.flows.iter().filter(|key| key.service() == service) {
+        let flows = self.flows.iter().chain(&self.spared);
+        for key in flows.filter(|key| key.service() == service) {
             mirror.remove_unused_flow(key, since)?;
         }
         for key in self.clients.iter().filter(|key| key.service() == service) {
@@ -87,12 +124,14 @@ impl Told {
         }
     }
 
-    /// All has been told.
-    pub(super) fn all_but(unnamed: Unnamed) -> Self {
+    /// All has been told, by now.
+    pub(super) fn all_but(unnamed: Unnamed, now: u32) -> Self {
         if unnamed.is_empty() {
-            Self::Everything
-        } else {
-            Self::AllBut(unnamed)
+            return Self::Everything;
         }
+        Self::AllBut(Unnamed {
+            completed: now,
+            ..unnamed
+        })
     }
 }

@@ -72,8 +72,9 @@ impl Controller {
 impl Mirror for TableMirror<'_> {
     type Error = MirrorError;
 
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
-        self.placement.service(key).copied()
+    fn shared(&self, key: &ServiceKey) -> Option<Service> {
+        let is_carried = self.config.is_carried(key.address().into());
+        self.placement.service(key).filter(|_| is_carried).copied()
     }
 
     fn followed(&self, key: &ServiceKey) -> Option<Service> {
@@ -136,7 +137,7 @@ impl Mirror for TableMirror<'_> {
         Ok(self.tables.remove_flow(key)?)
     }
 
-    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), MirrorError> {
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<bool, MirrorError> {
         Ok(self.tables.remove_unused_flow(key, since)?)
     }
 
@@ -161,6 +162,7 @@ impl Mirror for TableMirror<'_> {
     }
 
     fn note_flow(&mut self, key: &FlowKey) {
+        self.placement.record_added(key.service());
         self.tables.note_flow(key);
     }
 

@@ -12,13 +12,14 @@ mod mirror;
 mod services;
 mod turns;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use lb_common::clock::TICK;
 use tokio::{sync::mpsc, time::Instant};
 
 use self::turns::{Pace, Turns};
 use super::{
-    clock::unix_milliseconds,
+    clock::{ticks, unix_milliseconds},
     controller::Controller,
     vrrp::{Knowledge, Tenures, Term},
 };
@@ -95,13 +96,15 @@ impl Pair {
         else {
             return std::future::pending().await;
         };
+        let ticks_left = self.inbox.due(ticks());
+        let wait = ticks_left.map(|left| Duration::from_nanos(TICK) * left);
         tokio::select! {
             event = events.next() => match event {
                 Some(event) => Some(event),
                 // The thread has ended, and has said why.
                 None => std::future::pending().await,
             },
-            () = deletions.turn(), if self.inbox.has_more() => None,
+            () = deletions.turn_in(wait.unwrap_or_default()), if wait.is_some() => None,
         }
     }
 
@@ -263,7 +266,7 @@ impl Controller {
             if let Some(Running { deletions, .. }) = &mut self.pair.running {
                 deletions.took(begun.elapsed());
             }
-            return if self.pair.inbox.has_more() {
+            return if self.pair.inbox.has_more(ticks()) {
                 deleted
             } else {
                 deleted.and(self.tell_knowledge())

@@ -73,10 +73,12 @@ impl Controller {
     pub(super) fn tell_services(&self) {
         if let Some(Running { link, .. }) = &self.pair.running {
             let ownership = &self.pair.ownership;
-            let (everything, what_begins) = self.entries().partition(|(key, _)| ownership.tells(key));
+            let (everything, others): (Vec<_>, Vec<_>) =
+                self.entries().partition(|(key, _)| ownership.tells(key));
+            let what_begins = others.into_iter().filter(|(key, _)| ownership.leaves(key));
             link.tell(Subjects {
                 everything,
-                what_begins,
+                what_begins: what_begins.collect(),
                 moving: ownership.moving(),
             });
         }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::{sync::mpsc, task::yield_now, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 use crate::core::sync::Allowance;
 
@@ -39,6 +43,12 @@ impl Pace {
         if !self.allowance.is_due(self.began.elapsed()) {
             after_others().await;
         }
+    }
+
+    /// Waits for so long, and then for its turn.
+    pub(super) async fn turn_in(&self, wait: Duration) {
+        sleep(wait).await;
+        self.turn().await;
     }
 
     /// What was done last has taken so much time.

@@ -78,9 +78,10 @@ impl Link {
         true
     }
 
-    /// The peer deletes what it has not been told of.
+    /// The peer deletes what it has not been told of, long after anything was used.
     fn delete_unnamed(&mut self, peer: &mut Node) {
-        while self.inbox.has_more() {
+        peer.now += 1_000;
+        while self.inbox.has_more(peer.now) {
             self.inbox.go_on(peer).unwrap();
         }
     }
@@ -254,7 +255,7 @@ fn the_tables_are_passed_over_once_for_all_services_that_an_owner_begins_with() 
         complete(5),
     ];
     inbox.apply(&rest, &mut peer).unwrap();
-    while inbox.has_more() {
+    while inbox.has_more(peer.now) {
         inbox.go_on(&mut peer).unwrap();
     }
     assert_eq!(peer.passes.take(), 0);

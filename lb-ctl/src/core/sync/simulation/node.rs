@@ -186,7 +186,7 @@ impl Source for Node {
 impl Mirror for Node {
     type Error = Infallible;
 
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
+    fn shared(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).copied()
     }
 
@@ -243,12 +243,12 @@ impl Mirror for Node {
         Ok(())
     }
 
-    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), Infallible> {
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<bool, Infallible> {
         let is_unused = |record: &FlowRecord| clock::since(since, record.last_seen) > 0;
         if self.flows.get(key).is_some_and(is_unused) {
             self.flows.remove(key);
         }
-        Ok(())
+        Ok(!self.flows.contains_key(key))
     }
 
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), Infallible> {

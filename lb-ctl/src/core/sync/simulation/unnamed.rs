@@ -73,13 +73,13 @@ fn live(port: u16) -> Item {
 #[test]
 fn what_was_not_named_is_deleted_piece_by_piece_and_not_what_is_named_meanwhile() {
     let (mut inbox, mut peer, key) = told_of_one_of(10);
-    assert!(!inbox.is_complete(&key) && inbox.is_incomplete(&key) && inbox.has_more());
+    assert!(!inbox.is_complete(&key) && inbox.is_incomplete(&key) && inbox.has_more(peer.now));
     let mut left = vec![peer.flows.len()];
     inbox.go_on(&mut peer).unwrap();
     left.push(peer.flows.len());
     // One that would be next, and one that has been.
     inbox.apply(&[live(1), live(3)], &mut peer).unwrap();
-    while inbox.has_more() {
+    while inbox.has_more(peer.now) {
         inbox.go_on(&mut peer).unwrap();
         left.push(peer.flows.len());
     }
@@ -93,7 +93,7 @@ fn what_was_not_named_is_deleted_piece_by_piece_and_not_what_is_named_meanwhile(
 fn before_a_takeover_all_of_it_is_deleted_but_for_what_has_been_used_a_moment_ago() {
     let (mut inbox, mut peer, key) = told_of_one_of(100);
     inbox.finish(Some(&key), &mut peer).unwrap();
-    assert!(!inbox.has_more());
+    assert!(!inbox.has_more(peer.now));
     let ports: Vec<u16> = peer.flows.keys().map(FlowKey::client_port).collect();
     // Ports are the times, and it is 100.
     assert_eq!(ports, [0, 96, 97, 98, 99]);
@@ -102,6 +102,29 @@ fn before_a_takeover_all_of_it_is_deleted_but_for_what_has_been_used_a_moment_ag
     let (mut inbox, mut peer, _) = told_of_one_of(10);
     peer.follows = false;
     inbox.go_on(&mut peer).unwrap();
-    assert!(!inbox.has_more());
+    assert!(!inbox.has_more(peer.now));
     assert_eq!(peer.flows.len(), 10);
+}
+
+/// It may have begun here, and be on its way to the owner, who names it then.
+#[test]
+fn what_has_been_used_a_moment_ago_waits_until_it_could_have_been_named() {
+    let (mut inbox, mut peer, key) = told_of_one_of(100);
+    let ports = |peer: &Node| peer.flows.keys().map(FlowKey::client_port).collect::<Vec<_>>();
+    while inbox.has_more(peer.now) {
+        inbox.go_on(&mut peer).unwrap();
+    }
+    assert_eq!(ports(&peer), [0, 96, 97, 98, 99]);
+    assert!(inbox.is_incomplete(&key));
+    // The owner names one, and another is used still.
+    inbox.apply(&[live(97)], &mut peer).unwrap();
+    let wait = inbox.due(peer.now).unwrap();
+    assert!(wait > 0);
+    peer.now += wait;
+    peer.flows.get_mut(&flow(1, 98)).unwrap().last_seen = peer.now;
+    while inbox.has_more(peer.now) {
+        inbox.go_on(&mut peer).unwrap();
+    }
+    assert_eq!(ports(&peer), [0, 97, 98]);
+    assert!(inbox.is_complete(&key) && inbox.due(peer.now).is_none());
 }

@@ -177,6 +177,37 @@ fn what_was_still_to_be_told_of_a_service_that_is_not_ours_any_more_is_told() {
     visited.outbox.own([]);
     let told = visited.tell(&mut owner, &mut inbox);
     assert!(matches!(told.first(), Some(Item::Unowned { .. })), "{told:?}");
-    assert!(!targets(&owner).is_empty());
     assert!(!told.iter().any(|item| matches!(item, Item::Begin { .. })));
+    // What it had told before as the owner, too: we own it.
+    assert_eq!(targets(&owner).len(), 21);
+}
+
+/// Each takes itself for the master: what begins with the other one is added, and nothing is replaced or deleted.
+#[test]
+fn of_two_owners_each_hears_of_what_begins_with_the_other() {
+    let (mut owner, mut inbox, mut visited) = (owner(true), Inbox::default(), Visited::new());
+    owner.flows.insert(flow(OWNERS[0], 5), record(1));
+    owner.flows.insert(flow(OWNERS[0], 4), record(1));
+    visited.open(5, 2);
+    let services: Vec<_> = visited
+        .node
+        .services
+        .iter()
+        .map(|(key, entry)| (*key, *entry))
+        .collect();
+    let slots = owner.slots.clone();
+    visited.outbox.watch([]);
+    visited.outbox.own(services);
+    visited.open(6, 2);
+    visited.tell(&mut owner, &mut inbox);
+    visited.open(7, 2);
+    visited.node.flows.remove(&flow(OTHERS[0], 6));
+    visited.node.changes.flow(flow(OTHERS[0], 6));
+    visited.tell(&mut owner, &mut inbox);
+    assert_eq!(targets(&owner), [(4, 1), (5, 1), (6, 2), (7, 2)]);
+    assert_eq!(owner.slots, slots);
+    assert_eq!(
+        owner.changes.take().flows(),
+        [flow(OWNERS[0], 6), flow(OWNERS[0], 7)]
+    );
 }

@@ -88,7 +88,7 @@ impl Source for Tables<'_> {
 impl Mirror for World {
     type Error = kernel::Killed;
 
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
+    fn shared(&self, key: &ServiceKey) -> Option<Service> {
         self.placement.service(key).copied()
     }
 
@@ -157,12 +157,12 @@ impl Mirror for World {
         Ok(())
     }
 
-    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<(), kernel::Killed> {
+    fn remove_unused_flow(&mut self, key: &FlowKey, since: u32) -> Result<bool, kernel::Killed> {
         let record = self.kernel.tables.flows.get(key);
         if record.is_some_and(|record| clock::since(since, record.last_seen) > 0) {
             self.remove_flow(key)?;
         }
-        Ok(())
+        Ok(!self.kernel.tables.flows.contains_key(key))
     }
 
     fn put_client(&mut self, key: &ClientKey, home: Affinity) -> Result<(), kernel::Killed> {
@@ -190,6 +190,7 @@ impl Mirror for World {
     }
 
     fn note_flow(&mut self, key: &FlowKey) {
+        self.placement.record_added(key.service());
         self.told_on.flow(*key);
     }
 
@@ -275,7 +276,7 @@ impl Balancer {
         };
         deleted.expect("nobody is killed here");
         self.note_changes(&before);
-        self.inbox.has_more()
+        self.inbox.has_more(self.world.kernel.tables.now)
     }
 
     /// Asks to be told of what it follows now and did not before.
