@@ -117,7 +117,7 @@ fn unheard(forward: &str, keys: &str) {
     let scene = &mut Scene::with_keys(forward, keys, 100, INTERVAL_MS);
     let vip: IpAddr = scene.lab.vips()[0].v4.into();
     let client = scene.lab.clients()[0].clone();
-    let begin = |first_port| {
+    let start = |first_port| {
         let options = Steady::options(&client, SocketAddr::new(vip, HS2_PORT), 20);
         let options = client::Options {
             first_port,
@@ -128,12 +128,12 @@ fn unheard(forward: &str, keys: &str) {
     let id = scene.pair.balancers[0].daemon().unwrap().id();
     let silent = Halted::of(id, "vrrp").unwrap();
     wait_for_address(scene, vip, 1, true);
-    let mut begun = vec![begin(30_000)];
+    let mut begun = vec![start(30_000)];
     let other = scene.pair.balancers[1].daemon().unwrap();
     other
         .wait_for_line("owns the service from now on", PATIENCE)
         .unwrap();
-    begun.push(begin(30_100));
+    begun.push(start(30_100));
     // What it has not been told of in these milliseconds breaks when it is heard.
     wait_until("the silent one to know all connections", PATIENCE, || {
         let backends = scene.pair.balancers[0].backends()?;

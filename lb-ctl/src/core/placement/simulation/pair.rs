@@ -7,6 +7,8 @@
 //! there as long as it lives, and so lives on when it takes over.
 
 mod balancer;
+mod moves;
+mod stories;
 
 use super::*;
 use crate::core::sync::{Inbox, Outbox};
@@ -342,118 +344,6 @@ impl Pair {
         Ok(())
     }
 
-    /// Through whom the packets of a client come, or would.
-    fn node_of(&self, client: Client) -> usize {
-        let owner = self.owner[usize::from(client.0)];
-        let is_at = |node: usize| self.balancers[node].world.connections.contains_key(&client);
-        let has_heard = is_at(1 - owner) || !is_at(owner) && client.1 % 2 == 1;
-        if self.arriving.contains(&client.0) && has_heard {
-            1 - owner
-        } else {
-            owner
-        }
-    }
-
-    /// Says at whom what is arriving.
-    fn tell_arrivals(&mut self) {
-        for (node, balancer) in self.balancers.iter_mut().enumerate() {
-            let arriving = self.arriving.iter().copied();
-            let here = arriving.filter(|service| self.owner[usize::from(*service)] != node);
-            balancer.inbox.arrive(here.map(key_of));
-        }
-    }
-
-    /// Who owns a service does so no more, but tells on; packets of its clients come to the other one.
-    fn arrive(&mut self, service: u16) {
-        if !self.arriving.insert(service) {
-            return;
-        }
-        let before = self.owner[usize::from(service)];
-        // The former owner follows, and knows what lived when it did not.
-        let former = &mut self.balancers[before];
-        let followed = former.followed();
-        former.set_owned(service, false);
-        former.hands_over.insert(service);
-        former.world.follow(|owns| !owns);
-        former.own();
-        former.ask(&followed);
-        self.meet_packets(service, 1 - before);
-        self.tell_arrivals();
-    }
-
-    /// Packets to a service come to a balancer from now on.
-    fn meet_packets(&mut self, service: u16, node: usize) {
-        let next = &mut self.balancers[node];
-        next.delete_unnamed(true);
-        let tables = next.world.kernel.tables.clone();
-        next.world.refresh_clients(service);
-        next.note_changes(&tables);
-        self.ticks_since_arrival = 0;
-    }
-
-    /// A client hears of it: the packets of its connection come to the other one, and it lives on if that knows it.
-    fn hear(&mut self, client: Client) {
-        let owner = self.owner[usize::from(client.0)];
-        if self.arriving.contains(&client.0)
-            && let Some(connection) = self.balancers[owner].world.connections.remove(&client)
-        {
-            self.pass_on(client, &connection, owner);
-        }
-    }
-
-    /// The packets of a connection come through the other one.
-    fn pass_on(&mut self, client: Client, connection: &Connection, from: usize) {
-        let former = &mut self.balancers[from];
-        let former_now = former.world.kernel.tables.now;
-        if connection.established {
-            former.known.insert(client, connection.number);
-        }
-        let next = &mut self.balancers[1 - from];
-        let is_known = next.known.remove(&client) == Some(connection.number);
-        let Some(home) = next.home(client).filter(|_| is_known) else {
-            return;
-        };
-        self.takeovers.survivors += 1;
-        let key = next.world.key(client).expect("it has a home").0;
-        self.takeovers.recorded += usize::from(next.world.kernel.tables.flows.contains_key(&key));
-        let now = next.world.kernel.tables.now;
-        let connection = Connection {
-            home: Some(home),
-            last_sent: now.wrapping_sub(former_now.wrapping_sub(connection.last_sent)),
-            ..connection.clone()
-        };
-        next.world.connections.insert(client, connection);
-    }
-
-    /// The rest of the clients hear of it, and the other one says that it is the owner.
-    fn take_over(&mut self, service: u16, writes: Option<u32>) {
-        self.arrive(service);
-        self.arriving.remove(&service);
-        self.tell_arrivals();
-        let before = self.owner[usize::from(service)];
-        let after = 1 - before;
-        self.owner[usize::from(service)] = after;
-        let former = &mut self.balancers[before];
-        former.hands_over.remove(&service);
-        let connections = former.take_connections(service);
-        if service == AFFINE {
-            former.world.homes = Homes::default();
-        }
-        former.own();
-
-        let was_killed = self.begin_to_own(service, after, writes);
-        for (client, connection) in connections {
-            self.pass_on(client, &connection, before);
-        }
-        self.balancers[after]
-            .known
-            .retain(|client, _| client.0 != service);
-        self.balancers[after].own();
-        if was_killed {
-            self.break_off();
-        }
-    }
-
     /// Clients of the first service open connections and send something.
     fn connect(&mut self, ports: std::ops::Range<u16>) {
         for port in ports {
@@ -473,47 +363,6 @@ impl Pair {
             }
         }
     }
-
-    /// A balancer owns a service from now on. Returns whether its controller was killed.
-    fn begin_to_own(&mut self, service: u16, node: usize, writes: Option<u32>) -> bool {
-        let next = &mut self.balancers[node];
-        next.delete_unnamed(true);
-        next.set_owned(service, true);
-        let tables = next.world.kernel.tables.clone();
-        next.world.kernel.writes_left = writes;
-        let taken_over = next.world.take_over(service);
-        next.world.kernel.writes_left = None;
-        if taken_over.is_err() {
-            next.world.restart();
-        }
-        next.note_changes(&tables);
-        taken_over.is_err()
-    }
-
-    /// The former owner has it back, and its clients hear of that.
-    fn turn_back(&mut self, service: u16) {
-        if !self.arriving.remove(&service) {
-            return;
-        }
-        self.tell_arrivals();
-        let owner = self.owner[usize::from(service)];
-        let (key, other) = (key_of(service), &mut self.balancers[1 - owner]);
-        if other.followed().contains(&key) {
-            other.inbox.forget(&key);
-            other.outbox.ask(key);
-        }
-        let connections = other.take_connections(service);
-        if service == AFFINE {
-            other.world.homes = Homes::default();
-        }
-        self.meet_packets(service, owner);
-        self.balancers[owner].hands_over.remove(&service);
-        self.begin_to_own(service, owner, None);
-        for (client, connection) in connections {
-            self.pass_on(client, &connection, 1 - owner);
-        }
-        self.balancers[owner].own();
-    }
 }
 
 proptest! {
@@ -528,93 +377,4 @@ proptest! {
             pair.perform(step)?;
         }
     }
-}
-
-/// Guards the simulation: connections must live on, with records and without, and for longer than anything that was told of them.
-#[test]
-fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
-    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
-    pair.connect(0..4);
-    // One of the two backends is drained, and somebody comes whom only one of the balancers knows.
-    let weights = [
-        [Some(1), None, Some(1), None],
-        [None; 4],
-        [Some(1), None, None, None],
-    ];
-    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
-    pair.connect(4..PORTS);
-    for round in 1..5 {
-        let owner = pair.owner[0];
-        pair.perform(&PairStep::TellAll(owner)).unwrap();
-        for _ in 0..3 {
-            pair.perform(&PairStep::Live(250)).unwrap();
-        }
-        pair.perform(&PairStep::TakeOver(0, None, true)).unwrap();
-        assert_eq!(pair.takeovers.survivors, round * usize::from(PORTS));
-        assert!(pair.takeovers.recorded >= round, "{:?}", pair.takeovers);
-        pair.perform(&PairStep::Live(1)).unwrap();
-    }
-    let world = &pair.balancers[pair.owner[0]].world;
-    assert_eq!(world.connections.len(), usize::from(PORTS));
-    assert!(
-        world.placement.leaving(world.service_id(0).unwrap()).count() > 0,
-        "the drain goes on"
-    );
-}
-
-/// One half of the clients opens connections through the former owner, which tells on, the other half through the next one; then those
-/// hear of it too.
-#[test]
-fn connections_that_begin_while_a_service_arrives_live_on() {
-    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
-    pair.perform(&PairStep::TellAll(0)).unwrap();
-    // A slot moves, and the peer has not heard of it.
-    let weights = [
-        [Some(1), None, Some(1), None],
-        [None; 4],
-        [Some(1), None, None, None],
-    ];
-    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
-    pair.perform(&PairStep::Arrive(0)).unwrap();
-    pair.connect(0..PORTS);
-    let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
-    assert_eq!([at(&pair, 0), at(&pair, 1)], [usize::from(PORTS) / 2; 2]);
-    pair.perform(&PairStep::TellAll(0)).unwrap();
-    pair.perform(&PairStep::Hear((0, 0))).unwrap();
-    assert_eq!(at(&pair, 1), usize::from(PORTS) / 2 + 1);
-    pair.perform(&PairStep::TakeOver(0, None, true)).unwrap();
-    assert_eq!(at(&pair, 1), usize::from(PORTS));
-    assert!(pair.takeovers.recorded > 0, "{:?}", pair.takeovers);
-    pair.perform(&PairStep::Live(1)).unwrap();
-    // And the former owner knows them all.
-    pair.perform(&PairStep::TellAll(1)).unwrap();
-    assert_eq!(pair.balancers[0].known.len(), usize::from(PORTS));
-}
-
-/// Half of the clients have gone through the new master when the former one has it back, which has been told of them; and that again.
-#[test]
-fn connections_that_have_begun_where_a_service_was_arriving_live_on_when_it_turns_back() {
-    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
-    pair.perform(&PairStep::TellAll(0)).unwrap();
-    let weights = [
-        [Some(1), None, Some(1), None],
-        [None; 4],
-        [Some(1), None, None, None],
-    ];
-    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
-    let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
-    let half = PORTS / 2;
-    for (ports, begun) in [(0..half, half), (half..PORTS, PORTS)] {
-        pair.perform(&PairStep::TellAll(0)).unwrap();
-        pair.perform(&PairStep::Arrive(0)).unwrap();
-        pair.connect(ports);
-        assert_eq!(at(&pair, 1), usize::from(half) / 2);
-        pair.perform(&PairStep::TellAll(1)).unwrap();
-        pair.perform(&PairStep::TurnBack(0)).unwrap();
-        assert_eq!([at(&pair, 0), at(&pair, 1)], [usize::from(begun), 0]);
-    }
-    assert!(pair.takeovers.recorded > 0, "{:?}", pair.takeovers);
-    // And the other one knows them all.
-    pair.perform(&PairStep::TellAll(0)).unwrap();
-    assert_eq!(pair.balancers[1].known.len(), usize::from(PORTS));
 }
