@@ -294,7 +294,7 @@ impl Mirror for Follower {
         self.tables.clients_of(services)
     }
 
-    fn note_flow(&mut self, key: &FlowKey) {
+    fn note_flow(&mut self, key: &FlowKey, _: u32) {
         self.tables.note_flow(key);
     }
 

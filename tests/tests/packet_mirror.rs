@@ -392,6 +392,16 @@ fn what_has_come_here_stays_when_the_former_owner_tells_on() {
     assert_eq!(kernel.flow_record(other).unwrap(), None);
     assert_eq!(kernel.ways_back().unwrap().len(), 1);
     assert_eq!(kernel.live(id).established, 1);
+    // What was seen before that does not count, neither its end nor an earlier connection.
+    let older = |port, closing| FlowRecord {
+        last_seen: now.wrapping_sub(9),
+        ..record(port, closing)
+    };
+    assert_eq!(
+        tables.add_flow(&one, older(5000, 9), Some(WAY)).unwrap(),
+        Added::Present
+    );
+    assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 0)));
     // But its end has been seen there, and then another connection from the same port.
     assert_eq!(
         tables.add_flow(&one, record(5000, 9), Some(WAY)).unwrap(),
@@ -399,6 +409,10 @@ fn what_has_come_here_stays_when_the_former_owner_tells_on() {
     );
     assert_eq!(kernel.flow_record(one).unwrap(), Some(record(5000, 9)));
     assert_eq!(kernel.live(id).established, 0);
+    assert_eq!(
+        tables.add_flow(&one, older(5001, 0), Some(WAY)).unwrap(),
+        Added::Present
+    );
     assert_eq!(
         tables.add_flow(&one, record(5001, 0), Some(WAY)).unwrap(),
         Added::New

@@ -148,7 +148,7 @@ fn unheard(forward: &str, keys: &str) {
         connections.expect_unbroken().unwrap();
     }
     scene.expect_unbroken("the master is heard again");
-    // Now it tells of them all, and nothing of that is taken for over.
+    // And it tells of them all.
     scene.pair.wait_for_owner(0).unwrap();
     scene.pair.hand_over(0).unwrap();
     for connections in &mut begun {

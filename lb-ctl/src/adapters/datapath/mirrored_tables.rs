@@ -121,11 +121,13 @@ impl MirroredTables {
     ) -> Result<Added, DatapathError> {
         if let Some(present) = self.flows.get(key)? {
             let is_same = (present.target, present.port) == (record.target, record.port);
-            if is_same && record.closing != 0 && present.closing == 0 {
+            // What is here may be the later word, though it was told later.
+            let is_older = clock::since(present.last_seen, record.last_seen) > 0;
+            if is_same && record.closing != 0 && present.closing == 0 && !is_older {
                 let was_written = self.put_flow(key, record, way)?;
                 return Ok(if was_written { Added::New } else { Added::NoRoom });
             }
-            if is_same || slot_rule::is_in_use(&present, kernel_clock::ticks()) {
+            if is_same || is_older || slot_rule::is_in_use(&present, kernel_clock::ticks()) {
                 return Ok(Added::Present);
             }
             // An earlier connection's.

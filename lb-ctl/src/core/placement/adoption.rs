@@ -134,6 +134,7 @@ impl Placement {
             withdrawn: BTreeSet::new(),
             avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
+            added: BTreeSet::new(),
             followed: BTreeSet::new(),
             owned_since: BTreeMap::new(),
             unproved: BTreeSet::new(),

@@ -107,10 +107,10 @@ impl Placement {
         Ok(())
     }
 
-    /// A record has come to a service from elsewhere. The pass over the records that may be under way has perhaps missed it, and settles nothing for
-    /// want of it.
-    pub fn record_added(&mut self, service: u16) {
-        self.moved.insert(service);
+    /// A record of a flow of this slot, by its place in the table, has come from elsewhere. The pass over the records that may be under way has
+    /// perhaps missed it, and so does not settle the slot.
+    pub fn record_added(&mut self, slot: u32) {
+        self.added.insert(slot);
     }
 
     /// Our id of a backend that the owner of a followed service names: its own, or a free one if it is foreign. `forwarding` is how

@@ -53,6 +53,8 @@ pub struct Placement {
     avoided: BTreeSet<u16>,
     /// The ids of services whose slots have moved since the last pass over the records has begun.
     moved: BTreeSet<u16>,
+    /// The slots, by their places in the table, to which records have come from elsewhere since then.
+    added: BTreeSet<u32>,
     /// The ids of services that the other balancer owns.
     followed: BTreeSet<u16>,
     /// Since when, in ticks, we own services that we followed before.
@@ -149,6 +151,7 @@ impl Placement {
             withdrawn: BTreeSet::new(),
             avoided: BTreeSet::new(),
             moved: BTreeSet::new(),
+            added: BTreeSet::new(),
             followed: BTreeSet::new(),
             owned_since: BTreeMap::new(),
             unproved: BTreeSet::new(),

@@ -328,6 +328,7 @@ impl Placement {
             targets.retain(|id| !named[usize::from(*id)]);
         }
         self.moved.clear();
+        self.added.clear();
         self.named_by_peer.clear();
         let unnamed = std::mem::replace(&mut self.unnamed, targets.clone());
         // The owner may have changed the slots of a service that we follow just now: packets that have read the old ones must be through.
@@ -361,7 +362,7 @@ impl Placement {
             for slot in 0..service.slots {
                 let index = service.first_slot + slot;
                 let mut found = tables.slot(index)?;
-                if !found.tracked {
+                if !found.tracked || self.added.contains(&index) {
                     continue;
                 }
                 if let Some(over) = slot_moves::grace_over(found, census.now(), service.affinity_timeout)

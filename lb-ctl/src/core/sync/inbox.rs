@@ -403,17 +403,17 @@ impl Inbox {
         Ok(())
     }
 
-    /// In how many ticks something can be deleted because its owner has not named it; `None` if there is nothing.
+    /// In how many ticks it [goes on](Self::go_on) with what an owner has not named; `None` if there is nothing.
     pub fn due(&self, now: u32) -> Option<u32> {
         let services = self.services.values();
         let dues = services.filter_map(|service| match &service.told {
-            Told::AllBut(unnamed) => unnamed.due(now),
+            Told::AllBut(unnamed) => Some(unnamed.due(now)),
             _ => None,
         });
         dues.min()
     }
 
-    /// Whether something can be deleted now.
+    /// Whether it goes on with that now.
     pub fn has_more(&self, now: u32) -> bool {
         self.due(now) == Some(0)
     }
@@ -422,8 +422,7 @@ impl Inbox {
     pub fn go_on<M: Mirror>(&mut self, mirror: &mut M) -> Result<(), M::Error> {
         let now = mirror.now();
         let mut services = self.services.values_mut();
-        let is_next =
-            |service: &&mut Followed| matches!(&service.told, Told::AllBut(it) if it.due(now) == Some(0));
+        let is_next = |service: &&mut Followed| matches!(&service.told, Told::AllBut(it) if it.due(now) == 0);
         let Some(service) = services.find(is_next) else {
             return Ok(());
         };

@@ -67,8 +67,8 @@ pub trait Mirror {
     fn flows_of(&self, services: &BTreeSet<u16>) -> Result<Vec<FlowKey>, Self::Error>;
     /// All clients of these services of whom something is noted.
     fn clients_of(&self, services: &BTreeSet<u16>) -> Result<Vec<ClientKey>, Self::Error>;
-    /// Has a flow told on, as if it had begun here.
-    fn note_flow(&mut self, key: &FlowKey);
+    /// Has a flow that was added told on, as if it had begun here. Its slot, by its place in the table, does not settle without a look at that.
+    fn note_flow(&mut self, key: &FlowKey, slot: u32);
     /// Has told on where a client is at home.
     fn note_client(&mut self, key: &ClientKey);
     /// The time, in ticks.

@@ -14,7 +14,7 @@ const PIECE: usize = if cfg!(test) { 2 } else { 1_000 };
 
 /// How many ticks ago is a moment ago: longer than it takes from the first packet that comes to a new master until the controller knows, and until
 /// an owner that has been told of it has told it on.
-const MOMENT: u32 = 4;
+pub(super) const MOMENT: u32 = 4;
 
 /// How much of a service has been told.
 #[derive(Clone, Debug)]
@@ -57,13 +57,14 @@ impl Unnamed {
         self.spared.remove(key);
     }
 
-    /// In how many ticks some of it can be deleted; `None` if there is nothing.
-    pub(super) fn due(&self, now: u32) -> Option<u32> {
-        let can_be_now = !self.flows.is_empty() || !self.clients.is_empty();
-        let left = || MOMENT.saturating_sub(clock::since(now, self.completed));
-        can_be_now
-            .then_some(0)
-            .or_else(|| (!self.spared.is_empty()).then(left))
+    /// In how many ticks it goes on: a piece can be deleted, or nothing is left, which is still to be noticed.
+    pub(super) fn due(&self, now: u32) -> u32 {
+        let waits = self.flows.is_empty() && self.clients.is_empty() && !self.spared.is_empty();
+        if waits {
+            MOMENT.saturating_sub(clock::since(now, self.completed))
+        } else {
+            0
+        }
     }
 
     /// Deletes some of it. Should the service have another id by now, the rest is somebody else's.
@@ -90,7 +91,7 @@ impl Unnamed {
             }
         }
         while room > 0
-            && self.due(now) == Some(0)
+            && self.due(now) == 0
             && let Some(key) = self.spared.pop_first()
         {
             room -= 1;

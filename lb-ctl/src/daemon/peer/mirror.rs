@@ -161,8 +161,8 @@ impl Mirror for TableMirror<'_> {
         Ok(self.tables.clients_of(services)?)
     }
 
-    fn note_flow(&mut self, key: &FlowKey) {
-        self.placement.record_added(key.service());
+    fn note_flow(&mut self, key: &FlowKey, slot: u32) {
+        self.placement.record_added(slot);
         self.tables.note_flow(key);
     }
 

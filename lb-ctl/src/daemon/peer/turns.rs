@@ -47,7 +47,10 @@ impl Pace {
 
     /// Waits for so long, and then for its turn.
     pub(super) async fn turn_in(&self, wait: Duration) {
-        sleep(wait).await;
+        // Not even for no time: that would let others go first, whether or not it is due.
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
         self.turn().await;
     }
 
@@ -161,6 +164,22 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         while whoever_is_first(&mut turns, &mut others).await != "peer" {
             sender.try_send("other").unwrap();
+        }
+    }
+
+    /// Each time that somebody else is first, whoever waits begins anew.
+    #[tokio::test(start_paused = true)]
+    async fn neither_do_they_keep_what_need_not_wait_any_more() {
+        let (_sender, mut others) = others();
+        let pace = Pace::default();
+        advance(Duration::from_secs(1)).await;
+        for _ in 0..3 {
+            let who = tokio::select! {
+                biased;
+                () = pace.turn_in(Duration::ZERO) => "deletions",
+                other = others.recv() => other.unwrap(),
+            };
+            assert_eq!(who, "deletions");
         }
     }
 }

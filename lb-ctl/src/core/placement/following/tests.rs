@@ -197,6 +197,34 @@ fn a_service_that_was_taken_over_stands_still_for_one_pass_and_nothing_settles_b
     assert!(balancer.slots().iter().all(|slot| !slot.tracked));
 }
 
+/// The pass may have been past where it is now.
+#[test]
+fn a_slot_to_which_a_record_has_come_during_a_pass_does_not_settle_by_it() {
+    let mut balancer = Balancer::new([Some(1), Some(1), None, None]);
+    let [settled, current] = [balancer.plan.targets[0].id, balancer.plan.targets[1].id];
+    balancer.store(Slot {
+        settled,
+        current,
+        tracked: true,
+        settled_seen: 0,
+        grace: 0,
+    });
+    let first = balancer
+        .placement
+        .services()
+        .next()
+        .expect("the service")
+        .first_slot;
+    let departing = balancer.placement.begin_pass(&balancer.kernel).expect("it lives");
+    balancer.placement.record_added(first);
+    balancer.finish(&departing, NOW + IDLE + 1);
+    let tracked: Vec<bool> = balancer.slots().iter().map(|slot| slot.tracked).collect();
+    assert_eq!(tracked.iter().filter(|is| **is).count(), 1);
+    assert!(tracked[0]);
+    balancer.pass(NOW + IDLE + 1);
+    assert!(balancer.slots().iter().all(|slot| !slot.tracked));
+}
+
 #[test]
 fn a_backend_that_only_the_owner_has_is_leaving_and_its_id_is_free_when_nothing_names_it() {
     let mut balancer = Balancer::new([Some(1), None, None, None]);

@@ -13,7 +13,7 @@ use super::{
     super::{
         apply_error::ApplyError,
         mirror::{Added, Mirror},
-        told::Told,
+        told::{MOMENT, Told},
         wire::{Flow, Home, WayToClient},
     },
     Followed, Inbox,
@@ -79,7 +79,10 @@ impl Inbox {
                 Authority::Former | Authority::Visited => Ok(()),
             };
         };
-        if authority == Authority::Visited && !decides(&entry, &key, mirror)? {
+        let slot = slot_of(&entry, &key);
+        if authority == Authority::Visited
+            && !(decides(&entry, slot, mirror)? && self.is_news(service, &flow)?)
+        {
             return Ok(());
         }
         let now = mirror.now();
@@ -107,14 +110,14 @@ impl Inbox {
         };
         match (added, authority) {
             // Should the peer be told by us, it is to be told of this too: it begins anew with what we tell.
-            (Added::New, Authority::Visited) => mirror.note_flow(&key),
-            (Added::New | Added::Present, _) => {}
-            (Added::NoRoom, authority) => {
+            (Added::New, Authority::Visited) => mirror.note_flow(&key, slot),
+            // It does not follow the peer: another flow that it has placed itself may have the port.
+            (Added::NoRoom, Authority::Visited) | (Added::New | Added::Present, _) => {}
+            (Added::NoRoom, Authority::Former) => self.lost += 1,
+            (Added::NoRoom, Authority::Owner) => {
                 self.lost += 1;
-                if authority == Authority::Owner {
-                    // What is there is of an earlier flow.
-                    mirror.remove_flow(&key)?;
-                }
+                // What is there is of an earlier flow.
+                mirror.remove_flow(&key)?;
             }
         }
         Ok(())
@@ -144,7 +147,7 @@ impl Inbox {
         };
         // Its port is no part of the choice.
         let any_flow = FlowKey::new(address, 0, entry.id);
-        if authority == Authority::Visited && !decides(&entry, &any_flow, mirror)? {
+        if authority == Authority::Visited && !decides(&entry, slot_of(&entry, &any_flow), mirror)? {
             return Ok(());
         }
         if let Some(target) = self.target(home.backend, service, &entry, mirror)?
@@ -173,18 +176,22 @@ impl Inbox {
         }
         Ok(())
     }
+
+    /// Whether a flow of a service that the peer need not own has begun or been used a moment ago. Who takes itself for the owner tells of all
+    /// that it knows, and most of that may be over.
+    fn is_news<E>(&mut self, service: u16, flow: &Flow) -> Result<bool, ApplyError<E>> {
+        Ok(matches!(self.service(service)?.told, Told::Unowned) || flow.idle <= MOMENT)
+    }
 }
 
-/// Whether a record of a flow would count: one in a slot that is not tracked does not, and would contradict it later.
-fn decides<M: Mirror>(service: &Service, flow: &FlowKey, mirror: &M) -> Result<bool, M::Error> {
-    if service.flags & flag::TRANSLATES != 0 {
-        return Ok(true);
-    }
-    let hash = hash::flow(
-        service.hash_seed,
-        flow.client(),
-        flow.client_port() & service.port_mask,
-    );
-    let place = hash::slot(hash, service.slots);
-    Ok(mirror.slot(service.first_slot.saturating_add(place))?.tracked)
+/// The slot of a flow, by its place in the table.
+const fn slot_of(service: &Service, flow: &FlowKey) -> u32 {
+    let port = flow.client_port() & service.port_mask;
+    let hash = hash::flow(service.hash_seed, flow.client(), port);
+    service.first_slot.saturating_add(hash::slot(hash, service.slots))
+}
+
+/// Whether a record of a flow of this slot would count: one in a slot that is not tracked does not, and would contradict it later.
+fn decides<M: Mirror>(service: &Service, slot: u32, mirror: &M) -> Result<bool, M::Error> {
+    Ok(service.flags & flag::TRANSLATES != 0 || mirror.slot(slot)?.tracked)
 }

@@ -276,7 +276,7 @@ impl Mirror for Node {
         Source::clients_of(self, services)
     }
 
-    fn note_flow(&mut self, key: &FlowKey) {
+    fn note_flow(&mut self, key: &FlowKey, _: u32) {
         self.changes.flow(*key);
     }
 

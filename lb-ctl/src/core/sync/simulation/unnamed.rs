@@ -128,3 +128,23 @@ fn what_has_been_used_a_moment_ago_waits_until_it_could_have_been_named() {
     assert_eq!(ports(&peer), [0, 97, 98]);
     assert!(inbox.is_complete(&key) && inbox.due(peer.now).is_none());
 }
+
+#[test]
+fn when_all_has_been_named_after_all_it_is_complete() {
+    for spares in [false, true] {
+        let (mut inbox, mut peer, key) = told_of_one_of(100);
+        while spares && inbox.has_more(peer.now) {
+            inbox.go_on(&mut peer).unwrap();
+        }
+        let named: Vec<Item> = (1..100).map(live).collect();
+        inbox.apply(&named, &mut peer).unwrap();
+        assert!(!inbox.is_complete(&key));
+        assert_eq!(
+            inbox.due(peer.now),
+            Some(0),
+            "that nothing is left is to be noticed"
+        );
+        inbox.go_on(&mut peer).unwrap();
+        assert!(inbox.is_complete(&key) && inbox.due(peer.now).is_none());
+    }
+}

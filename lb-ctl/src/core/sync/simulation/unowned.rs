@@ -41,7 +41,14 @@ impl Visited {
     /// A connection begins.
     fn open(&mut self, port: u16, backend: u16) {
         let key = flow(OTHERS[0], port);
-        self.node.flows.insert(key, record(40 + backend));
+        let last_seen = self.node.now;
+        self.node.flows.insert(
+            key,
+            FlowRecord {
+                last_seen,
+                ..record(40 + backend)
+            },
+        );
         self.node.changes.flow(key);
     }
 
@@ -196,6 +203,9 @@ fn of_two_owners_each_hears_of_what_begins_with_the_other() {
         .map(|(key, entry)| (*key, *entry))
         .collect();
     let slots = owner.slots.clone();
+    // Silent for long, and perhaps over.
+    visited.open(8, 2);
+    visited.node.flows.get_mut(&flow(OTHERS[0], 8)).unwrap().last_seen = 3;
     visited.outbox.watch([]);
     visited.outbox.own(services);
     visited.open(6, 2);

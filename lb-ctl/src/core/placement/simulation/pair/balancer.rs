@@ -189,8 +189,8 @@ impl Mirror for World {
         Ok(clients_of(&self.kernel, services))
     }
 
-    fn note_flow(&mut self, key: &FlowKey) {
-        self.placement.record_added(key.service());
+    fn note_flow(&mut self, key: &FlowKey, slot: u32) {
+        self.placement.record_added(slot);
         self.told_on.flow(*key);
     }
 
