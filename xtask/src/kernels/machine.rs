@@ -1,8 +1,9 @@
 //! An emulated machine that runs one job and ends.
 
 use std::{
+    ffi::OsString,
     io::{self, BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
@@ -14,8 +15,13 @@ use anyhow::{Context, Result};
 use super::Initramfs;
 use crate::command;
 
-/// The emulator.
-pub(crate) const QEMU: &str = "qemu-system-x86_64";
+/// The emulator, and what it needs where it is not installed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Emulator {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) variables: Vec<(&'static str, OsString)>,
+}
 
 /// How long a machine may take. The emulation is some ten times slower than the hardware, and all tests together take
 /// more than a quarter of an hour beside other work.
@@ -35,12 +41,15 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Switches on a machine with this kernel image.
-    pub(crate) fn boot(image: &Path, initramfs: Initramfs) -> Result<Self> {
+    pub(crate) fn boot(emulator: &Emulator, image: &Path, initramfs: Initramfs) -> Result<Self> {
         // The archive, packed and unpacked, besides what the kernel and the tests take.
         let memory = 512 + 3 * initramfs.size / (1 << 20);
         // `setpriv` has the emulator killed when this process dies, however that happens.
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", QEMU])
+        qemu.args(["--pdeathsig", "KILL"])
+            .arg(&emulator.program)
+            .args(&emulator.arguments)
+            .envs(emulator.variables.iter().map(|(name, value)| (name, value)))
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-m")

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 pub(crate) use console::{Console, Seen, describe_exit_code};
 pub(crate) use initramfs::Initramfs;
-pub(crate) use machine::{Machine, QEMU};
+pub(crate) use machine::{Emulator, Machine};
 
 /// A series of kernels that the product promises to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

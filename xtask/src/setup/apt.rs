@@ -1,6 +1,10 @@
 //! What apt and dpkg know, and what is asked of them.
 
-use std::{collections::HashSet, ffi::OsString, process::Command};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ffi::OsString,
+    process::Command,
+};
 
 use anyhow::Result;
 
@@ -75,6 +79,31 @@ fn parse_depends(field: &str) -> Vec<String> {
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
         .collect()
+}
+
+/// The packages and all that they depend on, as far as that is needed.
+pub(super) fn with_dependencies(
+    packages: &[&str],
+    is_needed: impl Fn(&str) -> bool,
+    offers: impl Fn(&[String]) -> Result<Vec<Offer>>,
+) -> Result<Vec<Offer>> {
+    let mut selected: Vec<Offer> = Vec::new();
+    let mut asked = HashSet::new();
+    let mut names: Vec<String> = packages.iter().map(|&name| name.into()).collect();
+    while !names.is_empty() {
+        asked.extend(names.iter().cloned());
+        let found = offers(&names)?;
+        names = found
+            .iter()
+            .flat_map(|offer| &offer.depends)
+            .filter(|name| is_needed(name) && !asked.contains(*name))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .cloned()
+            .collect();
+        selected.extend(found);
+    }
+    Ok(selected)
 }
 
 /// The names of the installed packages.

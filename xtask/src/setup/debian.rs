@@ -3,10 +3,7 @@
 //! Debian keeps a recent Rust for building its browsers, and with it the core library compiled for BPF. Installed in the
 //! ordinary way the packages conflict with those of a user's own Rust, so they are only unpacked.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, path::Path};
 
 use anyhow::{Context, Result, bail};
 
@@ -48,37 +45,10 @@ fn check(directory: &Path) -> Result<Toolchain> {
         "Debian's packages".into(),
         rustc,
         None,
-        library_directories(directory)?,
+        download::library_directories(directory)?,
         false,
     )
     .with_context(|| format!("Debian's packages in {}", directory.display()))
-}
-
-/// Every directory with shared libraries: on Debian they are in `usr/lib/<architecture>` or, for some, `lib/<architecture>`.
-fn library_directories(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = BTreeSet::new();
-    for parent in ["usr/lib", "lib"]
-        .map(|name| directory.join(name))
-        .iter()
-        .filter(|parent| parent.is_dir())
-    {
-        for entry in cache::read_directory(parent)? {
-            if entry.is_dir()
-                && cache::read_directory(&entry)?
-                    .iter()
-                    .any(|file| is_shared_library(file))
-            {
-                found.insert(entry);
-            }
-        }
-    }
-    Ok(found.into_iter().collect())
-}
-
-fn is_shared_library(file: &Path) -> bool {
-    file.file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.contains(".so"))
 }
 
 /// Downloads the packages and unpacks them.
@@ -91,36 +61,13 @@ pub(super) fn install(cache: &Cache, lock: &Lock) -> Result<()> {
 
 /// The packages that make the toolchain.
 fn select() -> Result<Vec<Offer>> {
-    let packages = with_dependencies(&[COMPILER, BPF_CORE], &apt::installed()?, |names| {
+    let installed = apt::installed()?;
+    let is_needed = |name: &str| has_to_be_unpacked(name, &installed);
+    let packages = apt::with_dependencies(&[COMPILER, BPF_CORE], is_needed, |names| {
         apt::offers(names.iter().map(String::as_str))
     })?;
     check_selection(&packages)?;
     Ok(packages)
-}
-
-/// The packages and all that they depend on, as far as that has to be unpacked.
-fn with_dependencies(
-    packages: &[&str],
-    installed: &HashSet<String>,
-    offers: impl Fn(&[String]) -> Result<Vec<Offer>>,
-) -> Result<Vec<Offer>> {
-    let mut selected: Vec<Offer> = Vec::new();
-    let mut asked = HashSet::new();
-    let mut names: Vec<String> = packages.iter().map(|&name| name.into()).collect();
-    while !names.is_empty() {
-        asked.extend(names.iter().cloned());
-        let found = offers(&names)?;
-        names = found
-            .iter()
-            .flat_map(|offer| &offer.depends)
-            .filter(|name| has_to_be_unpacked(name, installed) && !asked.contains(*name))
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .cloned()
-            .collect();
-        selected.extend(found);
-    }
-    Ok(selected)
 }
 
 /// The toolchain's own parts are unpacked even where they are installed, so that it is in one place. Of the rest only the
@@ -184,7 +131,8 @@ mod tests {
 
     fn selected(installed: &[&str]) -> Vec<String> {
         let installed = installed.iter().map(|&name| name.to_owned()).collect();
-        with_dependencies(&[COMPILER, BPF_CORE], &installed, |names| {
+        let is_needed = |name: &str| has_to_be_unpacked(name, &installed);
+        apt::with_dependencies(&[COMPILER, BPF_CORE], is_needed, |names| {
             Ok(archive()
                 .into_iter()
                 .filter(|offer| names.contains(&offer.package))

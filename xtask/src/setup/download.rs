@@ -1,12 +1,13 @@
 //! Packages from Debian's archive that are unpacked in the cache and never installed.
 
 use std::{
-    fs,
+    collections::BTreeSet,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::apt::{self, Offer};
 use crate::{
@@ -102,6 +103,41 @@ fn unpack(lock: &Lock, downloads: &Path, packages: &[Offer], directory: &Path) -
 /// How the name of the package's file begins; the architecture follows.
 fn file_prefix(offer: &Offer) -> String {
     format!("{}_{}_", offer.package, offer.version.replace(':', "%3a"))
+}
+
+/// Every directory with shared libraries: on Debian they are in `usr/lib/<architecture>` or, for some, `lib/<architecture>`.
+pub(super) fn library_directories(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for parent in ["usr/lib", "lib"]
+        .map(|name| directory.join(name))
+        .iter()
+        .filter(|parent| parent.is_dir())
+    {
+        for entry in cache::read_directory(parent)? {
+            if entry.is_dir()
+                && cache::read_directory(&entry)?
+                    .iter()
+                    .any(|file| is_shared_library(file))
+            {
+                found.insert(entry);
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+fn is_shared_library(file: &Path) -> bool {
+    file.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.contains(".so"))
+}
+
+/// What the loader of programs wants to know of such directories.
+pub(super) fn library_path(libraries: &[PathBuf]) -> Result<String> {
+    let joined = env::join_paths(libraries).context("a library directory has a colon in its name")?;
+    joined
+        .into_string()
+        .map_err(|path| anyhow!("{} is not UTF-8", path.display()))
 }
 
 #[cfg(test)]

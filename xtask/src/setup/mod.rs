@@ -8,6 +8,7 @@ mod apt;
 mod bpffs;
 mod debian;
 mod download;
+mod emulator;
 mod kernels;
 mod linker;
 mod packages;
@@ -24,7 +25,7 @@ use toolchain::{LLVM, Toolchain};
 use crate::{
     cache::{Cache, Lock},
     command,
-    kernels::Kernel,
+    kernels::{Emulator, Kernel},
 };
 
 /// How much has to be set up.
@@ -57,6 +58,8 @@ pub(crate) struct Ready {
     pub(crate) kernels: Vec<(Kernel, PathBuf)>,
     /// The shell for machines with those kernels.
     pub(crate) busybox: PathBuf,
+    /// What emulates those machines, in scope `Kernels` only.
+    pub(crate) emulator: Emulator,
 }
 
 impl Ready {
@@ -67,6 +70,7 @@ impl Ready {
             promtool: promtool::find(cache).unwrap_or_default(),
             kernels: scope.kernels().iter().filter_map(image).collect(),
             busybox: kernels::busybox(cache),
+            emulator: emulator::find(cache).unwrap_or_default(),
         }
     }
 }
@@ -108,6 +112,8 @@ struct Survey {
     kernels: Vec<Kernel>,
     /// Whether there is the shell for machines with other kernels, or no need of it.
     busybox: bool,
+    /// What is missing of what emulates these.
+    emulator: Option<&'static str>,
 }
 
 impl Survey {
@@ -129,6 +135,11 @@ impl Survey {
             bpffs: !lab || bpffs::is_mounted()?,
             kernels: kernels::missing(cache, scope.kernels()),
             busybox: scope.kernels().is_empty() || kernels::busybox(cache).is_file(),
+            emulator: if scope.kernels().is_empty() {
+                None
+            } else {
+                emulator::missing(cache)
+            },
         })
     }
 
@@ -159,6 +170,7 @@ impl Survey {
         if !self.busybox {
             missing.push("a shell for machines with other kernels".into());
         }
+        missing.extend(self.emulator.map(str::to_owned));
         missing
     }
 }
@@ -195,6 +207,9 @@ fn provide(cache: &Cache, lock: &Lock, scope: Scope<'_>, survey: Survey) -> Resu
     toolchain::describe(cache, &toolchain, &linker)?;
     if !(survey.kernels.is_empty() && survey.busybox) {
         kernels::install(cache, lock, &survey.kernels)?;
+    }
+    if survey.emulator.is_some() {
+        emulator::install(cache, lock)?;
     }
     if scope >= Scope::Lab {
         if survey.python.is_some() {

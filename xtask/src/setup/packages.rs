@@ -21,7 +21,6 @@ pub(super) struct Package {
 enum Needed {
     Always,
     InLab,
-    ForKernels,
 }
 
 const PACKAGES: &[Package] = &[
@@ -67,12 +66,6 @@ const PACKAGES: &[Package] = &[
         purpose: "judges the unit file",
         needed: Needed::InLab,
     },
-    Package {
-        name: "qemu-system-x86",
-        program: crate::kernels::QEMU,
-        purpose: "runs other kernels",
-        needed: Needed::ForKernels,
-    },
 ];
 
 /// The modules that make a Python environment are a package of their own on Debian.
@@ -96,7 +89,6 @@ pub(super) fn missing(scope: Scope<'_>, environment_is_missing: bool) -> Vec<&'s
         .filter(|package| match package.needed {
             Needed::Always => true,
             Needed::InLab => scope >= Scope::Lab,
-            Needed::ForKernels => !scope.kernels().is_empty(),
         })
         .filter(|package| command::find_program(package.program).is_none())
         .collect();

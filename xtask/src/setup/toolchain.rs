@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{debian, linker, rustup};
+use super::{debian, download, linker, rustup};
 use crate::{
     cache::{Cache, Lock},
     command,
@@ -62,7 +62,7 @@ impl Toolchain {
         let mut command = Command::new(&rustc);
         command
             .arg("-vV")
-            .env("LD_LIBRARY_PATH", library_path(&libraries)?);
+            .env("LD_LIBRARY_PATH", download::library_path(&libraries)?);
         let version = Version::parse(&command::capture(&mut command)?)?;
         version.check()?;
         Ok(Self {
@@ -85,7 +85,10 @@ impl Toolchain {
             lines.push(format!("cargo={}", printable(cargo)?));
         }
         lines.push(format!("env.RUSTC={}", printable(&self.rustc)?));
-        lines.push(format!("env.LD_LIBRARY_PATH={}", library_path(&self.libraries)?));
+        lines.push(format!(
+            "env.LD_LIBRARY_PATH={}",
+            download::library_path(&self.libraries)?
+        ));
         // Lets a stable compiler and cargo use what only nightly ones offer; a nightly ignores it.
         lines.push("env.RUSTC_BOOTSTRAP=1".into());
         let directory = linker.parent().context("the linker's file is in a directory")?;
@@ -202,13 +205,6 @@ pub(super) fn is_described(cache: &Cache, toolchain: &Toolchain, linker: &Path) 
 /// Writes the description.
 pub(super) fn describe(cache: &Cache, toolchain: &Toolchain, linker: &Path) -> Result<()> {
     cache.write(DESCRIPTION, &toolchain.description(linker)?)
-}
-
-fn library_path(libraries: &[PathBuf]) -> Result<String> {
-    let joined = env::join_paths(libraries).context("a library directory has a colon in its name")?;
-    joined
-        .into_string()
-        .map_err(|path| anyhow!("{} is not UTF-8", path.display()))
 }
 
 fn printable(path: &Path) -> Result<&str> {

@@ -42,7 +42,7 @@ pub(super) fn run(
         arguments: filters.to_vec(),
         variables,
     };
-    let machine = Machine::boot(image, Initramfs::pack(&job, &ready.busybox)?)?;
+    let machine = Machine::boot(&ready.emulator, image, Initramfs::pack(&job, &ready.busybox)?)?;
 
     let tier = Tier::Kernel(kernel);
     let mut console = Console::default();

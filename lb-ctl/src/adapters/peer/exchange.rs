@@ -316,9 +316,11 @@ impl<S: Source<Error: Display>> Desk<S> {
             caught_up: None,
         };
         let Err(error) = exchange.run(receiver).await;
-        if matches!(error, ExchangeError::Stopped) {
+        match &error {
             // What has happened since the last look.
-            drop(timeout(GOODBYE, exchange.tell()).await);
+            ExchangeError::Stopped => drop(timeout(GOODBYE, exchange.tell()).await),
+            ExchangeError::Channel(_) => exchange.give_the_rest().await,
+            _ => {}
         }
         if !matches!(
             error,
@@ -462,6 +464,24 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
             self.send(&message).await?;
         }
         Ok(())
+    }
+
+    /// Gives the controller what has arrived before the connection ended: it may be the last that anybody will ever hear of it. That nothing
+    /// more comes is no matter.
+    async fn give_the_rest(&mut self) {
+        if let Some(Taking { taken, .. }) = self.taking.take()
+            && !matches!(taken.await, Ok(Ok(())))
+        {
+            return;
+        }
+        while let Some((_, items)) = self.batches.pop_front() {
+            let (answer, taken) = oneshot::channel();
+            let event = Event::Items { items, taken: answer };
+            let was_taken = self.desk.events.send(event).await.is_ok() && matches!(taken.await, Ok(Ok(())));
+            if !was_taken {
+                return;
+            }
+        }
     }
 
     async fn on_taken(&mut self, taken: Result<(), String>) -> Result<(), ExchangeError> {
