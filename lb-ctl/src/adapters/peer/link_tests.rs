@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Event, Identity, Key, Link, Subjects, Ways, open};
+use super::{Event, Identity, Key, Link, Receiver, Sender, Subjects, Ways, open};
 use crate::core::sync::{Changes, Conversation, Heard, Item, Shape, Source, WayToClient};
 
 /// Much longer than anything takes here; what is waited for comes, or the test fails.
@@ -309,25 +309,48 @@ async fn a_controller_that_takes_nothing_in_can_stop_it() {
     timeout(LONG, second.link.stop()).await.expect("an end");
 }
 
+/// A peer without a thread, which says what a test wants.
+struct Puppet {
+    sender: Sender<TcpStream>,
+    receiver: Receiver<TcpStream>,
+    conversation: Conversation,
+}
+
+impl Puppet {
+    /// Goes to somebody who listens there, and greets.
+    async fn go(address: SocketAddr) -> Self {
+        let stream = loop {
+            // It takes a moment to listen.
+            match TcpStream::connect(address).await {
+                Ok(stream) => break stream,
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let (mut sender, mut receiver) = open(stream, &key("1")).await.unwrap();
+        let interfaces = ["eth-of-lb2".to_owned()];
+        let (mut conversation, greeting) =
+            Conversation::begin("lb2", "1.0.0", SHAPE, &interfaces, Duration::ZERO);
+        sender.send(&greeting).await.unwrap();
+        let answer = receiver.receive().await.unwrap();
+        conversation.hear(answer, Duration::ZERO).unwrap();
+        Self {
+            sender,
+            receiver,
+            conversation,
+        }
+    }
+
+    async fn tell(&mut self, items: Vec<Item>) {
+        let batch = self.conversation.batch(items, Duration::ZERO);
+        self.sender.send(&batch).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
     let one = free_address().await;
     let mut first = side("lb1", key("1"), Some(one), None);
-    let stream = loop {
-        // It takes a moment to listen.
-        match TcpStream::connect(one).await {
-            Ok(stream) => break stream,
-            Err(_) => sleep(Duration::from_millis(10)).await,
-        }
-    };
-    let (mut sender, mut receiver) = open(stream, &key("1")).await.unwrap();
-    let (mut conversation, greeting) = {
-        let interfaces = ["eth-of-lb2".to_owned()];
-        Conversation::begin("lb2", "1.0.0", SHAPE, &interfaces, Duration::ZERO)
-    };
-    sender.send(&greeting).await.unwrap();
-    let answer = receiver.receive().await.unwrap();
-    conversation.hear(answer, Duration::ZERO).unwrap();
+    let mut peer = Puppet::go(one).await;
     assert_eq!(first.connected().await, "lb2");
     // That nothing follows what was told is its business, once.
     let again = Item::Again {
@@ -335,10 +358,7 @@ async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
         port: 21050,
     };
     for items in [vec![again], Vec::new()] {
-        sender
-            .send(&conversation.batch(items.clone(), Duration::ZERO))
-            .await
-            .unwrap();
+        peer.tell(items.clone()).await;
         match first.event().await {
             Event::Items { items: found, taken } => {
                 assert_eq!(found, items);
@@ -350,8 +370,12 @@ async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
     // From now on the controller looks at nothing.
     let all = async {
         for _ in 0..20 {
-            let sign = conversation.batch(Vec::new(), Duration::ZERO);
-            sender.send(&sign).await.unwrap();
+            peer.tell(Vec::new()).await;
+            let Puppet {
+                sender,
+                receiver,
+                conversation,
+            } = &mut peer;
             loop {
                 let message = receiver.receive().await.unwrap();
                 match conversation.hear(message, Duration::ZERO).unwrap() {
@@ -367,6 +391,36 @@ async fn signs_of_life_without_end_are_none_of_the_controllers_business() {
     };
     timeout(LONG, all).await.expect("answers");
     assert!(first.events.try_recv().is_err());
+    first.link.stop().await;
+}
+
+/// It may be the last that anybody will ever hear of it.
+#[tokio::test]
+async fn what_has_arrived_when_the_connection_ends_is_taken_in() {
+    let one = free_address().await;
+    let mut first = side("lb1", key("1"), Some(one), None);
+    let mut peer = Puppet::go(one).await;
+    assert_eq!(first.connected().await, "lb2");
+    let word = |port| {
+        vec![Item::Again {
+            vip: [10, 0, 0, 1].into(),
+            port,
+        }]
+    };
+    for port in 1..4 {
+        peer.tell(word(port)).await;
+    }
+    drop(peer);
+    for port in 1..4 {
+        let Event::Items { items, taken } = first.event().await else {
+            panic!("expected word {port}");
+        };
+        assert_eq!(items, word(port));
+        // The controller is busy, and the end is known long before it has come to the rest.
+        sleep(Duration::from_millis(50)).await;
+        taken.send(Ok(())).unwrap();
+    }
+    assert!(matches!(first.event().await, Event::Gone));
     first.link.stop().await;
 }
 
