@@ -23,6 +23,16 @@ pub(crate) struct Emulator {
     pub(crate) variables: Vec<(&'static str, OsString)>,
 }
 
+impl Emulator {
+    /// A command that ends in the program, and what it needs besides.
+    pub(crate) fn command(&self, mut command: Command) -> Command {
+        command
+            .args(&self.arguments)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
 /// How long a machine may take. The emulation is some ten times slower than the hardware, and all tests together take
 /// more than a quarter of an hour beside other work.
 const LIMIT: Duration = Duration::from_mins(30);
@@ -46,11 +56,9 @@ impl Machine {
         let memory = 512 + 3 * initramfs.size / (1 << 20);
         // `setpriv` has the emulator killed when this process dies, however that happens.
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL"])
-            .arg(&emulator.program)
-            .args(&emulator.arguments)
-            .envs(emulator.variables.iter().map(|(name, value)| (name, value)))
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+        qemu.args(["--pdeathsig", "KILL"]).arg(&emulator.program);
+        let mut qemu = emulator.command(qemu);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-m")
             .arg(memory.to_string())

@@ -6,6 +6,7 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
@@ -82,7 +83,9 @@ fn in_directory(directory: &Path) -> Result<Emulator> {
 pub(super) fn install(cache: &Cache, lock: &Lock) -> Result<()> {
     let unpacked = download::unpacked(cache, lock, DIRECTORY, select)
         .and_then(|unpacked| {
-            in_directory(&unpacked)?;
+            // Some library may be missing that apt's lists do not have.
+            let emulator = in_directory(&unpacked)?;
+            lock.capture(emulator.command(Command::new(&emulator.program)).arg("--version"))?;
             Ok(unpacked)
         })
         .with_context(|| {
