@@ -398,10 +398,11 @@ impl<S: Source<Error: Display>> Exchange<'_, S> {
             if items.is_empty() {
                 break;
             }
-            self.send_batch(items).await?;
             if has_backlog {
-                self.caught_up = Some(self.conversation.next());
+                // Before it is sent, which publishes what is known: until it has been taken in, nobody may think that it was.
+                self.caught_up = Some(self.conversation.next() + 1);
             }
+            self.send_batch(items).await?;
         }
         Ok(())
     }
