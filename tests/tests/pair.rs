@@ -34,7 +34,7 @@ use lab::balancing::{
     Balancer, Configuration, Decap, HS2_PORT, PATIENCE, Pair, holds, take_vips_off_backends, write_key,
 };
 use lab::extent::is_full;
-use lab::steady::{Server, Steady, start_servers};
+use lab::steady::{Server, Steady, client::Options, start_servers};
 use lab::{Halted, Host, Lab, wait_until};
 
 /// If it is set, there are so many milliseconds between advertisements where the master is killed.
@@ -80,22 +80,11 @@ impl Scene {
         })
         .unwrap();
         let client = &lab.clients()[0];
-        let hold = |first_port| {
-            let options = Steady::options(client, SocketAddr::from((vip, HS2_PORT)), connections / 2);
-            Steady::start(
-                client,
-                lab::steady::client::Options {
-                    first_port,
-                    ..options
-                },
-            )
-            .unwrap()
-        };
-        let before = hold(10_000);
+        let before = begin(client, vip.into(), 10_000, connections / 2);
         // By the one that is not master: what is decided on one holds on both.
         order(&pair.balancers[1], &["drain", lab.backends()[2].name()]);
         wait_for_admin(&pair.balancers[0], 2, "draining");
-        let after = hold(20_000);
+        let after = begin(client, vip.into(), 20_000, connections / 2);
         let scene = Self {
             pair,
             steady: [before, after],
@@ -142,6 +131,15 @@ impl Scene {
         }
         silence
     }
+}
+
+/// Connections of a client from this port on, which begin now.
+fn begin(client: &Host, vip: IpAddr, first_port: u16, connections: u16) -> Steady {
+    let options = Options {
+        first_port,
+        ..Steady::options(client, SocketAddr::new(vip, HS2_PORT), connections)
+    };
+    Steady::start(client, options).unwrap()
 }
 
 fn backends(lab: &Lab) -> Vec<(&str, IpAddr, u32)> {
@@ -292,19 +290,9 @@ fn connections_that_begin_during_a_failover_live_on() {
     let mut begun = Vec::new();
     for failover in 0..6 {
         let client = scene.lab.clients()[0].clone();
-        let starting = thread::spawn(move || {
-            let options = Steady::options(&client, SocketAddr::from((vip, HS2_PORT)), 50);
-            let first_port = 30_000 + 100 * failover;
-            Steady::start(
-                &client,
-                lab::steady::client::Options {
-                    first_port,
-                    ..options
-                },
-            )
-        });
+        let starting = thread::spawn(move || begin(&client, vip.into(), 30_000 + 100 * failover, 50));
         scene.pair.hand_over(usize::from(failover % 2)).unwrap();
-        begun.push(starting.join().unwrap().unwrap());
+        begun.push(starting.join().unwrap());
         for connections in &mut begun {
             connections
                 .expect_unbroken()

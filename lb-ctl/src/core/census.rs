@@ -340,7 +340,7 @@ pub const fn records_every_flow(service: &Service) -> bool {
 }
 
 /// The slot of a client's flow from this port, counted from its service's first.
-fn slot_of(client: Address, port: u16, service: &Service) -> u32 {
+pub fn slot_of(client: Address, port: u16, service: &Service) -> u32 {
     let flow = hash::flow(service.hash_seed, client, port & service.port_mask);
     hash::slot(flow, service.slots)
 }

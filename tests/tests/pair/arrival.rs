@@ -1,12 +1,11 @@
 //! Connections that begin through the former master, because their clients have not heard of the new one yet.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use lab::balancing::{HS2_PORT, PATIENCE, holds};
-use lab::steady::{Steady, client};
+use lab::balancing::{PATIENCE, holds};
 use lab::{Halted, Host, wait_until};
 
-use super::{INTERVAL_MS, Scene, order};
+use super::{INTERVAL_MS, Scene, begin, order};
 
 /// Has everybody who sends to the VIP take it to be at this balancer, whatever is announced.
 fn pin(scene: &Scene, vip: IpAddr, balancer: usize) {
@@ -41,15 +40,7 @@ fn begin_through_the_former_master(forward: &str, keys: &str) {
     order(&scene.pair.balancers[0], &["failover"]);
     wait_for_address(&scene, vip, 1, true);
     let client = &scene.lab.clients()[0];
-    let options = Steady::options(client, SocketAddr::new(vip, HS2_PORT), 100);
-    let mut begun = Steady::start(
-        client,
-        client::Options {
-            first_port: 30_000,
-            ..options
-        },
-    )
-    .unwrap();
+    let mut begun = begin(client, vip, 30_000, 100);
     drop(busy);
     scene.pair.wait_for_owner(1).unwrap();
     pin(&scene, vip, 1);
@@ -91,11 +82,7 @@ fn connections_that_begin_through_a_master_that_gives_up_at_once_live_on() {
     for visit in 0..3 {
         order(&scene.pair.balancers[0], &["failover"]);
         wait_for_address(&scene, vip, 1, true);
-        let options = client::Options {
-            first_port: 30_000 + 100 * visit,
-            ..Steady::options(&client, SocketAddr::new(vip, HS2_PORT), 20)
-        };
-        begun.push(Steady::start(&client, options).unwrap());
+        begun.push(begin(&client, vip, 30_000 + 100 * visit, 20));
         order(&scene.pair.balancers[1], &["failover", "--force"]);
         wait_for_address(&scene, vip, 1, false);
         wait_for_address(&scene, vip, 0, true);
@@ -117,23 +104,15 @@ fn unheard(forward: &str, keys: &str) {
     let scene = &mut Scene::with_keys(forward, keys, 100, INTERVAL_MS);
     let vip: IpAddr = scene.lab.vips()[0].v4.into();
     let client = scene.lab.clients()[0].clone();
-    let start = |first_port| {
-        let options = Steady::options(&client, SocketAddr::new(vip, HS2_PORT), 20);
-        let options = client::Options {
-            first_port,
-            ..options
-        };
-        Steady::start(&client, options).unwrap()
-    };
     let id = scene.pair.balancers[0].daemon().unwrap().id();
     let silent = Halted::of(id, "vrrp").unwrap();
     wait_for_address(scene, vip, 1, true);
-    let mut begun = vec![start(30_000)];
+    let mut begun = vec![begin(&client, vip, 30_000, 20)];
     let other = scene.pair.balancers[1].daemon().unwrap();
     other
         .wait_for_line("owns the service from now on", PATIENCE)
         .unwrap();
-    begun.push(start(30_100));
+    begun.push(begin(&client, vip, 30_100, 20));
     // What it has not been told of in these milliseconds breaks when it is heard.
     wait_until("the silent one to know all connections", PATIENCE, || {
         let backends = scene.pair.balancers[0].backends()?;
@@ -178,11 +157,7 @@ fn connections_that_begin_through_a_master_that_is_lost_at_once_live_on() {
     order(&scene.pair.balancers[0], &["failover"]);
     wait_for_address(&scene, vip, 1, true);
     let client = &scene.lab.clients()[0];
-    let options = client::Options {
-        first_port: 30_000,
-        ..Steady::options(client, SocketAddr::new(vip, HS2_PORT), 20)
-    };
-    let mut begun = Steady::start(client, options).unwrap();
+    let mut begun = begin(client, vip, 30_000, 20);
     scene.pair.balancers[1].daemon().unwrap().kill().unwrap();
     let host = &scene.lab.balancers()[1];
     host.run(&["ip", "link", "set", "eth0", "down"]).unwrap();

@@ -10,7 +10,7 @@ use lab::steady::{Steady, client::Options};
 use lab::{Host, wait_until};
 use rustix::process::Signal;
 
-use super::{INTERVAL_MS, Scene, share, wait_until_known};
+use super::{INTERVAL_MS, Scene, begin, share, wait_until_known};
 
 /// How many connections begin in a second, all the time.
 const BEGINNING: u32 = 50;
@@ -64,13 +64,6 @@ fn outlast_the_daemon(forward: &str) {
     let client = scene.lab.clients()[0].clone();
     let vip: IpAddr = scene.lab.vips()[0].v4.into();
     let service = SocketAddr::new(vip, HS2_PORT);
-    let begin = |first_port| {
-        let options = Options {
-            first_port,
-            ..Steady::options(&client, service, UNTOLD)
-        };
-        Steady::start(&client, options).unwrap()
-    };
     let mut beginning = Beginning::start(&client, service);
     beginning.expect_some_more_to_succeed("before anything happens");
 
@@ -81,7 +74,7 @@ fn outlast_the_daemon(forward: &str) {
     master.daemon().unwrap().kill().unwrap();
     scene.expect_unbroken("without a daemon");
     beginning.expect_some_more_to_succeed("without a daemon");
-    let mut untold = begin(30_000);
+    let mut untold = begin(&client, vip, 30_000, UNTOLD);
     untold.expect_unbroken().unwrap();
 
     let [_, backup] = &mut scene.pair.balancers;
@@ -96,7 +89,7 @@ fn outlast_the_daemon(forward: &str) {
     assert_eq!(held(&scene), [true, true], "nobody has taken it off");
     scene.expect_unbroken("after the takeover");
     beginning.expect_some_more_to_succeed("after the takeover");
-    let mut after = begin(31_000);
+    let mut after = begin(&client, vip, 31_000, UNTOLD);
     after.expect_unbroken().unwrap();
 
     // Those that nobody has told of break where a record decides, and only there.

@@ -90,6 +90,18 @@ struct Scene {
 }
 
 impl Scene {
+    /// The second balancer ends, and somebody else on its host greets the first one as its peer.
+    fn replace_peer(&mut self) -> Visitor {
+        self.pair.balancers[1]
+            .daemon()
+            .unwrap()
+            .terminate(PATIENCE)
+            .unwrap();
+        let mut visitor = Visitor::go(&self.lab.balancers()[1], self.port);
+        visitor.say(&greeting(*VERSIONS.start(), *VERSIONS.end()));
+        visitor
+    }
+
     fn start() -> Self {
         let lab = Lab::builder().balancers(2).backends(2).start().unwrap();
         let servers = start_servers(&lab, HS2_PORT).unwrap();
@@ -215,13 +227,7 @@ fn strangers_at_the_peers_port_disturb_nobody_and_keep_nobody_out() {
 #[test]
 fn a_peer_that_greets_and_hangs_is_given_up_for_one_that_does_not() {
     let mut scene = Scene::start();
-    scene.pair.balancers[1]
-        .daemon()
-        .unwrap()
-        .terminate(PATIENCE)
-        .unwrap();
-    let mut visitor = Visitor::go(&scene.lab.balancers()[1], scene.port);
-    visitor.say(&greeting(*VERSIONS.start(), *VERSIONS.end()));
+    let _hanging = scene.replace_peer();
     let peer = |scene: &Scene| scene.pair.balancers[0].status().unwrap().peer.unwrap();
     wait_until("the first one to take it for the peer", PATIENCE, || {
         peer(&scene).node.as_deref() == Some("lb9")
@@ -246,13 +252,7 @@ fn a_peer_that_greets_and_hangs_is_given_up_for_one_that_does_not() {
 #[test]
 fn a_peer_that_never_stops_talking_keeps_nobody_waiting() {
     let mut scene = Scene::start();
-    scene.pair.balancers[1]
-        .daemon()
-        .unwrap()
-        .terminate(PATIENCE)
-        .unwrap();
-    let mut visitor = Visitor::go(&scene.lab.balancers()[1], scene.port);
-    visitor.say(&greeting(*VERSIONS.start(), *VERSIONS.end()));
+    let mut visitor = scene.replace_peer();
     let (is_over, taken) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
     let talking = thread::spawn({
         let (is_over, taken) = (Arc::clone(&is_over), Arc::clone(&taken));

@@ -185,13 +185,14 @@ impl Outbox {
         self.absorb(source.changes());
         let mut batch = Batch::default();
         self.ask_and_decide(&mut batch);
-        self.tell_unowned(source, &mut batch)?;
+        // However much changes, the listing goes on, and so do slots and what waits for them.
+        let has_backlog = self.has_backlog();
+        let is_enough = |batch: &Batch| batch.is_full() || has_backlog && batch.is_half_full();
+        self.tell_unowned(is_enough, source, &mut batch)?;
         // If there is still room then, all have been introduced.
         self.introduce_services(&mut batch);
         self.list(source)?;
-        // However much changes, the listing goes on, and so do slots and what waits for them.
-        let has_backlog = self.has_backlog();
-        while !(batch.is_full() || has_backlog && batch.is_half_full())
+        while !is_enough(&batch)
             && let Some(key) = self.flows.pop_first()
         {
             self.look_up_flow(key, source, &mut batch)?;
@@ -240,11 +241,13 @@ impl Outbox {
         }
     }
 
-    /// Tells what has begun here of services that we do not own, unless it is over.
-    fn tell_unowned<S: Source>(&mut self, source: &S, batch: &mut Batch) -> Result<(), S::Error> {
-        // However much begins, what there is is told.
-        let has_backlog = self.has_backlog();
-        let is_enough = |batch: &Batch| batch.is_full() || has_backlog && batch.is_half_full();
+    /// Tells what has begun here of services that we do not own, unless it is over, until there is enough in the batch.
+    fn tell_unowned<S: Source>(
+        &mut self,
+        is_enough: impl Fn(&Batch) -> bool,
+        source: &S,
+        batch: &mut Batch,
+    ) -> Result<(), S::Error> {
         while !is_enough(batch)
             && let Some(key) = self.unowned.flows.pop_first()
         {

@@ -70,6 +70,17 @@ impl Balancer {
         }
     }
 
+    /// All slots are on their way from the first backend to the second.
+    fn move_all(&mut self) {
+        self.store(Slot {
+            settled: self.plan.targets[0].id,
+            current: self.plan.targets[1].id,
+            tracked: true,
+            settled_seen: 0,
+            grace: 0,
+        });
+    }
+
     fn peers(&mut self, backend: &str) -> TargetOfPeer {
         let name = TargetName::new(SERVICE, backend, IpAddr::from([192, 0, 2, 200]), 21_000);
         self.placement
@@ -153,14 +164,7 @@ fn neither_reloads_nor_health_nor_passes_change_the_slots_of_a_service_that_is_f
 fn a_service_that_was_taken_over_stands_still_for_one_pass_and_nothing_settles_by_what_was_told() {
     let mut balancer = Balancer::new([Some(1), Some(1), None, None]);
     balancer.placement.follow(SERVICE);
-    let [settled, current] = [balancer.plan.targets[0].id, balancer.plan.targets[1].id];
-    balancer.store(Slot {
-        settled,
-        current,
-        tracked: true,
-        settled_seen: 0,
-        grace: 0,
-    });
+    balancer.move_all();
     let planned = balancer.plan.services[0].clone();
     let share_out = |balancer: &mut Balancer| {
         let moved = balancer.placement.share_out(&planned, NOW, &mut balancer.kernel);
@@ -201,14 +205,7 @@ fn a_service_that_was_taken_over_stands_still_for_one_pass_and_nothing_settles_b
 #[test]
 fn a_slot_to_which_a_record_has_come_during_a_pass_does_not_settle_by_it() {
     let mut balancer = Balancer::new([Some(1), Some(1), None, None]);
-    let [settled, current] = [balancer.plan.targets[0].id, balancer.plan.targets[1].id];
-    balancer.store(Slot {
-        settled,
-        current,
-        tracked: true,
-        settled_seen: 0,
-        grace: 0,
-    });
+    balancer.move_all();
     let first = balancer
         .placement
         .services()

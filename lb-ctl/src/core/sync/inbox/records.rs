@@ -4,8 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::{
     address::Address,
-    hash,
-    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NO_TARGET, Service, flag},
+    layout::{Affinity, ClientKey, FlowKey, FlowRecord, NO_TARGET, Service},
     slot_rule::closing_since,
 };
 
@@ -18,6 +17,7 @@ use super::{
     },
     Followed, Inbox,
 };
+use crate::core::census::{records_every_flow, slot_of};
 
 /// How much counts what is told of a flow or a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,9 @@ impl Inbox {
                 Authority::Former | Authority::Visited => Ok(()),
             };
         };
-        let slot = slot_of(&entry, &key);
+        let slot = entry
+            .first_slot
+            .saturating_add(slot_of(key.client(), port, &entry));
         if authority == Authority::Visited
             && !(decides(&entry, slot, mirror)? && self.is_news(service, &flow)?)
         {
@@ -146,8 +148,8 @@ impl Inbox {
             };
         };
         // Its port is no part of the choice.
-        let any_flow = FlowKey::new(address, 0, entry.id);
-        if authority == Authority::Visited && !decides(&entry, slot_of(&entry, &any_flow), mirror)? {
+        let slot = entry.first_slot.saturating_add(slot_of(address, 0, &entry));
+        if authority == Authority::Visited && !decides(&entry, slot, mirror)? {
             return Ok(());
         }
         if let Some(target) = self.target(home.backend, service, &entry, mirror)?
@@ -184,14 +186,7 @@ impl Inbox {
     }
 }
 
-/// The slot of a flow, by its place in the table.
-const fn slot_of(service: &Service, flow: &FlowKey) -> u32 {
-    let port = flow.client_port() & service.port_mask;
-    let hash = hash::flow(service.hash_seed, flow.client(), port);
-    service.first_slot.saturating_add(hash::slot(hash, service.slots))
-}
-
 /// Whether a record of a flow of this slot would count: one in a slot that is not tracked does not, and would contradict it later.
 fn decides<M: Mirror>(service: &Service, slot: u32, mirror: &M) -> Result<bool, M::Error> {
-    Ok(service.flags & flag::TRANSLATES != 0 || mirror.slot(slot)?.tracked)
+    Ok(records_every_flow(service) || mirror.slot(slot)?.tracked)
 }

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use lb_common::{
     address::Address,
-    layout::{Affinity, ClientKey, FlowRecord, ServiceKey, Slot},
+    layout::{Affinity, ClientKey, ServiceKey, Slot},
 };
 
 use super::{
     SLOTS,
-    node::{Node, flow},
+    node::{Node, flow, record},
 };
 use crate::core::sync::{Flow, Home, Inbox, Item, Run};
 
@@ -79,16 +79,6 @@ const fn run(settled: u16, current: u16, tracked: bool) -> Run {
     }
 }
 
-const fn record(target: u16) -> FlowRecord {
-    FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 3,
-        port: 0,
-        reserved: [0; 3],
-    }
-}
-
 #[test]
 fn nothing_that_has_come_here_is_replaced_or_deleted_while_a_service_arrives() {
     let mut peer = Node::of([OURS, 0], 40, 1_000);
@@ -104,8 +94,8 @@ fn nothing_that_has_come_here_is_replaced_or_deleted_while_a_service_arrives() {
         reserved: 0,
         last_seen: 3,
     };
-    peer.flows.insert(kept, record(here));
-    peer.flows.insert(unnamed, record(here));
+    peer.flows.insert(kept, record(here, 3));
+    peer.flows.insert(unnamed, record(here, 3));
     peer.clients.insert(home, noted);
     let tracked = Slot {
         tracked: true,
@@ -142,7 +132,7 @@ fn nothing_that_has_come_here_is_replaced_or_deleted_while_a_service_arrives() {
         slots,
         [(here, here, true), (here, there, true), (here, there, true)]
     );
-    assert_eq!([peer.flows[&kept], peer.flows[&unnamed]], [record(here); 2]);
+    assert_eq!([peer.flows[&kept], peer.flows[&unnamed]], [record(here, 3); 2]);
     assert_eq!(peer.flows[&new].target, there);
     assert_eq!(peer.clients[&home], noted);
     assert!(inbox.is_complete(&key));

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use lb_common::layout::{FlowRecord, NO_TARGET, Service, ServiceKey, Slot};
+use lb_common::layout::{NO_TARGET, Service, ServiceKey, Slot};
 
 use super::{
     super::Item,
     Link, SLOTS,
-    node::{Node, flow},
+    node::{Node, flow, record},
 };
 
 /// The ports of flows, in the order in which a batch tells of them, and whether they live.
@@ -23,13 +23,7 @@ fn told_flows(items: &[Item]) -> Vec<(u16, bool)> {
 fn what_changes_while_all_is_told_does_not_wait_for_it() {
     let mut owner = Node::of([3, 5], 0, 1);
     let target = owner.backend(3, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
-    let record = FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 0,
-        port: 0,
-        reserved: [0; 3],
-    };
+    let record = record(target, 0);
     // Of the second service there is one flow, of the first there are more than some batches hold.
     owner.flows.insert(flow(5, 7), record);
     owner.flows.extend((0..100).map(|port| (flow(3, port), record)));
@@ -107,18 +101,9 @@ fn what_changes_while_all_is_told_does_not_wait_for_it() {
 fn what_an_owner_ceases_to_tell_of_is_not_waited_for() {
     let mut owner = Node::of([3, 5], 0, 1);
     let target = owner.backend(3, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
-    let record = FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 0,
-        port: 0,
-        reserved: [0; 3],
-    };
+    let record = record(target, 0);
     owner.flows.extend((0..100).map(|port| (flow(3, port), record)));
-    let mut peer = Node {
-        follows: true,
-        ..Node::of([1, 0], 40, 17)
-    };
+    let mut peer = Node::follower(17);
     let mut link = Link::between(&owner);
     for _ in 0..3 {
         assert!(link.tell(&mut owner, &mut peer));
@@ -146,16 +131,9 @@ fn what_an_owner_ceases_to_tell_of_is_not_waited_for() {
 #[test]
 fn more_than_may_wait_is_told_from_the_beginning() {
     let mut owner = Node::of([3, 5], 0, 1);
-    let mut peer = Node::of([1, 0], 40, 17);
-    peer.follows = true;
+    let mut peer = Node::follower(17);
     let target = owner.backend(3, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
-    let record = FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 0,
-        port: 0,
-        reserved: [0; 3],
-    };
+    let record = record(target, 0);
     let mut link = Link::between(&owner);
     while link.tell(&mut owner, &mut peer) {}
     // The peer takes a batch in only now and then.
@@ -181,16 +159,9 @@ fn more_than_may_wait_is_told_from_the_beginning() {
 #[test]
 fn what_there_is_is_told_also_if_changes_never_end() {
     let mut owner = Node::of([3, 5], 0, 1);
-    let mut peer = Node::of([1, 0], 40, 17);
-    peer.follows = true;
+    let mut peer = Node::follower(17);
     let target = owner.backend(3, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
-    let record = FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 0,
-        port: 0,
-        reserved: [0; 3],
-    };
+    let record = record(target, 0);
     owner.flows.extend((0..30).map(|port| (flow(3, port), record)));
     let mut link = Link::between(&owner);
     for _ in 0..60 {

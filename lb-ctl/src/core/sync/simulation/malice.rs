@@ -50,10 +50,7 @@ fn begin(service: u16) -> Item {
 #[test]
 fn a_peer_that_talks_nonsense_is_refused() {
     let nonsense = |items: &[Item]| {
-        let mut node = Node {
-            follows: true,
-            ..Node::of([1, 0], 40, 17)
-        };
+        let mut node = Node::follower(17);
         let mut inbox = Inbox::default();
         let introductions = [
             service(9, 1),
@@ -88,10 +85,7 @@ fn a_peer_that_talks_nonsense_is_refused() {
 
 #[test]
 fn a_peer_that_has_slots_written_again_and_again_is_refused() {
-    let mut node = Node {
-        follows: true,
-        ..Node::of([1, 0], 40, 17)
-    };
+    let mut node = Node::follower(17);
     let mut inbox = Inbox::default();
     let introductions = [service(9, 1), service(10, 2), begin(9), begin(10)];
     inbox.apply(&introductions, &mut node).unwrap();
@@ -195,7 +189,7 @@ proptest! {
     fn whatever_a_batch_says_it_costs_no_more_than_the_tables_are_large(
         batches in prop::collection::vec(prop::collection::vec(items(), 0..60), 1..6)
     ) {
-        let mut node = Node { follows: true, ..Node::of([1, 0], 40, 17) };
+        let mut node = Node::follower(17);
         let mut inbox = introduced(&mut node);
         for items in &batches {
             let result = inbox.apply(items, &mut node);

@@ -17,12 +17,12 @@ use std::{
     time::Duration,
 };
 
-use lb_common::layout::{FlowKey, FlowRecord, NO_TARGET, ServiceKey, Slot};
+use lb_common::layout::{FlowKey, NO_TARGET, ServiceKey, Slot};
 use proptest::prelude::*;
 
 use super::{Conversation, Flow, Heard, Inbox, Item, Message, Outbox, Places, Shape, Source, WayToClient};
 use crate::core::operator::{Action, Admin, Command, Decisions};
-use node::{Node, flow};
+use node::{Node, flow, record};
 use world::{Busy, Step, World, steps};
 
 const SLOTS: u32 = 5;
@@ -91,7 +91,7 @@ proptest! {
     #[test]
     fn the_peer_could_take_over_whatever_happens(steps in steps()) {
         let owner = Node::of([3, 5], 0, 1_000_000);
-        let mut peer = Node { follows: true, ..Node::of([1, 0], 40, 17) };
+        let mut peer = Node::follower(17);
         let mut link = Link::between(&owner);
         let world = World { owner, live: BTreeMap::new(), opened: 0 };
         let mut source = Busy { world: RefCell::new(world), next: RefCell::default() };
@@ -139,10 +139,7 @@ proptest! {
 #[test]
 fn the_end_of_a_record_is_not_told_before_the_settling_that_made_it_superfluous() {
     let owner = Node::of([3, 5], 0, 1);
-    let mut peer = Node {
-        follows: true,
-        ..Node::of([1, 0], 40, 17)
-    };
+    let mut peer = Node::follower(17);
     let mut link = Link::between(&owner);
     let mut world = World {
         owner,
@@ -181,10 +178,7 @@ fn the_end_of_a_record_is_not_told_before_the_settling_that_made_it_superfluous(
 #[test]
 fn what_changes_faster_than_it_is_told_is_told_once() {
     let mut owner = Node::of([3, 5], 0, 1);
-    let mut peer = Node {
-        follows: true,
-        ..Node::of([1, 0], 40, 17)
-    };
+    let mut peer = Node::follower(17);
     let mut link = Link::between(&owner);
     while link.tell(&mut owner, &mut peer) {}
     for _ in 0..1000 {
@@ -198,18 +192,9 @@ fn what_changes_faster_than_it_is_told_is_told_once() {
 
 #[test]
 fn the_tables_are_passed_over_once_for_all_services_that_an_owner_begins_with() {
-    let mut peer = Node {
-        follows: true,
-        ..Node::of([1, 0], 40, 17)
-    };
+    let mut peer = Node::follower(17);
     let target = peer.backend(1, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
-    let record = FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 0,
-        port: 0,
-        reserved: [0; 3],
-    };
+    let record = record(target, 0);
     for port in 0..3 {
         peer.flows.insert(flow(1, port), record);
     }
@@ -267,10 +252,7 @@ fn the_tables_are_passed_over_once_for_all_services_that_an_owner_begins_with() 
 #[test]
 fn a_way_to_a_client_leads_over_our_interface_of_that_name() {
     let told = |inbox: &mut Inbox, interface| {
-        let mut peer = Node {
-            follows: true,
-            ..Node::of([1, 0], 40, 17)
-        };
+        let mut peer = Node::follower(17);
         let way = WayToClient {
             mac: [2; 6],
             interface,

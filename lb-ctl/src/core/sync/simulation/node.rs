@@ -66,6 +66,14 @@ impl Node {
         node
     }
 
+    /// With two services that it follows, at this time.
+    pub(super) fn follower(now: u32) -> Self {
+        Self {
+            follows: true,
+            ..Self::of([1, 0], 40, now)
+        }
+    }
+
     pub(super) fn backend(&mut self, service: u16, name: &str, address: IpAddr, port: u16) -> u16 {
         let wanted = TargetName::new(service, name, address, port).unwrap();
         if let Some((&id, _)) = self.names.iter().find(|(_, name)| **name == wanted) {
@@ -131,6 +139,17 @@ impl Node {
             _ => slot.settled,
         };
         self.text(target)
+    }
+}
+
+/// A record of a flow that is not translated, and of which no end has been seen.
+pub(super) const fn record(target: u16, last_seen: u32) -> FlowRecord {
+    FlowRecord {
+        target,
+        closing: 0,
+        last_seen,
+        port: 0,
+        reserved: [0; 3],
     }
 }
 

@@ -4,29 +4,20 @@ use std::net::IpAddr;
 
 use lb_common::{
     address::Address,
-    layout::{FlowKey, FlowRecord, ServiceKey},
+    layout::{FlowKey, ServiceKey},
 };
 
 use super::{
     super::{Flow, Inbox, Item},
-    node::{Node, flow},
+    node::{Node, flow, record},
 };
 
 /// A peer that has many records of one service, of which its owner names the first and says that this was all.
 fn told_of_one_of(records: u16) -> (Inbox, Node, ServiceKey) {
-    let mut peer = Node {
-        follows: true,
-        ..Node::of([1, 0], 40, 100)
-    };
+    let mut peer = Node::follower(100);
     let target = peer.backend(1, "impala1", IpAddr::from([10, 1, 0, 1]), 21050);
     for port in 0..records {
-        let record = FlowRecord {
-            target,
-            closing: 0,
-            last_seen: u32::from(port),
-            port: 0,
-            reserved: [0; 3],
-        };
+        let record = record(target, u32::from(port));
         peer.flows.insert(flow(1, port), record);
     }
     let introduction = Item::Service {

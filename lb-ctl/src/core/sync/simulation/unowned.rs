@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use lb_common::{
     address::Address,
-    layout::{Affinity, ClientKey, FlowRecord, Slot, flag},
+    layout::{Affinity, ClientKey, Slot, flag},
 };
 
 use super::{
     super::{Inbox, Item, Outbox},
     SLOTS,
-    node::{Node, flow},
+    node::{Node, flow, record},
 };
 
 /// The services have these ids with the owner, and these with the other one.
@@ -41,14 +41,8 @@ impl Visited {
     /// A connection begins.
     fn open(&mut self, port: u16, backend: u16) {
         let key = flow(OTHERS[0], port);
-        let last_seen = self.node.now;
-        self.node.flows.insert(
-            key,
-            FlowRecord {
-                last_seen,
-                ..record(40 + backend)
-            },
-        );
+        let record = record(40 + backend, self.node.now);
+        self.node.flows.insert(key, record);
         self.node.changes.flow(key);
     }
 
@@ -68,16 +62,6 @@ impl Visited {
 
 fn backend(number: u8) -> IpAddr {
     IpAddr::from([10, 1, 0, number])
-}
-
-const fn record(target: u16) -> FlowRecord {
-    FlowRecord {
-        target,
-        closing: 0,
-        last_seen: 3,
-        port: 0,
-        reserved: [0; 3],
-    }
 }
 
 /// An owner with the same backends, all of whose slots are tracked, or none.
@@ -107,12 +91,12 @@ fn targets(node: &Node) -> Vec<(u16, u16)> {
 #[test]
 fn the_owner_hears_of_what_begins_elsewhere_and_knows_better() {
     let (mut owner, mut inbox, mut visited) = (owner(true), Inbox::default(), Visited::new());
-    owner.flows.insert(flow(OWNERS[0], 5), record(1));
+    owner.flows.insert(flow(OWNERS[0], 5), record(1, 3));
     visited.open(5, 2);
     visited.open(6, 2);
     // Over before it could be told, and something that has not changed.
     visited.node.changes.flow(flow(OTHERS[0], 7));
-    visited.node.flows.insert(flow(OTHERS[0], 8), record(42));
+    visited.node.flows.insert(flow(OTHERS[0], 8), record(42, 3));
     let home = ClientKey::new(Address::from(IpAddr::from([10, 9, 0, 1])), OTHERS[0]);
     let noted = Affinity {
         target: 41,
@@ -193,8 +177,8 @@ fn what_was_still_to_be_told_of_a_service_that_is_not_ours_any_more_is_told() {
 #[test]
 fn of_two_owners_each_hears_of_what_begins_with_the_other() {
     let (mut owner, mut inbox, mut visited) = (owner(true), Inbox::default(), Visited::new());
-    owner.flows.insert(flow(OWNERS[0], 5), record(1));
-    owner.flows.insert(flow(OWNERS[0], 4), record(1));
+    owner.flows.insert(flow(OWNERS[0], 5), record(1, 3));
+    owner.flows.insert(flow(OWNERS[0], 4), record(1, 3));
     visited.open(5, 2);
     let services: Vec<_> = visited
         .node

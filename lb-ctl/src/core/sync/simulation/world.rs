@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::{
     super::{Changes, Source, WayToClient},
     BACKENDS, CLIENTS, SLOTS,
-    node::{Node, flow},
+    node::{Node, flow, record},
 };
 
 /// What happens on the owner's side, or to the connection. The first number of each chooses a service.
@@ -141,13 +141,7 @@ impl World {
                     return;
                 }
                 if slot.tracked && slot.current != slot.settled {
-                    let record = FlowRecord {
-                        target: slot.current,
-                        closing: 0,
-                        last_seen: self.owner.now,
-                        port: 0,
-                        reserved: [0; 3],
-                    };
+                    let record = record(slot.current, self.owner.now);
                     self.owner.flows.insert(flow(service.id, port), record);
                     self.owner.changes.flow(flow(service.id, port));
                 }

@@ -45,6 +45,26 @@ fn become_master(driver: &mut Driver) {
     driver.attend();
 }
 
+/// Another instance is configured instead of the one that there is, and nobody can see whether its addresses have gone. Returns the round
+/// in which that is so.
+fn replace_unseen(driver: &mut Driver, change: impl FnOnce(&mut Vrrp)) -> u64 {
+    let (left, _) = oneshot::channel();
+    let mut config = instance("").config;
+    change(&mut config);
+    driver.obey(Order::Follow {
+        instances: vec![config],
+        shared: BTreeSet::new(),
+        grace: None,
+        left,
+    });
+    driver.attend();
+    let round = driver.round;
+    let cause = "no buffer space".to_owned();
+    driver.on_report(Report::Blind { round, cause });
+    driver.pass();
+    round
+}
+
 #[tokio::test]
 async fn hooks_wait_while_the_host_cannot_be_seen() {
     let (mut driver, mut told) = driver();
@@ -64,20 +84,7 @@ async fn an_instance_that_begins_anew_is_told_of_after_the_end_of_the_former_one
     become_master(&mut driver);
     driver.on_report(settled(driver.round));
     told.states();
-    let (left, _) = oneshot::channel();
-    let mut config = instance("").config;
-    config.vrid = NonZeroU8::new(2).unwrap();
-    driver.obey(Order::Follow {
-        instances: vec![config],
-        shared: BTreeSet::new(),
-        grace: None,
-        left,
-    });
-    driver.attend();
-    let round = driver.round;
-    let cause = "no buffer space".to_owned();
-    driver.on_report(Report::Blind { round, cause });
-    driver.pass();
+    let round = replace_unseen(&mut driver, |config| config.vrid = NonZeroU8::new(2).unwrap());
     assert_eq!(told.states(), [], "the addresses are there still");
     driver.on_report(settled(round));
     driver.pass();
@@ -90,20 +97,7 @@ async fn nobody_waits_for_the_end_of_another_instance() {
     become_master(&mut driver);
     driver.on_report(settled(driver.round));
     told.states();
-    let (left, _) = oneshot::channel();
-    let mut config = instance("").config;
-    config.name = "b".to_owned();
-    driver.obey(Order::Follow {
-        instances: vec![config],
-        shared: BTreeSet::new(),
-        grace: None,
-        left,
-    });
-    driver.attend();
-    let round = driver.round;
-    let cause = "no buffer space".to_owned();
-    driver.on_report(Report::Blind { round, cause });
-    driver.pass();
+    replace_unseen(&mut driver, |config| config.name = "b".to_owned());
     assert_eq!(
         told.states(),
         [State::Fault],

@@ -2,18 +2,22 @@
 
 use super::*;
 
-/// Guards the simulation: connections must live on, with records and without, and for longer than anything that was told of them.
-#[test]
-fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
-    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
-    pair.connect(0..4);
-    // One of the two backends is drained, and somebody comes whom only one of the balancers knows.
+/// With the first balancer, one of the two backends of the first service is drained, and somebody comes whom the other one does not know.
+fn replace_a_backend(pair: &mut Pair) {
     let weights = [
         [Some(1), None, Some(1), None],
         [None; 4],
         [Some(1), None, None, None],
     ];
     pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+}
+
+/// Connections must live on, with records and without, and for longer than anything that was told of them.
+#[test]
+fn connections_of_all_kinds_and_a_drain_outlive_takeovers_back_and_forth() {
+    let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
+    pair.connect(0..4);
+    replace_a_backend(&mut pair);
     pair.connect(4..PORTS);
     for round in 1..5 {
         let owner = pair.owner[0];
@@ -41,12 +45,7 @@ fn connections_that_begin_while_a_service_arrives_live_on() {
     let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
     pair.perform(&PairStep::TellAll(0)).unwrap();
     // A slot moves, and the peer has not heard of it.
-    let weights = [
-        [Some(1), None, Some(1), None],
-        [None; 4],
-        [Some(1), None, None, None],
-    ];
-    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+    replace_a_backend(&mut pair);
     pair.perform(&PairStep::Arrive(0)).unwrap();
     pair.connect(0..PORTS);
     let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
@@ -68,12 +67,7 @@ fn connections_that_begin_while_a_service_arrives_live_on() {
 fn connections_that_have_begun_where_a_service_was_arriving_live_on_when_it_turns_back() {
     let mut pair = Pair::new(ConfigDuration::from_millis(100_000));
     pair.perform(&PairStep::TellAll(0)).unwrap();
-    let weights = [
-        [Some(1), None, Some(1), None],
-        [None; 4],
-        [Some(1), None, None, None],
-    ];
-    pair.perform(&PairStep::To(0, Step::Configure(weights))).unwrap();
+    replace_a_backend(&mut pair);
     let at = |pair: &Pair, node: usize| pair.balancers[node].world.connections.len();
     let half = PORTS / 2;
     for (ports, begun) in [(0..half, half), (half..PORTS, PORTS)] {
